@@ -1,0 +1,43 @@
+# Two commands are all a newcomer needs: `make demo` and `make test`. Each sets up .venv from pinned versions first.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+# One CPU build where no GPU is there; elsewhere name the build that fits the driver.
+TORCH ?= torch==2.13.0
+DEMO ?= demo
+
+export PIP_DISABLE_PIP_VERSION_CHECK = 1
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test lint bench clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+install: $(VENV)/.installed ## set up .venv from requirements.lock
+
+# torch comes with whatever its build needs; all else is exactly the lock, which is closed under dependencies.
+$(VENV)/.installed: requirements.lock pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint requirements.lock $(TORCH)
+	$(BIN)/python -m pip install --quiet --no-deps --requirement requirements.lock
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	touch $@
+
+demo: install ## the whole chain on a synthetic corpus: at most 10 minutes on two CPU cores
+	PATH="$(abspath $(BIN)):$$PATH" bash jobs/demo/run.sh $(DEMO)
+
+test: install ## every test
+	$(BIN)/python -m pytest
+
+lint: install ## style, types, import rules, sizes
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: install ## benchmarks, side by side with what one would use instead
+	$(BIN)/python tests/bench/run.py
+
+clean: ## remove what the targets made
+	rm -rf $(VENV) $(DEMO) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
