@@ -1,0 +1,94 @@
+"""Padded batches: the readers' bytes laid out as arrays, features and targets side by side.
+
+reader = BatchReader(ShardFiles(root), contents.features, "always")
+reader.read(indices)                                  features_BTD, frames_B, indices_B
+reader.read(indices, TargetReader(...))               and targets_BUE, vectors_B, tokens_B, token_ids
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from sm_store.buffers import BufferPool
+from sm_store.contents import TargetContents
+from sm_store.reader import ChecksumPolicy, Reader, ShardFiles, Stream
+from sm_store.records import Batch
+from sm_store.targets import TargetSet
+
+
+class TargetReader:
+    """Reads one target set: dense rows from the files, or token ids and embeds them."""
+
+    def __init__(
+        self, files: ShardFiles, target: TargetSet, contents: TargetContents, policy: ChecksumPolicy
+    ) -> None:
+        self._target = target
+        self._vectors = contents.vectors
+        self.tokens = Reader(files, contents.tokens, policy)
+        self._dense = Reader(files, contents.dense, policy) if contents.dense else None
+
+    def read(self, indices: np.ndarray, pool: BufferPool) -> TargetRows:
+        """The targets of some records, (B, U, E), zero beyond each record's own U."""
+        vectors = self._vectors[indices].astype(np.int64)
+        ids = self.tokens.flat(indices)
+        shape = (len(indices), int(vectors.max(initial=0)), self._target.spec.width)
+        if self._dense:
+            rows = _fill(self._dense, indices, shape, pool)
+        else:
+            rows = self._embed(ids, vectors, shape, pool)
+        return TargetRows(rows, vectors, np.asarray([len(entry) for entry in ids], np.int64), ids)
+
+    def _embed(
+        self, ids: list[np.ndarray], vectors: np.ndarray, shape: tuple[int, ...], pool: BufferPool
+    ) -> np.ndarray:
+        pad = self._target.pad_row
+        rows = pool.take(int(np.prod(shape)) * pad.itemsize).view(pad.dtype).reshape(shape)
+        for row, entry, count in zip(rows, ids, vectors.tolist(), strict=True):
+            row[: len(entry)] = self._target.embed(entry)
+            row[len(entry) : count] = pad
+            row[count:] = 0
+        return rows
+
+
+@dataclass(frozen=True, slots=True)
+class TargetRows:
+    """The target half of a Batch."""
+
+    targets_BUE: np.ndarray
+    vectors_B: np.ndarray
+    tokens_B: np.ndarray
+    token_ids: list[np.ndarray]
+
+
+class BatchReader:
+    """Reads padded batches into memory that is used again when they are gone."""
+
+    def __init__(self, files: ShardFiles, features: Stream, policy: ChecksumPolicy) -> None:
+        self._features = Reader(files, features, policy)
+        self._pools = {False: BufferPool(), True: BufferPool(pinned=True)}
+
+    def read(self, indices: np.ndarray, target: TargetReader | None = None, pin: bool = False) -> Batch:
+        """A batch of the records at `indices`, (B,) int64, in that order.
+
+        Raises:
+            StoreCorrupt: names shard and record.
+        """
+        stream, pool = self._features.stream, self._pools[pin]
+        frames = stream.counts[indices].astype(np.int64)
+        shape = (len(indices), int(frames.max(initial=0)), *stream.row_shape)
+        features = _fill(self._features, indices, shape, pool)
+        if target is None:
+            return Batch(features, frames, indices)
+        rows = target.read(indices, pool)
+        return Batch(
+            features, frames, indices, rows.targets_BUE, rows.vectors_B, rows.tokens_B, rows.token_ids
+        )
+
+
+def _fill(reader: Reader, indices: np.ndarray, shape: tuple[int, ...], pool: BufferPool) -> np.ndarray:
+    stride = shape[1] * reader.stream.row_bytes
+    buffer = pool.take(len(indices) * stride)
+    reader.fill(indices, buffer, stride)
+    return buffer.view(reader.stream.dtype).reshape(shape)

@@ -1,0 +1,168 @@
+"""The catalog: one Parquet part a shard, one row an utterance; a part's rename is its shard's commit mark.
+
+    catalog/00007.parquet     id, shard, row, frames, offset, crc32c, text, duration, lang, ... translation
+    catalog/_00007.crc32c     {"crc32c": 2868823, "size": 8123} of the part: the part is checked before it is
+    believed
+
+`offset` and `crc32c` are the position in bytes and the checksum of the record's features in the shard's file;
+the part's schema metadata (key `speechmapper`) lists the shard's files with their sizes and checksums.
+Opening reads only the numbers; text columns are read when asked for.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from sm_store.durable import Written, checksum, write_file
+from sm_store.errors import StoreCorrupt, StoreFormatError
+from sm_store.identity import canonical
+from sm_store.ragged import shard_name
+
+SCHEMA = pa.schema(
+    [
+        pa.field("id", pa.string(), nullable=False),
+        pa.field("shard", pa.int32(), nullable=False),
+        pa.field("row", pa.int32(), nullable=False),
+        pa.field("frames", pa.int32(), nullable=False),
+        pa.field("offset", pa.int64(), nullable=False),
+        pa.field("crc32c", pa.uint32(), nullable=False),
+        pa.field("text", pa.string(), nullable=False),
+        pa.field("duration", pa.float64(), nullable=False),
+        pa.field("lang", pa.string()),
+        pa.field("speaker", pa.string()),
+        pa.field("split", pa.string()),
+        pa.field("corpus", pa.string()),
+        pa.field("question", pa.string()),
+        pa.field("answer", pa.string()),
+        pa.field("translation", pa.map_(pa.string(), pa.string())),
+    ]
+)
+_TOKENS = [
+    pa.field("row", pa.int32(), nullable=False),
+    pa.field("vectors", pa.int32(), nullable=False),
+    pa.field("tokens", pa.int32(), nullable=False),
+    pa.field("tokens_offset", pa.int64(), nullable=False),
+    pa.field("tokens_crc32c", pa.uint32(), nullable=False),
+]
+_EMBEDDINGS = [
+    pa.field("offset", pa.int64(), nullable=False),
+    pa.field("crc32c", pa.uint32(), nullable=False),
+]
+TARGET_SCHEMAS = {"table": pa.schema(_TOKENS), "dense": pa.schema(_TOKENS + _EMBEDDINGS)}
+_META = b"speechmapper"
+_INSIDE = re.compile(r"(shards|ledger|targets)(/[A-Za-z0-9._-]+)+")
+_REPEATING = ["lang", "speaker", "split", "corpus"]
+
+
+@dataclass(frozen=True, slots=True)
+class PartInfo:
+    """A part's own description.
+
+    Attributes:
+        shard: its number. made_by: fingerprint of the identity (or target set) it belongs to.
+        data: stream name to the file (path below the store) its offsets point into.
+        files: every file of the shard: path below the store to size and crc32c.
+    """
+
+    shard: int
+    made_by: str
+    data: Mapping[str, str]
+    files: Mapping[str, Written]
+
+    def to_json(self) -> dict[str, Any]:
+        files = {path: [entry.size, entry.crc32c] for path, entry in self.files.items()}
+        return {"shard": self.shard, "made_by": self.made_by, "data": dict(self.data), "files": files}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> PartInfo:
+        """Raises ValueError (or what a missing key raises) where it is not a part's description."""
+        files = {path: Written(int(entry[0]), int(entry[1])) for path, entry in data["files"].items()}
+        places = {str(stream): str(path) for stream, path in data["data"].items()}
+        for path in [*files, *places.values()]:
+            if not _INSIDE.fullmatch(path) or ".." in path.split("/"):
+                raise ValueError(f"a path outside the store: {path!r}")
+        return cls(int(data["shard"]), str(data["made_by"]), places, files)
+
+
+def encode(schema: pa.Schema, columns: Mapping[str, Any], info: PartInfo) -> bytes:
+    """A part as bytes; the same content gives the same bytes."""
+    arrays = [pa.array(columns[entry.name], entry.type) for entry in schema]
+    table = pa.Table.from_arrays(arrays, schema=schema.with_metadata({_META: canonical(info.to_json())}))
+    sink = pa.BufferOutputStream()
+    repeating = [name for name in _REPEATING if name in columns]
+    pq.write_table(table, sink, compression="zstd", use_dictionary=repeating, row_group_size=1 << 20)
+    return sink.getvalue().to_pybytes()
+
+
+def commit(folder: Path, shard: int, data: bytes) -> None:
+    """Put a part in place: first its checksum, then, by one rename, the part itself."""
+    write_file(seal_path(folder, shard), _seal(len(data), checksum(data)))
+    write_file(part_path(folder, shard), data)
+
+
+def part_path(folder: Path, shard: int) -> Path:
+    return folder / f"{shard_name(shard)}.parquet"
+
+
+def seal_path(folder: Path, shard: int) -> Path:
+    return folder / f"_{shard_name(shard)}.crc32c"  # tools that open the folder skip names with _
+
+
+def shards_in(folder: Path) -> list[int]:
+    """Numbers of the parts in a catalog folder, ascending."""
+    if not folder.is_dir():
+        return []
+    names = (path.name for path in folder.iterdir() if path.suffix == ".parquet")
+    return sorted(int(name[: -len(".parquet")]) for name in names if name[: -len(".parquet")].isdigit())
+
+
+def read_part(folder: Path, shard: int, columns: Sequence[str]) -> tuple[PartInfo, pa.Table]:
+    """A part's description and some of its columns, after its checksum was found right.
+
+    Raises:
+        StoreCorrupt: missing or differing bytes. StoreFormatError: not a part of this format.
+    """
+    path = part_path(folder, shard)
+    data = _checked(path, seal_path(folder, shard))
+    try:
+        file = pq.ParquetFile(pa.BufferReader(data))
+        info = PartInfo.from_json(json.loads(file.schema_arrow.metadata[_META]))
+        table = file.read(columns=list(columns), use_threads=False)
+    except (pa.ArrowException, ValueError, KeyError, TypeError, IndexError, OSError) as error:
+        raise StoreFormatError(f"{path}: not a catalog part of this format ({error})") from None
+    if info.shard != shard:
+        raise StoreCorrupt(f"{path}: is the part of shard {info.shard}; a file was renamed or copied here")
+    return info, table
+
+
+def _seal(size: int, total: int) -> bytes:
+    return canonical({"size": size, "crc32c": total}) + b"\n"
+
+
+def _checked(path: Path, seal: Path) -> pa.Buffer:
+    try:
+        raw = seal.read_bytes()
+        promised = json.loads(raw)
+        size, total = int(promised["size"]), int(promised["crc32c"])
+        if raw != _seal(size, total):
+            raise ValueError(raw)
+        found = path.stat().st_size
+    except FileNotFoundError as error:
+        raise StoreCorrupt(f"{error.filename}: missing; run `sm-pipeline verify`") from None
+    except (ValueError, TypeError, KeyError):
+        raise StoreCorrupt(f"{seal}: damaged; run `sm-pipeline verify`") from None
+    if found != size:
+        raise StoreCorrupt(f"{path}: {found} bytes where {size} were written; run `sm-pipeline verify`")
+    data = np.fromfile(path, np.uint8)
+    if data.size != size or checksum(data) != total:
+        raise StoreCorrupt(f"{path}: bytes differ from what was written (crc32c); run `sm-pipeline verify`")
+    return pa.py_buffer(data)

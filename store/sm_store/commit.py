@@ -1,0 +1,251 @@
+"""Committing a shard: check all, write the data, then the ledger, then the catalog part that makes it count.
+
+    shards/00007/ (or .tar)  ->  targets/NAME/shards/00007  ->  targets/NAME/catalog/00007
+    ->  ledger/00007.jsonl  ->  catalog/_00007.crc32c  ->  catalog/00007.parquet
+
+The last rename is the commit: the shard exists from then on.
+
+Each arrow is: completely written, on disk, renamed. A crash before the last one leaves files that no reader
+looks at and that the next commit of the shard replaces. The caller holds the shard's lock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sm_store import catalog, ledger, shard_tar, shard_zarr
+from sm_store.catalog import PartInfo
+from sm_store.dtypes import is_finite, numpy_dtype
+from sm_store.durable import remove, write_file
+from sm_store.errors import StoreError
+from sm_store.identity import Identity, canonical
+from sm_store.ragged import Extents, Ragged, ShardContent, ShardWritten, shard_name
+from sm_store.records import Record, Reject, fields_to_json
+from sm_store.targets import DenseRows, TargetSet
+
+_WRITERS = {"zarr": shard_zarr.write, "webdataset": shard_tar.write}
+TokenIds = Sequence[np.ndarray]
+
+
+@dataclass(frozen=True, slots=True)
+class ShardTargets:
+    """One target set's share of a shard: frames and token ids of each record, checked."""
+
+    target: TargetSet
+    shard: int
+    frames: np.ndarray
+    ids: TokenIds
+
+    @property
+    def vectors(self) -> list[int]:
+        vectors: list[int] = self.target.spec.geometry.num_vectors(self.frames).tolist()
+        return vectors
+
+    def streams(self) -> list[Ragged]:
+        """What the target set stores for these records."""
+        spec = self.target.spec
+        counts = [len(entry) for entry in self.ids]
+        tokens = Ragged("tokens", f"{spec.name}.tokens.npy", self.ids, counts, None, "int32")
+        if spec.kind == "table":
+            return [tokens]
+        rows = DenseRows(self.target, self.ids, self.vectors)
+        return [Ragged("embeddings", f"{spec.name}.npy", rows, self.vectors, spec.width, spec.dtype), tokens]
+
+
+def write_shard(
+    root: Path,
+    identity: Identity,
+    shard: int,
+    content: tuple[Sequence[Record], Sequence[Reject]],
+    token_ids: Sequence[tuple[TargetSet, TokenIds]],
+) -> None:
+    """Write and commit one shard: its records, its rejects, and their targets.
+
+    Raises:
+        StoreError: a record or its token ids do not fit the store; nothing was committed.
+    """
+    records, rejects = content
+    check_records(identity, shard, records, rejects)
+    frames = np.asarray([len(record.features) for record in records], np.int64)
+    targets = [check_ids(target, shard, frames, ids) for target, ids in token_ids]
+    remove_target_parts(root, shard)
+    written = _write_data(root, identity, shard, records, targets)
+    ledger_path = f"ledger/{shard_name(shard)}.jsonl"
+    rejected = {ledger_path: write_file(root / ledger_path, ledger.encode(rejects))}
+    extents = written.extents["features.npy"]
+    info = PartInfo(shard, identity.sha256(), {"features": extents.file}, {**written.files, **rejected})
+    columns = _catalog_columns(shard, records, frames, extents)
+    catalog.commit(root / "catalog", shard, catalog.encode(catalog.SCHEMA, columns, info))
+
+
+def write_missing_targets(
+    root: Path, identity: Identity, target: TargetSet, shard: int, ids: TokenIds
+) -> list[Reject]:
+    """Targets for a committed shard, leaving out (and returning) the records whose text does not fit."""
+    folder, what = root / "targets" / target.name, f"shard {shard}, targets {target.name!r}"
+    if catalog.part_path(folder / "catalog", shard).exists():
+        raise StoreError(f"{root}: {what} are there already; they are never changed")
+    _, table = catalog.read_part(root / "catalog", shard, ["id", "frames"])
+    frames = table.column("frames").to_numpy().astype(np.int64)
+    if len(ids) != len(frames):
+        raise StoreError(f"{what}: token ids of {len(ids)} records for {len(frames)}")
+    kept, rejects = [], []
+    vectors = target.spec.geometry.num_vectors(frames).tolist()
+    for name, entry, room in zip(table.column("id").to_pylist(), ids, vectors, strict=True):
+        fits = len(entry) + 1 <= room
+        kept.append(entry if fits else np.zeros(0, np.int32))
+        if not fits:
+            rejects.append(Reject(name, "text_too_long", f"{len(entry)} tokens + 1 pad > {room} vectors"))
+    path = folder / "ledger" / f"{shard_name(shard)}.jsonl"
+    rejected = {str(path.relative_to(root)): write_file(path, ledger.encode(rejects))}
+    targets = check_ids(target, shard, frames, kept)
+    written = _write_own(root, identity, targets)
+    _commit_targets(root, targets, ShardWritten(written.extents, {**written.files, **rejected}))
+    return rejects
+
+
+def remove_target_parts(root: Path, shard: int) -> None:
+    """Take back targets that a crashed commit of `shard` left: they describe files about to be replaced."""
+    for folder in sorted((root / "targets").glob("*/catalog")):
+        if catalog.part_path(folder, shard).exists():
+            remove(catalog.part_path(folder, shard))
+
+
+def discard_shard(root: Path, shard: int) -> None:
+    """Make a damaged shard one that was never committed, so that it can be made again; the caller holds its
+    lock.
+
+    Its part goes first: from then on nobody looks at its files, which the next commit replaces.
+    """
+    remove(catalog.part_path(root / "catalog", shard))
+    remove_target_parts(root, shard)
+
+
+def _write_data(
+    root: Path, identity: Identity, shard: int, records: Sequence[Record], targets: Sequence[ShardTargets]
+) -> ShardWritten:
+    """Features, and targets: in the same samples of a tar, or as zarr arrays of their own."""
+    rows = [record.features for record in records]
+    counts = [len(entry) for entry in rows]
+    features = Ragged("features", "features.npy", rows, counts, identity.width, identity.dtype)
+    samples = [_sample(identity, record) for record in records]
+    if identity.layout == "webdataset":
+        streams = [features, *(stream for entry in targets for stream in entry.streams())]
+        written = shard_tar.write(root, ShardContent("shards", shard, streams, samples))
+        for entry in targets:
+            _commit_targets(root, entry, ShardWritten(written.extents, {}))
+    else:
+        written = shard_zarr.write(root, ShardContent("shards", shard, [features], samples))
+        for entry in targets:
+            _commit_targets(root, entry, _write_own(root, identity, entry))
+    return written
+
+
+def _write_own(root: Path, identity: Identity, targets: ShardTargets) -> ShardWritten:
+    """The targets of a shard as files of their own."""
+    samples: list[Mapping[str, Any]] = [{"row": row} for row in range(len(targets.ids))]
+    place = f"targets/{targets.target.name}/shards"
+    content = ShardContent(place, targets.shard, targets.streams(), samples)
+    return _WRITERS[identity.layout](root, content)
+
+
+def _commit_targets(root: Path, targets: ShardTargets, written: ShardWritten) -> None:
+    """Commit a shard's targets, whose rows are on disk already."""
+    target = targets.target
+    tokens = written.extents[f"{target.name}.tokens.npy"]
+    columns: dict[str, Any] = {
+        "row": np.arange(len(targets.ids)),
+        "vectors": targets.vectors,
+        "tokens": [len(entry) for entry in targets.ids],
+        "tokens_offset": tokens.offsets,
+        "tokens_crc32c": tokens.crc32c,
+    }
+    data = {"tokens": tokens.file}
+    if target.spec.kind == "dense":
+        dense = written.extents[f"{target.name}.npy"]
+        columns |= {"offset": dense.offsets, "crc32c": dense.crc32c}
+        data["embeddings"] = dense.file
+    info = PartInfo(targets.shard, target.fingerprint(), data, written.files)
+    part = catalog.encode(catalog.TARGET_SCHEMAS[target.spec.kind], columns, info)
+    catalog.commit(root / "targets" / target.name / "catalog", targets.shard, part)
+
+
+def check_records(
+    identity: Identity, shard: int, records: Sequence[Record], rejects: Sequence[Reject]
+) -> None:
+    """Raises StoreError where a record cannot go into this store, or an id comes twice."""
+    ids: set[str] = set()
+    for name in [*(record.id for record in records), *(reject.id for reject in rejects)]:
+        if name in ids:
+            raise StoreError(f"shard {shard}: id {name!r} comes twice; ids must be unique in a store")
+        ids.add(name)
+    dtype = numpy_dtype(identity.dtype)
+    for record in records:
+        _check_fields(shard, record)
+        what = f"shard {shard} record {record.id!r}"
+        features = record.features
+        if features.ndim != 2 or features.shape[1] != identity.width or not len(features):
+            raise StoreError(f"{what}: features are {features.shape}, not (frames > 0, {identity.width})")
+        if features.dtype != dtype or not features.flags.c_contiguous:
+            remedy = f"convert with sm_store.dtypes.to_storage(features, {identity.dtype!r})"
+            raise StoreError(f"{what}: features are {features.dtype}, not contiguous {dtype}; {remedy}")
+        if not is_finite(features, identity.dtype):
+            raise StoreError(f"{what}: features are not finite; reject it as features_not_finite")
+
+
+def _check_fields(shard: int, record: Record) -> None:
+    try:
+        canonical({"id": record.id, **fields_to_json(record.fields)})
+    except (ValueError, TypeError) as error:
+        raise StoreError(f"shard {shard} record {record.id!r}: fields cannot be stored: {error}") from None
+    if not record.id or not record.fields.duration >= 0:
+        raise StoreError(f"shard {shard} record {record.id!r}: needs an id and a duration of 0 or more")
+
+
+def check_ids(target: TargetSet, shard: int, frames: np.ndarray, ids: TokenIds) -> ShardTargets:
+    """Token ids as int32, one array a record; an empty one means that the record has no target.
+
+    Raises:
+        StoreError: another number of them than records, ids outside the table, no room for text and a pad.
+    """
+    what = f"shard {shard}, targets {target.name!r}"
+    if len(ids) != len(frames):
+        raise StoreError(f"{what}: token ids of {len(ids)} records for {len(frames)}")
+    rows = target.spec.vocabulary
+    vectors = target.spec.geometry.num_vectors(frames)
+    checked = []
+    for row, entry in enumerate(ids):
+        array = np.asarray(entry, np.int64).reshape(-1)
+        if len(array) and not 0 <= int(array.min()) <= int(array.max()) < rows:
+            raise StoreError(f"{what}, record {row}: token ids beyond the table of {rows} rows")
+        if len(array) and len(array) + 1 > int(vectors[row]):
+            raise StoreError(f"{what}, record {row}: {len(array)} tokens + 1 pad > {vectors[row]} vectors")
+        checked.append(array.astype("<i4"))
+    return ShardTargets(target, shard, frames, checked)
+
+
+def _sample(identity: Identity, record: Record) -> dict[str, Any]:
+    base = {"id": record.id, "frames": len(record.features), "dtype": identity.dtype}
+    return {**base, **fields_to_json(record.fields)}
+
+
+def _catalog_columns(
+    shard: int, records: Sequence[Record], frames: np.ndarray, extents: Extents
+) -> dict[str, Any]:
+    columns: dict[str, Any] = {
+        "id": [record.id for record in records],
+        "shard": np.full(len(records), shard),
+        "row": np.arange(len(records)),
+        "frames": frames,
+        "offset": extents.offsets,
+        "crc32c": extents.crc32c,
+    }
+    for name in [entry.name for entry in catalog.SCHEMA if entry.name not in columns]:
+        columns[name] = [getattr(record.fields, name) for record in records]
+    columns["translation"] = [sorted(entry.items()) if entry else None for entry in columns["translation"]]
+    return columns

@@ -1,0 +1,212 @@
+"""What a store holds at the moment it is opened: the parts that are committed, as arrays of numbers.
+
+    contents = read_contents(root, identity)
+    contents.features        Stream: frames, offsets, checksums, files of every record
+    contents.parts           what each shard says of itself
+    read_target(root, spec, contents)    the same for a target set, aligned with the features
+
+Everything is held against everything else here, before any record is used: parts against the store's
+identity, row numbers, sizes of files, ranges inside files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from sm_store import catalog
+from sm_store.catalog import PartInfo
+from sm_store.dtypes import numpy_dtype
+from sm_store.errors import StoreCorrupt, StoreFormatError, StoreMissing
+from sm_store.identity import Identity
+from sm_store.reader import Stream
+from sm_store.records import Fields, TargetSpec
+
+_REMEDY = "run `sm-pipeline verify`"
+_FEATURES = ["row", "frames", "offset", "crc32c"]
+_TOKENS = ["row", "vectors", "tokens", "tokens_offset", "tokens_crc32c"]
+
+
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """The committed shards of a store, ascending, and where their features are."""
+
+    parts: Sequence[PartInfo]
+    features: Stream
+
+    @property
+    def starts(self) -> np.ndarray:
+        return self.features.starts
+
+    @property
+    def shards(self) -> list[int]:
+        return [part.shard for part in self.parts]
+
+
+@dataclass(frozen=True, slots=True)
+class TargetContents:
+    """Where a target set's rows are.
+
+    Attributes:
+        vectors: (records,) rows of each record's padded target.
+        tokens: token ids. dense: the padded targets; None for a `table` set.
+    """
+
+    vectors: np.ndarray
+    tokens: Stream
+    dense: Stream | None
+
+
+def read_contents(root: Path, identity: Identity) -> Contents:
+    """The catalog of a store, checked.
+
+    Raises:
+        StoreCorrupt, StoreFormatError: names the shard (and record).
+    """
+    folder = root / "catalog"
+    table = _read_parts(folder, catalog.shards_in(folder), _FEATURES, identity.sha256())
+    files, sizes = _files(table.parts, table.parts, "features")
+    features = Stream(
+        label="features",
+        row_shape=(identity.width,),
+        dtype=numpy_dtype(identity.dtype),
+        counts=table.columns["frames"],
+        offsets=table.columns["offset"],
+        crc32c=table.columns["crc32c"],
+        starts=table.starts,
+        shards=table.shards,
+        files=files,
+        sizes=sizes,
+    )
+    features.check(root)
+    if len(features.counts) and int(features.counts.min()) < 1:
+        raise StoreCorrupt(f"{features.name(int(features.counts.argmin()))}: no frames; {_REMEDY}")
+    return Contents(table.parts, features)
+
+
+def read_target(root: Path, spec: TargetSpec, made_by: str, contents: Contents) -> TargetContents:
+    """The catalog of a target set for exactly the shards in `contents`, checked.
+
+    Raises:
+        StoreMissing: a shard has no targets yet. StoreCorrupt, StoreFormatError: names the shard.
+    """
+    folder = root / "targets" / spec.name / "catalog"
+    have = set(catalog.shards_in(folder))
+    missing = [shard for shard in contents.shards if shard not in have]
+    if missing:
+        count = f"{len(missing)} of {len(contents.parts)} shards (first: {missing[0]})"
+        raise StoreMissing(f"{root}: target set {spec.name!r} lacks {count}; run `sm-pipeline embed` again")
+    names = _TOKENS if spec.kind == "table" else [*_TOKENS, "offset", "crc32c"]
+    table = _read_parts(folder, contents.shards, names, made_by)
+    if not np.array_equal(table.starts, contents.starts):
+        raise StoreCorrupt(f"{folder}: holds other records than the features do; {_REMEDY}")
+    if not np.array_equal(table.columns["vectors"], spec.geometry.num_vectors(contents.features.counts)):
+        raise StoreCorrupt(f"{folder}: vectors do not follow from frames; {_REMEDY}")
+    tokens = _token_stream(spec, table, contents)
+    tokens.check(root)
+    dense = None
+    if spec.kind == "dense":
+        dense = _dense_stream(spec, table, contents)
+        dense.check(root)
+    return TargetContents(table.columns["vectors"], tokens, dense)
+
+
+def read_columns(root: Path, contents: Contents, names: Sequence[str]) -> pa.Table:
+    """Catalog columns of every record in `contents`, in order."""
+    schema = pa.schema([catalog.SCHEMA.field(name) for name in names])
+    tables = [catalog.read_part(root / "catalog", shard, names)[1] for shard in contents.shards]
+    return pa.concat_tables([table.select(names).cast(schema) for table in tables] or [schema.empty_table()])
+
+
+def read_fields(root: Path, contents: Contents, index: int) -> tuple[str, Fields]:
+    """One record's id and fields."""
+    ordinal = int(contents.features.file_of(np.asarray(index)))
+    row = index - int(contents.starts[ordinal])
+    names = ["id", *(entry.name for entry in fields(Fields))]
+    table = catalog.read_part(root / "catalog", contents.shards[ordinal], names)[1]
+    entry = table.slice(row, 1).to_pylist()[0]
+    translation = entry.pop("translation")
+    return entry.pop("id"), Fields(**entry, translation=dict(translation) if translation else None)
+
+
+@dataclass(frozen=True, slots=True)
+class _Parts:
+    """Parts of a catalog folder, read: their own descriptions, and columns over all of them."""
+
+    parts: Sequence[PartInfo]
+    starts: np.ndarray
+    columns: Mapping[str, np.ndarray]
+
+    @property
+    def shards(self) -> np.ndarray:
+        return np.asarray([part.shard for part in self.parts], np.int64)
+
+
+def _read_parts(folder: Path, shards: Sequence[int], names: Sequence[str], made_by: str) -> _Parts:
+    parts, tables = [], []
+    for shard in shards:
+        part, table = catalog.read_part(folder, shard, names)
+        if part.made_by != made_by:
+            raise StoreFormatError(f"{folder}: the part of shard {shard} belongs to another store")
+        rows = table.column("row").to_numpy()
+        if not np.array_equal(rows, np.arange(len(rows))):
+            raise StoreCorrupt(f"{folder}: shard {shard}: rows are not numbered 0, 1, 2, ...; {_REMEDY}")
+        parts.append(part)
+        tables.append(table.drop_columns(["row"]))
+    starts = np.cumsum([0, *(len(table) for table in tables)], dtype=np.int64)
+    kept = [name for name in names if name != "row"]
+    if not tables:
+        return _Parts(parts, starts, {name: np.zeros(0, np.int64) for name in kept})
+    whole = pa.concat_tables([table.replace_schema_metadata(None) for table in tables])
+    return _Parts(parts, starts, {name: whole.column(name).to_numpy() for name in kept})
+
+
+def _token_stream(spec: TargetSpec, table: _Parts, contents: Contents) -> Stream:
+    files, sizes = _files(table.parts, contents.parts, "tokens")
+    return Stream(
+        label=f"token ids of targets {spec.name}",
+        row_shape=(),
+        dtype=np.dtype("<i4"),
+        counts=table.columns["tokens"],
+        offsets=table.columns["tokens_offset"],
+        crc32c=table.columns["tokens_crc32c"],
+        starts=table.starts,
+        shards=table.shards,
+        files=files,
+        sizes=sizes,
+    )
+
+
+def _dense_stream(spec: TargetSpec, table: _Parts, contents: Contents) -> Stream:
+    files, sizes = _files(table.parts, contents.parts, "embeddings")
+    return Stream(
+        label=f"targets {spec.name}",
+        row_shape=(spec.width,),
+        dtype=numpy_dtype(spec.dtype),
+        counts=table.columns["vectors"],
+        offsets=table.columns["offset"],
+        crc32c=table.columns["crc32c"],
+        starts=table.starts,
+        shards=table.shards,
+        files=files,
+        sizes=sizes,
+    )
+
+
+def _files(parts: Sequence[PartInfo], owners: Sequence[PartInfo], data: str) -> tuple[list[str], np.ndarray]:
+    """The file of each shard that holds `data`, and the sizes promised.
+
+    Targets made at extraction may live in the features' own file (tar): then its size is in the features'
+    part. An empty shard has no data file: its size is given as None by neither, and nothing is read from it.
+    """
+    files, sizes = [], []
+    for part, owner in zip(parts, owners, strict=True):
+        file = part.data.get(data)
+        entry = (part.files.get(file) or owner.files.get(file)) if file else None
+        files.append(file if entry and file else "")
+        sizes.append(entry.size if entry else 0)
+    return files, np.asarray(sizes, np.int64)

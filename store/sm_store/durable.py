@@ -1,0 +1,282 @@
+"""The only code in the store package that writes: temporary name, fsync, rename, fsync of the folder.
+
+A reader sees either nothing or the whole thing, and after a power cut what was renamed is what was written.
+
+    write_file(store / "store.json", data)                 one small file, replaced at once
+
+    with staged(store / "shards" / "00007") as stage:      a folder, or (folder=False) one large file
+        with stage.create("features/c/0/0") as out:
+            out.write(rows)
+    # here every file and folder is on disk, then .00007.tmp-* was renamed to 00007
+
+    with locked(store, "shard-00007"):                     one writer; a second one gets StoreBusy
+        ...
+
+A crash leaves `.NAME.tmp-*` files behind; the next writer of NAME, who holds its lock, removes them. Locks
+are `flock`s: they vanish with the process that held them, however it ended.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import secrets
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from types import TracebackType
+from typing import Any
+
+import google_crc32c
+import numpy as np
+
+from sm_store.errors import StoreBusy
+
+_LOCKS = ".locks"
+
+
+def checksum(data: Any, start: int = 0) -> int:
+    """crc32c of a buffer (bytes or a C-contiguous array), continuing from `start`."""
+    if isinstance(data, np.ndarray):
+        return int(google_crc32c.extend(start, data.reshape(-1).view(np.uint8))) if data.size else start
+    return int(google_crc32c.extend(start, bytes(data)))
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What a finished file must look like: its size in bytes and its crc32c."""
+
+    size: int
+    crc32c: int
+
+
+class DurableFile:
+    """A new file being written: counts its bytes and their crc32c, and is on disk when closed."""
+
+    def __init__(self, path: Path) -> None:
+        self.size = 0
+        self.crc32c = 0
+        self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+
+    def write(self, data: bytes | np.ndarray) -> int:
+        """Append a buffer (bytes or a C-contiguous array); returns the buffer's own crc32c."""
+        array = np.frombuffer(data, np.uint8) if isinstance(data, bytes) else data.reshape(-1).view(np.uint8)
+        self.crc32c = checksum(array, self.crc32c)
+        view, done = array.data, 0
+        while done < len(view):
+            done += os.write(self._fd, view[done:])
+        self.size += len(view)
+        return checksum(array)
+
+    def close(self) -> Written:
+        """Flush to disk and close; returns what the file must look like from now on."""
+        fd, self._fd = self._fd, -1
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+        return Written(self.size, self.crc32c)
+
+    def abandon(self) -> None:
+        """Close without caring for the contents."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def __enter__(self) -> DurableFile:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self.close()
+        else:
+            self.abandon()
+
+
+@dataclass(slots=True)
+class Stage:
+    """A folder or file under its temporary name; `files` says what was written, by path below it."""
+
+    path: Path
+    files: dict[str, Written] = field(default_factory=dict)
+
+    @contextmanager
+    def create(self, name: str) -> Iterator[DurableFile]:
+        """A new file at the relative path `name` ("" = the stage itself is the file)."""
+        target = self.path / PurePosixPath(name) if name else self.path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with DurableFile(target) as out:
+            yield out
+        self.files[name] = Written(out.size, out.crc32c)
+
+    def add(self, name: str, data: bytes) -> None:
+        """A small file in one go."""
+        with self.create(name) as out:
+            out.write(data)
+
+
+@contextmanager
+def staged(final: Path, folder: bool = True) -> Iterator[Stage]:
+    """Build `final` under a temporary name beside it and rename it into place when the block ends well.
+
+    What is already at `final` is replaced: call this only while holding the lock of its shard.
+    """
+    make_folder(final.parent)
+    remove_leftovers(final)
+    stage = Stage(_temporary(final))
+    if folder:
+        stage.path.mkdir()
+    try:
+        yield stage
+        if folder:
+            _sync_tree(stage.path)
+        _replace(stage.path, final)
+    except BaseException:
+        _discard(stage.path)
+        raise
+
+
+def write_file(path: Path, data: bytes) -> Written:
+    """Replace one file by `data`, atomically and durably. One writer of a path at a time."""
+    make_folder(path.parent)
+    remove_leftovers(path)
+    temporary = _temporary(path)
+    out = DurableFile(temporary)
+    try:
+        out.write(data)
+        written = out.close()
+        os.rename(temporary, path)
+    except BaseException:
+        out.abandon()
+        _discard(temporary)
+        raise
+    sync_folder(path.parent)
+    return written
+
+
+def make_folder(path: Path) -> None:
+    """Create a folder, and what is missing above it, durably."""
+    if not path.is_dir():
+        make_folder(path.parent)
+        path.mkdir(exist_ok=True)
+        sync_folder(path.parent)
+
+
+def remove(path: Path) -> None:
+    """Remove a file or folder durably; nothing there is fine."""
+    if path.is_dir() and not path.is_symlink():
+        grave = _temporary(path)
+        os.rename(path, grave)
+        sync_folder(path.parent)
+        shutil.rmtree(grave)
+    else:
+        path.unlink(missing_ok=True)
+    if path.parent.is_dir():
+        sync_folder(path.parent)
+
+
+def sync_folder(path: Path) -> None:
+    """fsync of a folder's entries."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def leftovers(path: Path) -> list[Path]:
+    """Temporary files and folders that crashed writers of `path` left beside it."""
+    return sorted(path.parent.glob(f".{path.name}.tmp-*")) if path.parent.is_dir() else []
+
+
+def is_leftover(name: str) -> bool:
+    """Whether a file or folder of this name is what a crashed writer left."""
+    return name.startswith(".") and ".tmp-" in name
+
+
+def remove_leftovers(path: Path) -> None:
+    """Remove what a crashed writer of `path` left; the caller holds the lock."""
+    for old in leftovers(path):
+        _discard(old)
+
+
+@contextmanager
+def locked(root: Path, name: str, wait: bool = False) -> Iterator[None]:
+    """Hold the writers' lock `name` of the store at `root`; `wait` until it is free, or refuse at once.
+
+    Raises:
+        StoreBusy: another process (or thread) holds it, and `wait` is off.
+    """
+    folder = root / _LOCKS
+    make_folder(folder)
+    path = folder / name
+    fd = _acquire(path, f"{root}: {name}", fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+    try:
+        yield
+    finally:
+        # Unlinked while held: whoever opened the old file finds in _acquire that it is no longer the path's.
+        path.unlink(missing_ok=True)
+        os.close(fd)
+
+
+def _acquire(path: Path, what: str, how: int) -> int:
+    while True:
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            fcntl.flock(fd, how)
+            if _same_file(fd, path):
+                return fd
+        except BlockingIOError:
+            os.close(fd)
+            raise StoreBusy(f"{what} is being written by another process; wait for it to end") from None
+        except BaseException:
+            os.close(fd)
+            raise
+        os.close(fd)
+
+
+def _same_file(fd: int, path: Path) -> bool:
+    try:
+        there = os.stat(path)
+    except FileNotFoundError:
+        return False
+    here = os.fstat(fd)
+    return (here.st_dev, here.st_ino) == (there.st_dev, there.st_ino)
+
+
+def _temporary(path: Path) -> Path:
+    return path.parent / f".{path.name}.tmp-{os.getpid()}-{secrets.token_hex(4)}"
+
+
+def _sync_tree(root: Path) -> None:
+    for folder, _, _ in os.walk(root, topdown=False):
+        sync_folder(Path(folder))
+
+
+def _replace(source: Path, final: Path) -> None:
+    if final.is_dir() and not final.is_symlink():
+        remove(final)
+    os.rename(source, final)
+    sync_folder(final.parent)
+
+
+def _discard(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def sizes_of(paths: Sequence[Path]) -> list[int | None]:
+    """Size in bytes of each file, None where it is missing."""
+    found: list[int | None] = []
+    for path in paths:
+        try:
+            found.append(path.stat().st_size)
+        except (FileNotFoundError, NotADirectoryError):
+            found.append(None)
+    return found

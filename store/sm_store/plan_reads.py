@@ -1,0 +1,61 @@
+"""Which bytes to read for which records, in what order: pure arithmetic, no files.
+
+    records 7, 3, 8 of one file, wanted at buffer positions 0, 6144, 12288
+      -> Run(file 0, offset 3000, [(6144, 2048)]), Run(file 0, offset 9000, [(0, 2048), (12288, 1024)])
+
+Records that follow each other in a file become one run: one `preadv` that scatters them to their places in
+the padded batch. Runs come in file order, which is kind to disks.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+
+_MOST_PIECES = 512  # half of Linux's IOV_MAX
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One contiguous read.
+
+    Attributes:
+        file: ordinal of the file. offset: first byte.
+        wanted: positions in the request, in file order; `dests` and `sizes` say where each goes, in bytes.
+    """
+
+    file: int
+    offset: int
+    wanted: list[int]
+    dests: list[int]
+    sizes: list[int]
+
+
+def plan_reads(files: np.ndarray, offsets: np.ndarray, sizes: np.ndarray, dests: np.ndarray) -> list[Run]:
+    """The reads that fetch `sizes[i]` bytes at `offsets[i]` of file `files[i]` to `dests[i]`, for every i.
+
+    Args: four integer arrays of one length. Empty records (size 0) are left out.
+    """
+    order = np.lexsort((offsets, files))
+    order = order[sizes[order] > 0]
+    if not len(order):
+        return []
+    file, start, size = files[order], offsets[order], sizes[order]
+    follows = (file[1:] == file[:-1]) & (start[1:] == start[:-1] + size[:-1])
+    cuts = _cuts(follows)
+    wanted, places, lengths = order.tolist(), dests[order].tolist(), size.tolist()
+    return [
+        Run(int(file[a]), int(start[a]), wanted[a:b], places[a:b], lengths[a:b]) for a, b in pairwise(cuts)
+    ]
+
+
+def _cuts(follows: np.ndarray) -> list[int]:
+    """Where runs begin, and the end: after every gap, and after _MOST_PIECES records without one."""
+    cuts = [0]
+    for gap in [*(np.flatnonzero(~follows) + 1).tolist(), len(follows) + 1]:
+        while gap - cuts[-1] > _MOST_PIECES:
+            cuts.append(cuts[-1] + _MOST_PIECES)
+        cuts.append(gap)
+    return cuts

@@ -1,0 +1,80 @@
+"""A shard's worth of ragged rows, and where they ended up: what the two shard layouts have in common.
+
+    Ragged("features", "features.npy", rows=[(300, 1024), (120, 1024)], width=1024, dtype="float16")
+      --shard_zarr.write / shard_tar.write-->
+    Extents("shards/00000/features/c/0/0", offsets=[0, 614400], crc32c=[0x1c.., 0x77..])
+
+Both layouts keep a record's rows as one contiguous range of bytes of one file, so that one reader serves
+both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from sm_store.dtypes import numpy_dtype
+from sm_store.durable import Written
+
+
+@dataclass(frozen=True, slots=True)
+class Ragged:
+    """One kind of rows of all records of a shard.
+
+    Attributes:
+        array: name of the zarr array. member: extension in a tar sample.
+        rows: one (n, width) or, where width is None, (n,) array a record. They may be made as they are asked
+            for, so each is asked for once. counts: their lengths n.
+        dtype: a storage dtype, or `int32`.
+    """
+
+    array: str
+    member: str
+    rows: Sequence[np.ndarray]
+    counts: Sequence[int]
+    width: int | None
+    dtype: str
+
+    @property
+    def numpy_dtype(self) -> np.dtype:
+        return np.dtype("<i4") if self.dtype == "int32" else numpy_dtype(self.dtype)
+
+    @property
+    def row_bytes(self) -> int:
+        return self.numpy_dtype.itemsize * (self.width or 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Extents:
+    """Where the records' rows are: byte offsets in one file (path below the store) and a crc32c each."""
+
+    file: str
+    offsets: np.ndarray
+    crc32c: np.ndarray
+
+
+@dataclass(frozen=True, slots=True)
+class ShardContent:
+    """What to write as one shard: `place` is its folder below the store, `samples` one JSON object a
+    record."""
+
+    place: str
+    shard: int
+    streams: Sequence[Ragged]
+    samples: Sequence[Mapping[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class ShardWritten:
+    """A shard on disk: extents by member name, and every file with its size and crc32c."""
+
+    extents: Mapping[str, Extents]
+    files: Mapping[str, Written]
+
+
+def shard_name(shard: int) -> str:
+    """Five digits, more where needed."""
+    return f"{shard:05d}"

@@ -1,0 +1,203 @@
+"""Records' bytes straight from the files into a caller's buffer: one `preadv` per run, checked, no copies.
+
+    reader.fill(stream, indices, buffer, stride)     record i's rows at buffer[i * stride:], zeros behind them
+
+Before anything is allocated, the catalog's ranges have been held against the sizes the files should have
+(`Stream.check`) and the files against theirs (`ShardFiles`). The checksum policy decides which records'
+crc32c is computed: `always`, `first-epoch` (until each record was right once in this process), `never`.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import google_crc32c
+import numpy as np
+
+from sm_store.durable import sizes_of
+from sm_store.errors import ConfigError, StoreCorrupt
+from sm_store.plan_reads import Run, plan_reads
+
+ChecksumPolicy = Literal["always", "first-epoch", "never"]
+POLICIES = ("always", "first-epoch", "never")
+_OPEN_FILES = 256
+_REMEDY = "run `sm-pipeline verify`"
+
+
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """Where one kind of rows of every record of a store is.
+
+    Attributes:
+        label: for error messages: `features`, `targets smollm2`.
+        row_shape: () or (width,). dtype: as numpy holds it.
+        counts, offsets, crc32c: (records,) rows, first byte and checksum of each record.
+        starts: (shards + 1,) first record of each shard. shards: (shards,) their numbers.
+        files: one path below the store a shard. sizes: (shards,) bytes each must have.
+    """
+
+    label: str
+    row_shape: tuple[int, ...]
+    dtype: np.dtype
+    counts: np.ndarray
+    offsets: np.ndarray
+    crc32c: np.ndarray
+    starts: np.ndarray
+    shards: np.ndarray
+    files: Sequence[str]
+    sizes: np.ndarray
+
+    @property
+    def row_bytes(self) -> int:
+        return self.dtype.itemsize * (self.row_shape[0] if self.row_shape else 1)
+
+    def file_of(self, indices: np.ndarray) -> np.ndarray:
+        """The ordinal of the shard each record is in."""
+        return np.searchsorted(self.starts, indices, side="right") - 1
+
+    def name(self, index: int) -> str:
+        """`shard 7 record 12 (features)`."""
+        file = int(self.file_of(np.asarray(index)))
+        return f"shard {int(self.shards[file])} record {index - int(self.starts[file])} ({self.label})"
+
+    def check(self, root: Path) -> None:
+        """Raises StoreCorrupt where a file's size, or a record's range in it, cannot be right."""
+        paths = [root / file for file in self.files]
+        for shard, path, size, found in zip(self.shards, paths, self.sizes, sizes_of(paths), strict=True):
+            if found != size and path != root:
+                what = "missing" if found is None else f"{found} bytes where {size} were written"
+                raise StoreCorrupt(f"shard {shard} ({self.label}): {path}: {what}; {_REMEDY}")
+        for file, size in enumerate(self.sizes.tolist()):
+            part = slice(int(self.starts[file]), int(self.starts[file + 1]))
+            ends = self.offsets[part] + self.counts[part].astype(np.int64) * self.row_bytes
+            bad = (self.offsets[part] < 0) | (self.counts[part] < 0) | (ends > size)
+            if bad.any():
+                record = self.name(part.start + int(np.argmax(bad)))
+                raise StoreCorrupt(f"{record}: the catalog points outside {paths[file]}; {_REMEDY}")
+
+
+class _OpenFile:
+    """A file descriptor that is closed when the last user lets go of it."""
+
+    def __init__(self, path: Path) -> None:
+        self.fd = -1
+        self.fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+
+    def __del__(self) -> None:
+        if self.fd >= 0:
+            os.close(self.fd)
+
+
+class ShardFiles:
+    """The store's data files, opened when needed, the most recently used kept open."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._open: OrderedDict[str, _OpenFile] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, file: str, size: int) -> _OpenFile:
+        """The open file, after its size was found right. Raises StoreCorrupt."""
+        with self._lock:
+            found = self._open.get(file)
+            if found is not None:
+                self._open.move_to_end(file)
+                return found
+            opened = self._check(file, size)
+            self._open[file] = opened
+            if len(self._open) > _OPEN_FILES:
+                self._open.popitem(last=False)
+            return opened
+
+    def _check(self, file: str, size: int) -> _OpenFile:
+        path = self.root / file
+        try:
+            opened = _OpenFile(path)
+        except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+            raise StoreCorrupt(f"{path}: missing; {_REMEDY}") from None
+        found = os.fstat(opened.fd).st_size
+        if found != size:
+            raise StoreCorrupt(f"{path}: {found} bytes where {size} were written; {_REMEDY}")
+        return opened
+
+
+class Reader:
+    """Reads records of one stream; keeps track of which were checked."""
+
+    def __init__(self, files: ShardFiles, stream: Stream, policy: ChecksumPolicy) -> None:
+        if policy not in POLICIES:
+            raise ConfigError(f"checksum policy {policy!r}: choose one of {', '.join(POLICIES)}")
+        self._files = files
+        self.stream = stream
+        self._policy = policy
+        self._seen = np.zeros(len(stream.counts) if policy == "first-epoch" else 0, np.bool_)
+
+    def fill(self, indices: np.ndarray, buffer: np.ndarray, stride: int) -> None:
+        """Record `indices[i]` to `buffer[i * stride:]`, zeros up to the next; uint8 buffer, stride in bytes.
+
+        Raises:
+            StoreCorrupt: names shard and record; nothing of the buffer may be used then.
+        """
+        sizes = self.stream.counts[indices].astype(np.int64) * self.stream.row_bytes
+        dests = np.arange(len(indices), dtype=np.int64) * stride
+        self._read(indices, sizes, dests, buffer)
+        for dest, size in zip(dests.tolist(), sizes.tolist(), strict=True):
+            buffer[dest + size : dest + stride] = 0
+
+    def flat(self, indices: np.ndarray) -> list[np.ndarray]:
+        """Each record's rows as an array of its own (views of one block): for small rows like token ids."""
+        sizes = self.stream.counts[indices].astype(np.int64) * self.stream.row_bytes
+        ends = np.cumsum(sizes)
+        buffer = np.empty(int(ends[-1]) if len(ends) else 0, np.uint8)
+        self._read(indices, sizes, ends - sizes, buffer)
+        rows = buffer.view(self.stream.dtype).reshape(-1, *self.stream.row_shape)
+        return np.split(rows, (ends // self.stream.row_bytes)[:-1].tolist()) if len(indices) else []
+
+    def _read(self, indices: np.ndarray, sizes: np.ndarray, dests: np.ndarray, buffer: np.ndarray) -> None:
+        stream = self.stream
+        files = stream.file_of(indices)
+        view = buffer.data
+        for run in plan_reads(files, stream.offsets[indices], sizes, dests):
+            self._read_run(run, indices, view)
+            if self._policy != "never":
+                self._check_run(run, indices, buffer)
+
+    def _read_run(self, run: Run, indices: np.ndarray, view: memoryview) -> None:
+        pieces = [view[dest : dest + size] for dest, size in zip(run.dests, run.sizes, strict=True)]
+        opened = self._files.get(self.stream.files[run.file], int(self.stream.sizes[run.file]))
+        offset, wanted = run.offset, sum(run.sizes)
+        while wanted:
+            got = os.preadv(opened.fd, pieces, offset)
+            wanted, offset = wanted - got, offset + got
+            if got == 0:
+                record = self.stream.name(int(indices[run.wanted[-len(pieces)]]))
+                raise StoreCorrupt(f"{record}: the file ends inside it; {_REMEDY}")
+            if wanted:
+                pieces = _after(pieces, got)
+
+    def _check_run(self, run: Run, indices: np.ndarray, buffer: np.ndarray) -> None:
+        for position, dest, size in zip(run.wanted, run.dests, run.sizes, strict=True):
+            index = int(indices[position])
+            if self._policy == "first-epoch" and self._seen[index]:
+                continue
+            if google_crc32c.value(buffer[dest : dest + size]) != self.stream.crc32c[index]:
+                raise StoreCorrupt(
+                    f"{self.stream.name(index)}: bytes differ from what was written; {_REMEDY}"
+                )
+            if self._policy == "first-epoch":
+                self._seen[index] = True
+
+
+def _after(pieces: list[memoryview], done: int) -> list[memoryview]:
+    """What is left of `pieces` when their first `done` bytes are filled."""
+    for position, piece in enumerate(pieces):
+        if done < len(piece):
+            return [piece[done:], *pieces[position + 1 :]]
+        done -= len(piece)
+    return []

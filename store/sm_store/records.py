@@ -1,0 +1,180 @@
+"""The values that cross the store's edge: what goes in, what comes out, what a target set says of itself.
+
+    Record("1089-134686-0000", features_TD, Fields(text="he hoped", duration=1.2, split="test"))   in, and
+    store[i] Reject("1089-134686-0001", "audio_missing", "wav/0001.flac: no such file")                     in
+    Batch(features_BTD, frames_B, indices_B, targets_BUE, vectors_B, tokens_B, token_ids)          out of
+    store.read
+
+Shapes: B batch, T encoder frames after averaging, D encoder width, U projector vectors, E LLM embedding
+width, V vocabulary. `bfloat16`, which numpy lacks, is held as its uint16 bits everywhere
+(`torch.from_numpy(x).view(bfloat16)` or `sm_store.dtypes.to_float32(x, "bfloat16")` turns them into numbers).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal
+
+import numpy as np
+
+from sm_store.errors import StoreFormatError
+from sm_store.geometry import Geometry
+
+TargetKind = Literal["dense", "table"]
+
+
+@dataclass(frozen=True, slots=True)
+class Fields:
+    """What the manifest said about an utterance; one catalog column each.
+
+    Attributes:
+        text: the transcript as given, before normalisation.
+        duration: seconds of audio the features were made from.
+        translation: text by language code.
+    """
+
+    text: str
+    duration: float
+    lang: str | None = None
+    speaker: str | None = None
+    split: str | None = None
+    corpus: str | None = None
+    question: str | None = None
+    answer: str | None = None
+    translation: Mapping[str, str] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One utterance: features (T, D) in the store's dtype, and its fields."""
+
+    id: str
+    features: np.ndarray
+    fields: Fields
+
+    @property
+    def text(self) -> str:
+        return self.fields.text
+
+    @property
+    def duration(self) -> float:
+        return self.fields.duration
+
+    @property
+    def lang(self) -> str | None:
+        return self.fields.lang
+
+    @property
+    def speaker(self) -> str | None:
+        return self.fields.speaker
+
+    @property
+    def split(self) -> str | None:
+        return self.fields.split
+
+    @property
+    def corpus(self) -> str | None:
+        return self.fields.corpus
+
+    @property
+    def question(self) -> str | None:
+        return self.fields.question
+
+    @property
+    def answer(self) -> str | None:
+        return self.fields.answer
+
+    @property
+    def translation(self) -> Mapping[str, str] | None:
+        return self.fields.translation
+
+
+@dataclass(frozen=True, slots=True)
+class Reject:
+    """One utterance that is not in the store: `reason` is a code of `sm_store.ledger.REASONS`."""
+
+    id: str
+    reason: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Padded arrays of some records, in the order they were asked for.
+
+    The arrays are views of a buffer that is used again once nothing refers to it: keep the arrays (or tensors
+    made from them) as long as the numbers are needed (with asynchronous copies to a GPU: until the copy has
+    ended).
+
+    Attributes:
+        features_BTD: (B, T, D) in the store's dtype, zero beyond each record's frames.
+        frames_B: (B,) int64.
+        indices_B: (B,) int64, positions in the store.
+        targets_BUE: (B, U, E) token embeddings, then pad rows up to the record's own U, then zeros.
+        vectors_B: (B,) int64, each record's own U.
+        tokens_B: (B,) int64; 0 = this record has no target (its text is too long for its frames).
+        token_ids: one int32 array of (tokens,) a record.
+    """
+
+    features_BTD: np.ndarray
+    frames_B: np.ndarray
+    indices_B: np.ndarray
+    targets_BUE: np.ndarray | None = None
+    vectors_B: np.ndarray | None = None
+    tokens_B: np.ndarray | None = None
+    token_ids: list[np.ndarray] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TargetSpec:
+    """The identity of a target set: which LLM's embeddings, and how they were laid out.
+
+    Attributes:
+        name: folder and column name: letters, digits, `.`, `_`, `-`.
+        llm: model id as the user named it; `revision` its commit, None for a local folder.
+        tokenizer_sha256: of the tokenizer files (`sm_store.targets.tokenizer_sha256`).
+        table_sha256: of the embedding table (`sm_store.targets.table_sha256`).
+        table_scale: mean square of the table's numbers: one dimension's mean squared error of answering zero.
+        pad_token: the token whose embedding fills positions after the text; `pad_id` its row.
+        width: E. vocabulary: V, rows of the table.
+        kind: `dense` = padded embeddings stored per record; `table` = token ids, embedded when read.
+        geometry: frames to vectors, as the projector's convolutions do it.
+        dtype: of the embeddings read: the store's own.
+        normalizer: version of the text normalisation before the tokenizer.
+    """
+
+    name: str
+    llm: str
+    revision: str | None
+    tokenizer_sha256: str
+    table_sha256: str
+    table_scale: float
+    pad_token: str
+    pad_id: int
+    width: int
+    vocabulary: int
+    kind: TargetKind = "dense"
+    geometry: Geometry = field(default_factory=Geometry)
+    dtype: str = "float16"
+    normalizer: str = "mms-1"
+
+    def to_json(self) -> dict[str, Any]:
+        data = {item.name: getattr(self, item.name) for item in fields(self)}
+        data["geometry"] = self.geometry.to_json()
+        return data
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> TargetSpec:
+        """Raises StoreFormatError where a key is missing or unknown."""
+        names = {item.name for item in fields(cls)}
+        wrong = sorted(names.symmetric_difference(data))
+        if wrong:
+            raise StoreFormatError(f"target set {data.get('name')!r}: missing or unknown keys {wrong}")
+        return cls(**{**data, "geometry": Geometry.from_json(data["geometry"])})
+
+
+def fields_to_json(value: Fields) -> dict[str, Any]:
+    """The fields that are set, as JSON values."""
+    values = {item.name: getattr(value, item.name) for item in fields(value)}
+    return {name: entry for name, entry in values.items() if entry is not None}

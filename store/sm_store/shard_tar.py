@@ -1,0 +1,74 @@
+"""One shard as a plain tar of self-contained samples, as webdataset reads it.
+
+    shards/00007.tar
+        00007000012.json                  id, frames, fields, dtype
+        00007000012.features.npy          (frames, D)
+        00007000012.smollm2.npy           (U, E) padded target embeddings, per target set made at extraction
+        00007000012.smollm2.tokens.npy    (tokens,) int32
+
+Members are uncompressed, so a record's numbers are one range of bytes of the tar, behind 512 bytes of tar
+header and 128 of npy header. Owner, mode and time are fixed: the same records make the same tar.
+"""
+
+from __future__ import annotations
+
+import io
+import tarfile
+from pathlib import Path
+
+import numpy as np
+
+from sm_store.durable import DurableFile, staged
+from sm_store.identity import canonical
+from sm_store.ragged import Extents, Ragged, ShardContent, ShardWritten, shard_name
+
+_BLOCK = 512
+_RECORD = 20 * _BLOCK
+
+
+def write(root: Path, content: ShardContent) -> ShardWritten:
+    """Write a shard's tar completely, then rename it into place."""
+    path = f"{content.place}/{shard_name(content.shard)}.tar"
+    count = len(content.samples)
+    offsets = {stream.member: np.zeros(count, np.int64) for stream in content.streams}
+    sums = {stream.member: np.zeros(count, np.uint32) for stream in content.streams}
+    with staged(root / path, folder=False) as stage, stage.create("") as out:
+        for row, sample in enumerate(content.samples):
+            key = sample_key(content.shard, row)
+            _write_member(out, f"{key}.json", canonical(sample), np.empty(0, np.uint8))
+            for stream in content.streams:
+                where, total = _write_array(out, f"{key}.{stream.member}", stream, row)
+                offsets[stream.member][row], sums[stream.member][row] = where, total
+        out.write(bytes(2 * _BLOCK))
+        out.write(bytes(-out.size % _RECORD))
+    extents = {name: Extents(path, offsets[name], sums[name]) for name in offsets}
+    return ShardWritten(extents, {path: stage.files[""]})
+
+
+def sample_key(shard: int, row: int) -> str:
+    """The sample's name in the tar: unique in the store, free of dots."""
+    return f"{shard_name(shard)}{row:06d}"
+
+
+def npy_header(array: np.ndarray) -> bytes:
+    """The .npy header (version 1.0) of an array."""
+    out = io.BytesIO()
+    np.lib.format.write_array_header_1_0(out, np.lib.format.header_data_from_array_1_0(array))
+    return out.getvalue()
+
+
+def _write_array(out: DurableFile, name: str, stream: Ragged, row: int) -> tuple[int, int]:
+    rows = np.ascontiguousarray(stream.rows[row], dtype=stream.numpy_dtype)
+    return _write_member(out, name, npy_header(rows), rows)
+
+
+def _write_member(out: DurableFile, name: str, head: bytes, body: np.ndarray) -> tuple[int, int]:
+    """Append a member of `head` then `body`; returns the body's position in the tar and its crc32c."""
+    info = tarfile.TarInfo(name)
+    info.size, info.mode, info.mtime = len(head) + body.nbytes, 0o644, 0
+    out.write(info.tobuf(format=tarfile.USTAR_FORMAT))
+    out.write(head)
+    where = out.size
+    total = out.write(body)
+    out.write(bytes(-out.size % _BLOCK))
+    return where, total

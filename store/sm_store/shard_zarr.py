@@ -1,0 +1,133 @@
+"""One shard as Zarr v3 arrays: flat rows in one sharded file, and the records' offsets beside them.
+
+    shards/00007/zarr.json              a group
+    shards/00007/features/zarr.json     (frames, D), sharding codec, all in one shard
+    shards/00007/features/c/0/0         row after row, zeros up to a whole inner chunk, then the chunk index
+    shards/00007/offsets/{zarr.json,c/0}   int64 (records + 1,): record i is rows offsets[i] to offsets[i + 1]
+
+Inner chunks are runs of whole rows with no codec but byte order, written in order and without gaps, so record
+i's bytes are file[offsets[i] * row_bytes : offsets[i + 1] * row_bytes]: one read, no decoding. Its checksum
+is kept in the catalog, since an inner crc32c codec would put four bytes between chunks, in the middle of
+records.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sm_store.durable import Stage, checksum, staged
+from sm_store.identity import canonical
+from sm_store.ragged import Extents, Ragged, ShardContent, ShardWritten, shard_name
+
+_CHUNK_BYTES = 512 * 1024
+_LITTLE = {"name": "bytes", "configuration": {"endian": "little"}}
+_CRC32C = {"name": "crc32c"}
+
+
+def write(root: Path, content: ShardContent) -> ShardWritten:
+    """Write a shard's folder completely, then rename it into place."""
+    base = f"{content.place}/{shard_name(content.shard)}"
+    extents: dict[str, Extents] = {}
+    with staged(root / base) as stage:
+        stage.add("zarr.json", group_json({"records": len(content.samples)}))
+        for stream in content.streams:
+            offsets, sums = _write_rows(stage, stream)
+            where = f"{base}/{data_file(stream.array, stream.width is not None)}"
+            extents[stream.member] = Extents(where, offsets, sums)
+            _write_offsets(stage, stream)
+    return ShardWritten(extents, {f"{base}/{name}": written for name, written in stage.files.items()})
+
+
+def data_file(array: str, wide: bool) -> str:
+    """The one shard file of an array, below the shard's folder."""
+    return f"{array}/c/0/0" if wide else f"{array}/c/0"
+
+
+def offsets_name(array: str) -> str:
+    """The array of record offsets that goes with `array`."""
+    return "offsets" if array == "features" else f"{array}_offsets"
+
+
+def group_json(attributes: Mapping[str, Any] | None = None) -> bytes:
+    """zarr.json of a group."""
+    return canonical({"zarr_format": 3, "node_type": "group", "attributes": dict(attributes or {})}) + b"\n"
+
+
+def chunk_rows(total: int, row_bytes: int) -> int:
+    """Rows in an inner chunk: about half a megabyte, a power of two, no more than the rows there are need."""
+    rows = 1
+    while rows * 2 * row_bytes <= _CHUNK_BYTES and rows < total:
+        rows *= 2
+    return rows
+
+
+def shard_index(chunks: int, chunk_bytes: int) -> bytes:
+    """The sharding codec's index of consecutive chunks: (offset, size) pairs and their crc32c."""
+    index = np.empty((chunks, 2), "<u8")
+    index[:, 0] = np.arange(chunks, dtype=np.uint64) * np.uint64(chunk_bytes)
+    index[:, 1] = chunk_bytes
+    return index.tobytes() + checksum(index).to_bytes(4, "little")
+
+
+def _write_rows(stage: Stage, stream: Ragged) -> tuple[np.ndarray, np.ndarray]:
+    total, row_bytes = sum(stream.counts), stream.row_bytes
+    chunk = chunk_rows(total, row_bytes)
+    chunks = -(-total // chunk)
+    stage.add(f"{stream.array}/zarr.json", _array_json(stream, total, chunk, chunks))
+    offsets = (np.cumsum([0, *stream.counts], dtype=np.int64) * row_bytes)[:-1]
+    sums = np.zeros(len(stream.counts), np.uint32)
+    if total:
+        with stage.create(data_file(stream.array, stream.width is not None)) as out:
+            for position, rows in enumerate(stream.rows):
+                sums[position] = out.write(rows)
+            out.write(bytes((chunks * chunk - total) * row_bytes))
+            out.write(shard_index(chunks, chunk * row_bytes))
+    return offsets, sums
+
+
+def _write_offsets(stage: Stage, stream: Ragged) -> None:
+    values = np.cumsum([0, *stream.counts], dtype="<i8")
+    name = offsets_name(stream.array)
+    stage.add(f"{name}/zarr.json", _array(values.shape, "int64", values.shape, [_LITTLE, _CRC32C], {}))
+    stage.add(f"{name}/c/0", values.tobytes() + checksum(values).to_bytes(4, "little"))
+
+
+def _array_json(stream: Ragged, total: int, chunk: int, chunks: int) -> bytes:
+    tail = () if stream.width is None else (stream.width,)
+    sharding = {
+        "name": "sharding_indexed",
+        "configuration": {
+            "chunk_shape": [chunk, *tail],
+            "codecs": [_LITTLE],
+            "index_codecs": [_LITTLE, _CRC32C],
+            "index_location": "end",
+        },
+    }
+    data_type = "uint16" if stream.dtype == "bfloat16" else stream.dtype
+    attributes = {"dtype": stream.dtype, "offsets": offsets_name(stream.array)}
+    return _array((total, *tail), data_type, (max(chunks, 1) * chunk, *tail), [sharding], attributes)
+
+
+def _array(
+    shape: tuple[int, ...],
+    data_type: str,
+    chunk_shape: tuple[int, ...],
+    codecs: list[dict[str, Any]],
+    attributes: dict[str, Any],
+) -> bytes:
+    metadata = {
+        "zarr_format": 3,
+        "node_type": "array",
+        "shape": list(shape),
+        "data_type": data_type,
+        "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": list(chunk_shape)}},
+        "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
+        "fill_value": 0.0 if data_type.startswith("float") else 0,
+        "codecs": codecs,
+        "attributes": attributes,
+    }
+    return canonical(metadata) + b"\n"

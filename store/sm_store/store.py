@@ -1,0 +1,313 @@
+"""The store: extracted once, read millions of times.
+
+    store = Store.create("corpus.store", identity)
+    store.add_target_set(spec, table, tokenizer_files)
+    store.commit(0, records, rejects, {"smollm2": token_ids})        one shard, all or nothing
+
+    store = Store.open("corpus.store")
+    batch = store.read(store.select(split="train")[:32], targets="smollm2")
+    batch.features_BTD, batch.targets_BUE                            padded arrays, ready for torch.from_numpy
+
+An open store shows what was committed when it was opened (and what itself committed since): one version,
+whatever other processes write meanwhile.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from sm_store import catalog, commit, document, durable, status, targets
+from sm_store.catalog import PartInfo
+from sm_store.errors import StoreError, StoreFormatError, StoreMissing
+from sm_store.identity import Identity, diff_json, require_same
+from sm_store.ragged import shard_name
+from sm_store.reader import ChecksumPolicy, ShardFiles
+from sm_store.records import Batch, Record, Reject, TargetSpec
+from sm_store.shard_zarr import group_json
+from sm_store.targets import TargetSet
+from sm_store.view import View
+
+_STORE_LOCK = "store"
+_OWN = {"shards", "targets", "catalog", "ledger", "zarr.json", ".locks"}
+
+
+class Store:
+    """An open feature store. Make one with `Store.create` or `Store.open`."""
+
+    def __init__(self, root: Path, checksums: ChecksumPolicy) -> None:
+        self.root = root
+        self.identity, self._specs = document.read_store(root)
+        self._policy: ChecksumPolicy = checksums
+        self._held: set[int] = set()
+        self._files = ShardFiles(root)
+        _ = self._view  # what is wrong with a store is said when it is opened
+
+    # -- making and opening ------------------------------------------------------------------------------
+
+    @classmethod
+    def create(cls, path: str | Path, identity: Identity) -> Store:
+        """A new, empty store.
+
+        Raises:
+            StoreError: there is one already. StoreFormatError: the folder holds something else.
+        """
+        root = Path(path)
+        if root.exists() and not root.is_dir():
+            raise StoreFormatError(f"{root}: a file is there; choose another folder")
+        durable.make_folder(root)
+        with durable.locked(root, _STORE_LOCK, wait=True):
+            if (root / document.STORE).exists():
+                raise StoreError(f"{root}: there is a store already; open it, or choose another folder")
+            names = sorted(entry.name for entry in root.iterdir() if entry.name not in _OWN)
+            foreign = [name for name in names if not durable.is_leftover(name)]
+            if foreign:
+                raise StoreFormatError(f"{root}: not a store and not empty ({foreign[0]}); choose another")
+            for name in ("shards", "targets", "catalog", "ledger"):
+                durable.make_folder(root / name)
+            if identity.layout == "zarr":
+                for folder in (root, root / "shards", root / "targets"):
+                    durable.write_file(folder / "zarr.json", group_json())
+            document.write_store(root, identity, {})
+        return cls.open(root)
+
+    @classmethod
+    def open(cls, path: str | Path, checksums: ChecksumPolicy = "always") -> Store:
+        """Open a store to read, or to add to.
+
+        Raises:
+            StoreMissing, StoreFormatError, StoreCorrupt: before any record is used.
+        """
+        return cls(Path(path), checksums)
+
+    @classmethod
+    def open_or_create(cls, path: str | Path, identity: Identity) -> Store:
+        """Continue the store at `path` if it was made by the same identity, or begin it.
+
+        Raises:
+            IdentityMismatch: with the difference.
+        """
+        root = Path(path)
+        if not (root / document.STORE).exists():
+            try:
+                return cls.create(root, identity)
+            except StoreFormatError:
+                raise
+            except StoreError:
+                pass  # another process was faster: it is a store now, held against ours below
+        store = cls.open(root)
+        store.identity.require_same(identity, str(root))
+        return store
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Store.open, (self.root, self._policy)
+
+    # -- reading -----------------------------------------------------------------------------------------
+
+    def __len__(self) -> int:
+        return len(self._view)
+
+    def __getitem__(self, index: int) -> Record:
+        return self._view.record(index)
+
+    def __iter__(self) -> Iterator[Record]:
+        view = self._view
+        return (view.record(index) for index in range(len(view)))
+
+    @property
+    def frames(self) -> np.ndarray:
+        """(records,) int64: feature frames of each record."""
+        return self._view.frames
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """The same as `frames`: what a loader budgets by."""
+        return self._view.frames
+
+    @property
+    def parts(self) -> Sequence[PartInfo]:
+        """What each committed shard says of itself, ascending."""
+        return self._view.contents.parts
+
+    @property
+    def starts(self) -> np.ndarray:
+        """(shards + 1,) int64: position of the first record of each of `parts`, and the end."""
+        return self._view.contents.starts
+
+    @property
+    def catalog(self) -> pa.Table:
+        """The whole catalog, text columns included, one row a record in order."""
+        return self._view.columns(catalog.SCHEMA.names)
+
+    def columns(self, names: Sequence[str]) -> pa.Table:
+        """Some columns of the catalog, one row a record in order; read when first asked for."""
+        return self._view.columns(names)
+
+    def select(self, **where: str | None) -> np.ndarray:
+        """Positions, ascending int64, of records whose fields have these values: `select(split="train")`."""
+        keep = np.ones(len(self), np.bool_)
+        for name, value in where.items():
+            column = self.columns([name]).column(name)
+            match = pc.is_null(column) if value is None else pc.fill_null(pc.equal(column, value), False)
+            keep &= match.to_numpy()
+        return np.flatnonzero(keep)
+
+    def read(
+        self, indices: Sequence[int] | np.ndarray, targets: str | None = None, pin: bool = False
+    ) -> Batch:
+        """A padded batch of the records at `indices`, in that order, with a target set's rows if named.
+
+        Args:
+            pin: into page-locked memory, for fast copies to a GPU; needs torch imported by the caller.
+
+        Raises:
+            StoreCorrupt: names shard and record. StoreMissing: no such target set, or not for every shard.
+        """
+        return self._view.read(indices, self.targets(targets) if targets else None, pin)
+
+    # -- targets -----------------------------------------------------------------------------------------
+
+    @property
+    def target_names(self) -> list[str]:
+        """Names of the target sets."""
+        return sorted(self._specs)
+
+    def targets(self, name: str) -> TargetSet:
+        """A target set: its spec, embedding table, tokenizer. Raises StoreMissing."""
+        if name not in self._specs:
+            there = ", ".join(self.target_names) or "none"
+            remedy = "add it with `sm-pipeline embed`"
+            raise StoreMissing(f"{self.root}: no target set {name!r} (there: {there}); {remedy}")
+        return TargetSet(self.root / "targets" / name, self._specs[name])
+
+    def token_counts(self, name: str) -> np.ndarray:
+        """(records,) int64: tokens of each record; 0 = its text is too long for its frames, it has no target.
+
+        Raises:
+            StoreMissing: no such target set, or shards without it.
+        """
+        return self._view.target(self.targets(name)).tokens.stream.counts.astype(np.int64)
+
+    def add_target_set(
+        self, spec: TargetSpec, table: np.ndarray, tokenizer_files: Mapping[str, bytes]
+    ) -> None:
+        """Add a target set, without any shard's targets yet; there already and the same: nothing happens.
+
+        Args:
+            table: (V, E) floats, the LLM's input-embedding table.
+            tokenizer_files: contents by plain file name.
+
+        Raises:
+            IdentityMismatch: a target set of that name is there and differs.
+        """
+        document.check_target_name(spec.name)
+        if spec.dtype != self.identity.dtype:
+            raise StoreError(
+                f"target set {spec.name!r}: dtype {spec.dtype}, the store's is {self.identity.dtype}"
+            )
+        zarr = self.identity.layout == "zarr"
+        with durable.locked(self.root, _STORE_LOCK, wait=True):
+            _, specs = document.read_store(self.root)
+            if spec.name in specs:
+                what = f"{self.root} target set {spec.name!r}"
+                require_same(diff_json(specs[spec.name].to_json(), spec.to_json()), what)
+            else:
+                targets.write_target_set(
+                    self.root / "targets" / spec.name, spec, table, tokenizer_files, zarr
+                )
+                document.write_store(self.root, self.identity, {**specs, spec.name: spec})
+        self._specs[spec.name] = spec
+
+    def drop_target_set(self, name: str) -> None:
+        """Remove a target set; features stay as they are. Raises StoreMissing."""
+        self.targets(name)
+        with durable.locked(self.root, _STORE_LOCK, wait=True):
+            _, specs = document.read_store(self.root)
+            specs.pop(name, None)
+            document.write_store(self.root, self.identity, specs)
+            durable.remove(self.root / "targets" / name)
+        self._specs.pop(name)
+        self.refresh()
+
+    # -- writing -----------------------------------------------------------------------------------------
+
+    @contextmanager
+    def claim(self, shard: int) -> Iterator[bool]:
+        """Hold a shard while making it; yields False if it is committed already.
+
+        Raises:
+            StoreBusy: another process holds it.
+        """
+        with durable.locked(self.root, f"shard-{shard_name(shard)}"):
+            self._held.add(shard)
+            try:
+                yield not catalog.part_path(self.root / "catalog", shard).exists()
+            finally:
+                self._held.discard(shard)
+
+    def commit(
+        self,
+        shard: int,
+        records: Sequence[Record],
+        rejects: Sequence[Reject],
+        token_ids: Mapping[str, Sequence[np.ndarray]] | None = None,
+    ) -> None:
+        """Write one shard, all or nothing: records in order, rejects, token ids per target set and record.
+
+        Raises:
+            StoreError: committed already, or something does not fit. StoreBusy: another writer has the shard.
+        """
+        chosen = [(self.targets(name), ids) for name, ids in (token_ids or {}).items()]
+        with self._hold(shard):
+            if catalog.part_path(self.root / "catalog", shard).exists():
+                raise StoreError(f"{self.root}: shard {shard} is committed already; shards are never changed")
+            commit.write_shard(self.root, self.identity, shard, (records, rejects), chosen)
+        self.refresh()
+
+    def commit_targets(self, name: str, shard: int, token_ids: Sequence[np.ndarray]) -> list[Reject]:
+        """Add a target set's rows to a committed shard, one array of token ids a record.
+
+        A record whose text does not fit (tokens + 1 > its vectors) gets no target (0 tokens) and is listed in
+        `targets/NAME/ledger`; those are returned.
+        """
+        target = self.targets(name)
+        with self._hold(shard):
+            return commit.write_missing_targets(self.root, self.identity, target, shard, token_ids)
+
+    # -- state -------------------------------------------------------------------------------------------
+
+    def done_shards(self, targets: str | None = None) -> set[int]:
+        """Shards committed by now (by anyone); with a target set's name, those that have its rows."""
+        folder = self.root / "targets" / targets / "catalog" if targets else self.root / "catalog"
+        return set(catalog.shards_in(folder))
+
+    def rejects(self) -> list[Reject]:
+        """Every rejected utterance, in shard order."""
+        return self._view.rejects()
+
+    def status(self) -> dict[str, Any]:
+        """What is done, missing and rejected, as JSON values."""
+        return status.status(self)
+
+    def refresh(self) -> None:
+        """Show what has been committed since the store was opened."""
+        self.__dict__.pop("_view", None)
+
+    @cached_property
+    def _view(self) -> View:
+        return View(self.root, self.identity, self._files, self._policy)
+
+    @contextmanager
+    def _hold(self, shard: int) -> Iterator[None]:
+        if shard in self._held:
+            yield
+        else:
+            with durable.locked(self.root, f"shard-{shard_name(shard)}"):
+                yield

@@ -1,0 +1,231 @@
+"""Target sets: what a projector should answer, per LLM, beside the features and independent of them.
+
+    targets/smollm2/target.json       the TargetSpec, and size and crc32c of the files below
+    targets/smollm2/table.npy         (V, E) the LLM's input-embedding table, in the narrowest float that is
+    exact targets/smollm2/tokenizer/...     the LLM's tokenizer files
+    targets/smollm2/shards/ catalog/ ledger/     the records' token ids and, for `dense`, their padded
+    embeddings
+
+The target of a record of T frames is U = geometry.num_vectors(T) rows: its tokens' embeddings, then the pad
+token's.
+
+    [the, cat, sat], U = 6  ->  E[the] E[cat] E[sat] E[pad] E[pad] E[pad]
+
+`dense` sets store these rows, `table` sets make them while reading; `TargetSet.rows` is the one place that
+does either, so the two are equal bit for bit.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sm_store import document
+from sm_store.dtypes import to_float32, to_storage
+from sm_store.durable import Written, checksum, staged
+from sm_store.errors import ConfigError, StoreCorrupt, StoreError, StoreFormatError
+from sm_store.identity import canonical, diff_json, require_same
+from sm_store.records import TargetSpec
+from sm_store.shard_zarr import group_json
+
+_TABLE = "table.npy"
+_TOKENIZER = "tokenizer"
+_REMEDY = "run `sm-pipeline verify`"
+
+
+class TargetSet:
+    """A target set of an open store."""
+
+    def __init__(self, folder: Path, spec: TargetSpec) -> None:
+        self.folder = folder
+        self.spec = spec
+
+    @property
+    def name(self) -> str:
+        return self.spec.name
+
+    @property
+    def tokenizer_dir(self) -> Path:
+        """Folder of the LLM's tokenizer files."""
+        return self.folder / _TOKENIZER
+
+    @cached_property
+    def stored_table(self) -> np.ndarray:
+        """The table as it is on disk, (V, E), mapped read-only; bfloat16 as uint16 bits. Checked once."""
+        path = self.folder / _TABLE
+        _check_file(path, self.files.get(_TABLE))
+        table = np.load(path, mmap_mode="r", allow_pickle=False)
+        if table.shape != (self.spec.vocabulary, self.spec.width):
+            promised = (self.spec.vocabulary, self.spec.width)
+            raise StoreCorrupt(f"{path}: shape {table.shape} is not {promised}")
+        return table
+
+    @cached_property
+    def description(self) -> Mapping[str, Any]:
+        """target.json."""
+        data = document.read(self.folder / "target.json")
+        require_same(diff_json(self.spec.to_json(), data["spec"]), str(self.folder))
+        return data
+
+    @property
+    def files(self) -> Mapping[str, Written]:
+        """The set's own files, by path below its folder, with size and crc32c. Raises StoreCorrupt."""
+        entries = self.description["files"].items()
+        for name, _ in entries:
+            if name.startswith("/") or ".." in name.split("/"):
+                raise StoreCorrupt(f"{self.folder}: target.json names a file outside it: {name!r}")
+        return {name: Written(int(size), int(total)) for name, (size, total) in entries}
+
+    @cached_property
+    def table(self) -> np.ndarray:
+        """The LLM's input-embedding table, (V, E) float32."""
+        return to_float32(self.stored_table, self.description["table_dtype"])
+
+    @cached_property
+    def pad_row(self) -> np.ndarray:
+        """The pad token's embedding, (E,) in the store's dtype."""
+        return self.embed(np.asarray([self.spec.pad_id]))[0]
+
+    def embed(self, ids: np.ndarray) -> np.ndarray:
+        """Embeddings of token ids, (n,) to (n, E), in the store's dtype."""
+        rows = to_float32(np.asarray(self.stored_table[ids]), self.description["table_dtype"])
+        return to_storage(rows, self.spec.dtype)
+
+    def rows(self, ids: np.ndarray, vectors: int) -> np.ndarray:
+        """One record's target, (vectors, E): embeddings of `ids`, then pad rows; in the store's dtype."""
+        target = np.empty((vectors, self.spec.width), self.pad_row.dtype)
+        target[: len(ids)] = self.embed(ids)
+        target[len(ids) :] = self.pad_row
+        return target
+
+    def fingerprint(self) -> str:
+        """Of the spec: what a shard's targets must have been made by."""
+        return hashlib.sha256(canonical(self.spec.to_json())).hexdigest()
+
+    def check_tokenizer(self) -> None:
+        """Raises StoreCorrupt where a tokenizer file is not what was added."""
+        for name, written in self.files.items():
+            if name.startswith(f"{_TOKENIZER}/"):
+                _check_file(self.folder / name, written)
+
+
+class DenseRows(Sequence[np.ndarray]):
+    """The targets of a shard's records, made one at a time."""
+
+    def __init__(self, target: TargetSet, ids: Sequence[np.ndarray], vectors: Sequence[int]) -> None:
+        self._target, self._ids, self._vectors = target, ids, vectors
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+    def __getitem__(self, row: Any) -> Any:
+        return self._target.rows(self._ids[row], self._vectors[row])
+
+
+def table_sha256(table: np.ndarray) -> str:
+    """Fingerprint of an embedding table (V, E): its shape, then its numbers as little-endian float32."""
+    digest = hashlib.sha256(f"{table.shape[0]}x{table.shape[1]}:".encode())
+    for start in range(0, len(table), 4096):
+        digest.update(np.ascontiguousarray(table[start : start + 4096], "<f4").tobytes())
+    return digest.hexdigest()
+
+
+def table_scale(table: np.ndarray) -> float:
+    """Mean square of a table's numbers."""
+    total = 0.0
+    for start in range(0, len(table), 4096):
+        total += float(np.square(table[start : start + 4096], dtype=np.float64).sum())
+    return total / table.size
+
+
+def tokenizer_sha256(files: Mapping[str, bytes]) -> str:
+    """Fingerprint of tokenizer files: names and contents, in name order."""
+    digest = hashlib.sha256()
+    for name in sorted(files):
+        digest.update(f"{name}\0{len(files[name])}\0".encode())
+        digest.update(files[name])
+    return digest.hexdigest()
+
+
+def write_target_set(
+    folder: Path, spec: TargetSpec, table: np.ndarray, tokenizer: Mapping[str, bytes], zarr: bool
+) -> None:
+    """Put a target set's own folder in place, without any shard yet.
+
+    Args:
+        zarr: whether the store's shards are zarr arrays, so that the folder is a zarr group.
+
+    Raises:
+        StoreError: the table or the tokenizer is not what the spec says.
+    """
+    _check_spec(spec, table, tokenizer)
+    stored, dtype = narrowest(np.asarray(table, np.float32))
+    with staged(folder) as stage:
+        if zarr:
+            stage.add("zarr.json", group_json({"target": spec.to_json()}))
+            stage.add("shards/zarr.json", group_json())
+        with stage.create(_TABLE) as out:
+            out.write(_npy_header(stored))
+            out.write(stored)
+        for name in sorted(tokenizer):
+            stage.add(f"{_TOKENIZER}/{name}", tokenizer[name])
+        files = {name: [entry.size, entry.crc32c] for name, entry in stage.files.items()}
+        body = {"spec": spec.to_json(), "table_dtype": dtype, "files": files}
+        stage.add("target.json", document.encode(body))
+
+
+def narrowest(table: np.ndarray) -> tuple[np.ndarray, str]:
+    """A float32 table in the narrowest storage dtype that holds every number of it exactly, and that
+    dtype."""
+    for dtype in ("bfloat16", "float16"):
+        stored = to_storage(table, dtype)
+        if np.array_equal(to_float32(stored, dtype), table):
+            return stored, dtype
+    return np.ascontiguousarray(table, "<f4"), "float32"
+
+
+def _check_spec(spec: TargetSpec, table: np.ndarray, tokenizer: Mapping[str, bytes]) -> None:
+    what = f"target set {spec.name!r}"
+    if table.shape != (spec.vocabulary, spec.width):
+        raise StoreError(f"{what}: table of shape {table.shape}, spec says ({spec.vocabulary}, {spec.width})")
+    if not 0 <= spec.pad_id < spec.vocabulary:
+        raise StoreError(f"{what}: pad_id {spec.pad_id} is not a row of its table of {spec.vocabulary}")
+    if spec.kind not in ("dense", "table"):
+        raise ConfigError(f"{what}: kind {spec.kind!r}: choose dense or table")
+    if not np.isfinite(table).all():
+        raise StoreError(f"{what}: the embedding table holds NaN or infinite numbers")
+    if spec.table_sha256 != table_sha256(table):
+        raise StoreError(f"{what}: table_sha256 is not sm_store.targets.table_sha256 of the table")
+    if spec.tokenizer_sha256 != tokenizer_sha256(tokenizer):
+        raise StoreError(f"{what}: tokenizer_sha256 is not sm_store.targets.tokenizer_sha256 of the files")
+    for name in tokenizer:
+        if "/" in name or name.startswith(".") or not name:
+            raise StoreError(f"{what}: tokenizer file name {name!r}: plain names only")
+
+
+def _npy_header(array: np.ndarray) -> bytes:
+    out = io.BytesIO()
+    np.lib.format.write_array_header_1_0(out, np.lib.format.header_data_from_array_1_0(array))
+    return out.getvalue()
+
+
+def _check_file(path: Path, promised: Written | None) -> None:
+    if promised is None:
+        raise StoreFormatError(f"{path}: not listed in target.json")
+    try:
+        size = path.stat().st_size
+        if size != promised.size:
+            raise StoreCorrupt(f"{path}: {size} bytes where {promised.size} were written; {_REMEDY}")
+        data = np.memmap(path, np.uint8, "r") if size else np.empty(0, np.uint8)
+    except FileNotFoundError:
+        raise StoreCorrupt(f"{path}: missing; run `sm-pipeline verify`") from None
+    except OSError as error:
+        raise StoreFormatError(f"{path}: cannot be read ({error.strerror})") from None
+    if checksum(data) != promised.crc32c:
+        raise StoreCorrupt(f"{path}: bytes differ from what was written (crc32c); run `sm-pipeline verify`")

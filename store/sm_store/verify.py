@@ -1,0 +1,322 @@
+"""Every byte of a store against what was written: the facts behind `sm-pipeline verify` and `repair`.
+
+    report = verify("corpus.store")
+    report.ok                  False
+    str(report.damages[0])     shard 7 record 12 'en-0412' (shards/00007/features/c/0/0): bytes differ
+    report.bad_shards()        [7]     to discard and extract again
+    discard("corpus.store", report)
+
+Unlike opening a store, verifying goes on after the first damage and names all of them, down to the record.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from sm_store import catalog, commit, document, durable, ledger
+from sm_store.catalog import PartInfo
+from sm_store.dtypes import numpy_dtype
+from sm_store.durable import Written, checksum
+from sm_store.errors import StoreError
+from sm_store.ragged import shard_name
+from sm_store.records import TargetSpec
+from sm_store.shard_zarr import group_json, offsets_name
+from sm_store.targets import TargetSet
+
+_PIECE = 8 * 1024 * 1024
+Progress = Callable[[int], None]
+_StreamColumns = tuple[str, str, int, str]  # data, counts column, bytes a row, prefix of the extent columns
+
+
+@dataclass(frozen=True, slots=True)
+class Damage:
+    """One thing that is not as it was written.
+
+    Attributes:
+        file: path below the store. problem: what is wrong with it.
+        shard, record, id: which, where known; target: the target set it belongs to, None for features.
+    """
+
+    file: str
+    problem: str
+    shard: int | None = None
+    record: int | None = None
+    id: str | None = None
+    target: str | None = None
+
+    def __str__(self) -> str:
+        target = [f"targets {self.target}"] if self.target is not None else []
+        shard = [f"shard {self.shard}"] if self.shard is not None else []
+        record = [f"record {self.record} {self.id!r}"] if self.record is not None else []
+        where = " ".join([*target, *shard, *record])
+        return f"{where} ({self.file}): {self.problem}" if where else f"{self.file}: {self.problem}"
+
+
+@dataclass(frozen=True, slots=True)
+class VerifyReport:
+    """What a full check found.
+
+    Attributes:
+        shards, records, bytes: how much was read. missing: shards planned and not there.
+        missing_targets: committed shards without targets, by target set.
+        leftovers: files of interrupted writers; harmless, replaced when their shard is made.
+    """
+
+    damages: tuple[Damage, ...]
+    shards: int
+    records: int
+    bytes: int
+    missing: tuple[int, ...]
+    missing_targets: Mapping[str, tuple[int, ...]]
+    leftovers: tuple[str, ...]
+
+    @property
+    def ok(self) -> bool:
+        return not self.damages
+
+    def bad_shards(self) -> list[int]:
+        """Shards whose features must be extracted again."""
+        return sorted({d.shard for d in self.damages if d.shard is not None and d.target is None})
+
+    def bad_targets(self) -> dict[str, list[int]]:
+        """Shards whose targets must be embedded again, by target set."""
+        found: dict[str, set[int]] = {}
+        for damage in self.damages:
+            if damage.target is not None and damage.shard is not None:
+                found.setdefault(damage.target, set()).add(damage.shard)
+        return {name: sorted(shards) for name, shards in sorted(found.items())}
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            **asdict(self),
+            "ok": self.ok,
+            "bad_shards": self.bad_shards(),
+            "bad_targets": self.bad_targets(),
+        }
+
+
+def verify(path: str | Path, progress: Progress | None = None) -> VerifyReport:
+    """Read every file of a store against its size and checksum.
+
+    Args:
+        progress: called with the number of bytes read since the last call.
+
+    Raises:
+        StoreMissing, StoreFormatError, StoreCorrupt: store.json itself cannot be used.
+    """
+    root = Path(path)
+    return _Verifier(root, progress or (lambda _: None)).report()
+
+
+def discard(path: str | Path, report: VerifyReport) -> None:
+    """Make what a report found damaged uncommitted, so that the next extract (or embed) makes it again.
+
+    Raises:
+        StoreBusy: a shard is being written.
+    """
+    root = Path(path)
+    for shard in report.bad_shards():
+        with durable.locked(root, f"shard-{shard_name(shard)}"):
+            commit.discard_shard(root, shard)
+    for name, shards in report.bad_targets().items():
+        for shard in shards:
+            with durable.locked(root, f"shard-{shard_name(shard)}"):
+                durable.remove(catalog.part_path(root / "targets" / name / "catalog", shard))
+
+
+class _Verifier:
+    """One pass over a store, collecting damages."""
+
+    def __init__(self, root: Path, progress: Progress) -> None:
+        self.root = root
+        self.identity, self.specs = document.read_store(root)
+        self.progress = progress
+        self.damages: list[Damage] = []
+        self.bytes = 0
+        self.records = 0
+        self.ids: dict[int, list[str]] = {}
+
+    def report(self) -> VerifyReport:
+        self._groups()
+        done = catalog.shards_in(self.root / "catalog")
+        for shard in done:
+            self._shard(shard)
+        self._duplicates()
+        for spec in self.specs.values():
+            self._target(spec, done)
+        planned = self.identity.plan.get("shards")
+        missing = tuple(sorted(set(range(planned)) - set(done))) if isinstance(planned, int) else ()
+        left = tuple(sorted(str(entry.relative_to(self.root)) for entry in self.root.rglob(".*.tmp-*")))
+        have = {name: catalog.shards_in(self.root / "targets" / name / "catalog") for name in self.specs}
+        bare = {name: tuple(sorted(set(done) - set(shards))) for name, shards in have.items()}
+        return VerifyReport(tuple(self.damages), len(done), self.records, self.bytes, missing, bare, left)
+
+    def _groups(self) -> None:
+        if self.identity.layout != "zarr":
+            return
+        for name in ("zarr.json", "shards/zarr.json", "targets/zarr.json"):
+            written = Written(len(group_json()), checksum(group_json()))
+            problem = self._file(name, written)
+            if problem:
+                self.damages.append(Damage(name, problem))
+
+    def _shard(self, shard: int) -> None:
+        names = ["id", "frames", "offset", "crc32c"]
+        read = self._part(self.root / "catalog", shard, names, self.identity.sha256(), None)
+        if read is None:
+            return
+        info, table = read
+        self.ids[shard] = table.column("id").to_pylist()
+        self.records += len(table)
+        bad = self._files(info, None)
+        row_bytes = self.identity.width * numpy_dtype(self.identity.dtype).itemsize
+        self._stream(info, table, ("features", "frames", row_bytes, ""), bad, None)
+        with suppress(StoreError):  # a damaged ledger is named already, as one of the shard's files
+            self.ids[shard] += [entry.id for entry in ledger.read(self.root, info)]
+
+    def _target(self, spec: TargetSpec, done: Sequence[int]) -> None:
+        target = TargetSet(self.root / "targets" / spec.name, spec)
+        try:
+            own = target.files
+        except StoreError as error:
+            self.damages.append(Damage(f"targets/{spec.name}/target.json", str(error), target=spec.name))
+            own = {}
+        for name, written in own.items():
+            path = f"targets/{spec.name}/{name}"
+            problem = self._file(path, written)
+            if problem:
+                self.damages.append(Damage(path, problem, target=spec.name))
+        folder = target.folder / "catalog"
+        for shard in sorted(set(catalog.shards_in(folder)) & set(done)):
+            read = self._part(
+                folder, shard, catalog.TARGET_SCHEMAS[spec.kind].names, target.fingerprint(), spec.name
+            )
+            if read is not None:
+                info, table = read
+                bad = self._files(info, spec.name)
+                for stream in _target_streams(spec):
+                    self._stream(info, table, stream, bad, spec.name)
+
+    def _part(
+        self, folder: Path, shard: int, names: Sequence[str], made_by: str, target: str | None
+    ) -> tuple[PartInfo, pa.Table] | None:
+        file = str(catalog.part_path(folder, shard).relative_to(self.root))
+        try:
+            info, table = catalog.read_part(folder, shard, names)
+        except StoreError as error:
+            self.damages.append(Damage(file, str(error), shard, target=target))
+            return None
+        if info.made_by != made_by:
+            self.damages.append(Damage(file, "belongs to another store", shard, target=target))
+            return None
+        self.bytes += catalog.part_path(folder, shard).stat().st_size
+        return info, table
+
+    def _files(self, info: PartInfo, target: str | None) -> set[str]:
+        """Check every file of a shard; returns the bad ones."""
+        bad = set()
+        for name, written in info.files.items():
+            problem = self._file(name, written)
+            if problem:
+                bad.add(name)
+                self.damages.append(Damage(name, problem, info.shard, target=target))
+        return bad
+
+    def _file(self, name: str, written: Written) -> str | None:
+        size, total = 0, 0
+        try:
+            for piece in _pieces(self.root / name):
+                size, total = size + len(piece), checksum(piece, total)
+                self.progress(len(piece))
+        except (FileNotFoundError, NotADirectoryError):
+            return "missing"
+        except OSError as error:
+            return f"cannot be read ({error.strerror})"
+        self.bytes += size
+        if size != written.size:
+            return f"{size} bytes where {written.size} were written"
+        return None if total == written.crc32c else "bytes differ from what was written"
+
+    def _stream(
+        self, info: PartInfo, table: pa.Table, stream: _StreamColumns, bad: set[str], target: str | None
+    ) -> None:
+        data, counts, row_bytes, prefix = stream
+        file = info.data.get(data, "")
+        if file in bad:
+            self._records(info, file, _extents(table, counts, row_bytes, prefix), target)
+        if self.identity.layout == "zarr":
+            self._offsets(info, data, table.column(counts).to_numpy(), target)
+
+    def _offsets(self, info: PartInfo, data: str, counts: np.ndarray, target: str | None) -> None:
+        """The offsets that stock tools go by, against the catalog.
+
+        They end with a crc32c of their own, and the crc32c of bytes followed by their crc32c is the same for
+        all bytes of one length: the file's checksum alone would not notice another shard's offsets.
+        """
+        place = f"targets/{target}/shards" if target is not None else "shards"
+        file = f"{place}/{shard_name(info.shard)}/{offsets_name(data)}/c/0"
+        expected = np.cumsum([0, *counts], dtype="<i8").tobytes()
+        path = self.root / file
+        if path.is_file() and path.read_bytes()[:-4] != expected:
+            self.damages.append(Damage(file, "differs from the catalog", info.shard, target=target))
+
+    def _records(
+        self, info: PartInfo, file: str, extents: Sequence[tuple[int, int, int]], target: str | None
+    ) -> None:
+        """Name the records of a bad file whose own bytes are wrong."""
+        path, ids = self.root / file, self.ids.get(info.shard, [])
+        if not path.is_file():
+            return
+        with path.open("rb") as source:
+            for row, (offset, size, total) in enumerate(extents):
+                source.seek(offset)
+                data = source.read(size)
+                if len(data) != size or checksum(data) != total:
+                    problem = "bytes differ" if len(data) == size else "cut off"
+                    name = ids[row] if row < len(ids) else None
+                    self.damages.append(Damage(file, problem, info.shard, row, name, target))
+
+    def _duplicates(self) -> None:
+        """Ids that more than one shard holds; compared by 64-bit digests, so that millions fit."""
+        shards = sorted(self.ids)
+        digests = [np.asarray([_digest(name) for name in self.ids[shard]], np.uint64) for shard in shards]
+        values, counts = np.unique(np.concatenate([*digests, np.empty(0, np.uint64)]), return_counts=True)
+        twice = set(values[counts > 1].tolist())
+        if not twice:
+            return
+        for shard, digest in zip(shards, digests, strict=True):
+            file = str(catalog.part_path(Path("catalog"), shard))
+            for row in np.flatnonzero(np.isin(digest, list(twice))).tolist():
+                name = self.ids[shard][row]
+                self.damages.append(Damage(file, "this id comes more than once", shard, row, name))
+
+
+def _target_streams(spec: TargetSpec) -> list[_StreamColumns]:
+    """What a target set stores."""
+    streams: list[_StreamColumns] = [("tokens", "tokens", 4, "tokens_")]
+    if spec.kind == "dense":
+        streams.append(("embeddings", "vectors", spec.width * numpy_dtype(spec.dtype).itemsize, ""))
+    return streams
+
+
+def _extents(table: pa.Table, counts: str, row_bytes: int, prefix: str) -> list[tuple[int, int, int]]:
+    columns = [table.column(name).to_pylist() for name in (f"{prefix}offset", counts, f"{prefix}crc32c")]
+    return [(offset, count * row_bytes, total) for offset, count, total in zip(*columns, strict=True)]
+
+
+def _pieces(path: Path) -> Iterator[bytes]:
+    with path.open("rb") as source:
+        while piece := source.read(_PIECE):
+            yield piece
+
+
+def _digest(name: str) -> int:
+    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "little")

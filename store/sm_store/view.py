@@ -1,0 +1,87 @@
+"""One version of a store: what was committed when it was looked at, and everything read through it.
+
+    view = View(root, identity, files, "always")
+    view.read(indices, target_set)       padded batches
+    view.columns(["text"])               catalog columns, read when first asked for and kept
+
+A store handle swaps in a new view after its own commits; arrays and positions of the old one stay as they
+were.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from sm_store import catalog, ledger
+from sm_store.batches import BatchReader, TargetReader
+from sm_store.contents import read_columns, read_contents, read_fields, read_target
+from sm_store.errors import StoreError
+from sm_store.identity import Identity
+from sm_store.reader import ChecksumPolicy, ShardFiles
+from sm_store.records import Batch, Record, Reject
+from sm_store.targets import TargetSet
+
+
+class View:
+    """The committed shards of a store at one moment."""
+
+    def __init__(self, root: Path, identity: Identity, files: ShardFiles, policy: ChecksumPolicy) -> None:
+        self.root = root
+        self.contents = read_contents(root, identity)
+        self._files = files
+        self._policy: ChecksumPolicy = policy
+        self._columns: dict[str, pa.ChunkedArray] = {}
+        self._targets: dict[str, TargetReader] = {}
+        self._batches = BatchReader(files, self.contents.features, policy)
+
+    def __len__(self) -> int:
+        return len(self.contents.features.counts)
+
+    @cached_property
+    def frames(self) -> np.ndarray:
+        """(records,) int64: feature frames of each record."""
+        return self.contents.features.counts.astype(np.int64)
+
+    def columns(self, names: Sequence[str]) -> pa.Table:
+        """Some columns of the catalog, one row a record."""
+        unknown = [name for name in names if name not in catalog.SCHEMA.names]
+        if unknown:
+            raise StoreError(f"no catalog column {unknown[0]!r}; there are {', '.join(catalog.SCHEMA.names)}")
+        fresh = [name for name in names if name not in self._columns]
+        if fresh:
+            table = read_columns(self.root, self.contents, fresh)
+            self._columns.update({name: table.column(name) for name in fresh})
+        return pa.table({name: self._columns[name] for name in names})
+
+    def record(self, index: int) -> Record:
+        """One record. Raises IndexError beyond the end."""
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"record {index} of a store of {len(self)}")
+        index %= len(self)
+        identifier, fields = read_fields(self.root, self.contents, index)
+        features = self._batches.read(np.asarray([index])).features_BTD[0]
+        return Record(identifier, features, fields)
+
+    def read(self, indices: Sequence[int] | np.ndarray, target: TargetSet | None, pin: bool) -> Batch:
+        """A padded batch of some records, in the order given."""
+        wanted = np.asarray(indices, np.int64).reshape(-1)
+        if len(wanted) and not 0 <= int(wanted.min()) <= int(wanted.max()) < len(self):
+            raise IndexError(f"records {wanted.min()} to {wanted.max()} of a store of {len(self)}")
+        return self._batches.read(wanted, self.target(target) if target else None, pin)
+
+    def target(self, target: TargetSet) -> TargetReader:
+        """The reader of a target set, for all records of this view. Raises StoreMissing where shards lack
+        it."""
+        if target.name not in self._targets:
+            contents = read_target(self.root, target.spec, target.fingerprint(), self.contents)
+            self._targets[target.name] = TargetReader(self._files, target, contents, self._policy)
+        return self._targets[target.name]
+
+    def rejects(self) -> list[Reject]:
+        """Every rejected utterance, in shard order."""
+        return [entry for part in self.contents.parts for entry in ledger.read(self.root, part)]

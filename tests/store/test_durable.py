@@ -1,0 +1,198 @@
+from __future__ import annotations
+
+import os
+import threading
+
+import numpy as np
+import pytest
+
+from sm_store import StoreBusy, durable
+from sm_store.durable import Written, checksum, locked, staged, write_file
+from tests.reference.store_reader import crc32c
+
+
+@pytest.mark.parametrize("data", [b"", b"a", b"123456789", bytes(range(256)) * 9])
+def test_checksum_is_crc32c(data):
+    assert checksum(data) == crc32c(data)
+    assert checksum(np.frombuffer(data, np.uint8)) == crc32c(data)
+    assert checksum(data[3:], checksum(data[:3])) == crc32c(data)
+
+
+def test_checksum_of_the_standard_example():
+    assert checksum(b"123456789") == 0xE3069283
+
+
+def test_checksum_of_arrays_is_that_of_their_bytes():
+    array = np.arange(24, dtype=np.float16).reshape(4, 6)
+    assert checksum(array) == crc32c(array.tobytes())
+
+
+def test_write_file_replaces(tmp_path):
+    path = tmp_path / "deep" / "er" / "file"
+    assert write_file(path, b"one") == Written(3, crc32c(b"one"))
+    assert write_file(path, b"") == Written(0, 0)
+    assert path.read_bytes() == b""
+    assert [entry.name for entry in path.parent.iterdir()] == ["file"]
+
+
+def test_write_file_removes_what_a_crash_left(tmp_path):
+    (tmp_path / ".file.tmp-77-abcd").write_bytes(b"half")
+    (tmp_path / ".other.tmp-77-abcd").write_bytes(b"half")
+    write_file(tmp_path / "file", b"x")
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == [".other.tmp-77-abcd", "file"]
+
+
+def test_a_failed_write_keeps_the_old_file(tmp_path, monkeypatch):
+    write_file(tmp_path / "file", b"old")
+
+    def fail(fd):
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(OSError, match="Input/output error"):
+        write_file(tmp_path / "file", b"new")
+    assert [(entry.name, entry.read_bytes()) for entry in tmp_path.iterdir()] == [("file", b"old")]
+
+
+def test_short_writes_are_continued(tmp_path, monkeypatch):
+    real = os.write
+    monkeypatch.setattr(os, "write", lambda fd, data: real(fd, data[:7]))
+    data = bytes(range(100))
+    assert write_file(tmp_path / "file", data) == Written(100, crc32c(data))
+    assert (tmp_path / "file").read_bytes() == data
+
+
+def test_staged_folder_appears_at_once(tmp_path):
+    final = tmp_path / "shards" / "00001"
+    with staged(final) as stage:
+        stage.add("a/b/c", b"123")
+        with stage.create("d") as out:
+            assert out.write(np.arange(4, dtype=np.int16)) == crc32c(np.arange(4, dtype=np.int16).tobytes())
+            out.write(b"tail")
+        assert not final.exists()
+    assert (final / "a/b/c").read_bytes() == b"123"
+    assert stage.files == {
+        "a/b/c": Written(3, crc32c(b"123")),
+        "d": Written(12, crc32c((final / "d").read_bytes())),
+    }
+
+
+def test_staged_replaces_and_cleans(tmp_path):
+    final = tmp_path / "x"
+    (tmp_path / ".x.tmp-1-ff").mkdir()
+    (tmp_path / ".x.tmp-1-ff" / "junk").write_bytes(b"junk")
+    final.mkdir()
+    (final / "old").write_bytes(b"old")
+    with staged(final) as stage:
+        stage.add("new", b"new")
+    assert [entry.name for entry in tmp_path.iterdir()] == ["x"]
+    assert [entry.name for entry in final.iterdir()] == ["new"]
+
+
+def test_staged_file(tmp_path):
+    with staged(tmp_path / "t.tar", folder=False) as stage:
+        stage.add("", b"tar")
+    assert (tmp_path / "t.tar").read_bytes() == b"tar" and stage.files[""].size == 3
+
+
+@pytest.mark.parametrize("folder", [True, False])
+def test_a_failed_stage_leaves_what_was_there(tmp_path, folder):
+    final = tmp_path / "x"
+    write_file(final, b"old")
+    with pytest.raises(RuntimeError), staged(final, folder=folder) as stage:
+        stage.add("a" if folder else "", b"half")
+        raise RuntimeError
+    assert [(entry.name, entry.read_bytes()) for entry in tmp_path.iterdir()] == [("x", b"old")]
+
+
+def test_everything_is_synced_before_it_is_renamed(tmp_path, monkeypatch):
+    """Mutation check: without an fsync of file, folder or parent, this fails."""
+    events = []
+    real_sync, real_rename = os.fsync, os.rename
+
+    def sync(fd):
+        events.append(("sync", os.readlink(f"/proc/self/fd/{fd}")))
+        real_sync(fd)
+
+    def rename(source, target):
+        events.append(("rename", str(target)))
+        real_rename(source, target)
+
+    monkeypatch.setattr(os, "fsync", sync)
+    monkeypatch.setattr(os, "rename", rename)
+    with staged(tmp_path / "s") as stage:
+        stage.add("sub/file", b"1")
+    names = [(kind, os.path.relpath(path, tmp_path).split("-")[0]) for kind, path in events]
+    where = stage.path.name.split("-")[0]
+    synced = [os.path.relpath(path, stage.path) for kind, path in events[:3]]
+    assert synced == ["sub/file", "sub", "."]
+    assert names[3:] == [("rename", "s"), ("sync", ".")] and where == ".s.tmp"
+
+
+def test_remove_file_folder_and_nothing(tmp_path):
+    write_file(tmp_path / "f", b"1")
+    write_file(tmp_path / "d/e/f", b"1")
+    for name in ("f", "d", "nothing", "no/where"):
+        durable.remove(tmp_path / name)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_locks_are_exclusive_and_go_with_their_holder(tmp_path):
+    with locked(tmp_path, "a"):
+        with pytest.raises(StoreBusy, match="a is being written"), locked(tmp_path, "a"):
+            pass
+        with locked(tmp_path, "b"):
+            pass
+    with locked(tmp_path, "a"):
+        pass
+    assert list((tmp_path / ".locks").iterdir()) == []
+
+
+def test_a_waiting_lock_gets_its_turn(tmp_path):
+    order = []
+
+    def second():
+        with locked(tmp_path, "a", wait=True):
+            order.append("second")
+
+    with locked(tmp_path, "a"):
+        thread = threading.Thread(target=second)
+        thread.start()
+        thread.join(0.1)
+        order.append("first")
+    thread.join(10)
+    assert order == ["first", "second"]
+
+
+def test_many_waiting_locks_never_overlap(tmp_path):
+    inside, most = [0], [0]
+
+    def work():
+        for _ in range(10):
+            with locked(tmp_path, "a", wait=True):
+                inside[0] += 1
+                most[0] = max(most[0], inside[0])
+                inside[0] -= 1
+
+    threads = [threading.Thread(target=work) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert most == [1] and inside == [0]
+
+
+def test_a_lock_of_a_dead_process_is_free(tmp_path):
+    process = os.fork()
+    if process == 0:
+        with locked(tmp_path, "a"):
+            os._exit(0)
+    os.waitpid(process, 0)
+    assert (tmp_path / ".locks" / "a").exists()
+    with locked(tmp_path, "a"):
+        pass
+
+
+def test_sizes_of(tmp_path):
+    write_file(tmp_path / "f", b"123")
+    assert durable.sizes_of([tmp_path / "f", tmp_path / "g", tmp_path / "f" / "x"]) == [3, None, None]
