@@ -1,0 +1,1 @@
+"""From speech corpora to feature stores: manifests, encoders, extraction."""

@@ -1,0 +1,190 @@
+"""Audio files to 16 kHz mono: decode, cut, mix, resample, and hold the file to its promises.
+
+    read_audio(Path("talk.mp3"), Cut(offset=12.5, duration=1.2))  ->  Waveform of 19200 samples
+
+    file --magic bytes--> soundfile --blocks, channels averaged--> cut --soxr--> float32 at 16 kHz
+
+Whatever is wrong with a file is a `SampleError` with a reason of `sm_store.ledger.REASONS`: one utterance is
+rejected and the run goes on. Nothing is allocated on a header's word: samples are read block by block until
+the file ends or the limit is reached. A truncated WAV looks whole to libsndfile, so its RIFF size is checked
+here.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import soundfile
+import soxr
+
+from sm_pipeline.config import MAX_SECONDS
+from sm_store.errors import SampleError
+
+SAMPLE_RATE = 16_000  # Hz, of every waveform
+PROMISE_TOLERANCE = 0.1  # seconds a file may be shorter than its manifest line or header says
+BLOCK_FRAMES = 1 << 18
+RATES = (1_000, 768_000)  # Hz, of plausible files
+MAX_CHANNELS = 64
+RESAMPLER = "soxr-hq"
+MAGIC_BYTES = 12
+RIFF_PREFIX_BYTES = 8  # "RIFF" and the size itself, which the size does not count
+WAV_HEADER_BYTES = 44  # of a plain WAV
+_STREAMED = (0, 0xFFFFFFFF)  # RIFF sizes of a writer that did not know the length
+_NOT_THERE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.ENXIO)
+
+
+@dataclass(frozen=True, slots=True)
+class Waveform:
+    """Mono audio: float32 samples, (samples,), at `rate` Hz."""
+
+    samples: np.ndarray
+    rate: int = SAMPLE_RATE
+
+    @property
+    def seconds(self) -> float:
+        return len(self.samples) / self.rate
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """The part of a file that is the utterance.
+
+    Attributes:
+        offset: its beginning in seconds; None: the file is the utterance.
+        duration: its length in seconds as the manifest promises; None: to the end of the file.
+    """
+
+    offset: float | None = None
+    duration: float | None = None
+
+
+def read_audio(path: Path, cut: Cut | None = None, max_seconds: float = MAX_SECONDS) -> Waveform:
+    """Read one utterance as 16 kHz mono float32.
+
+    Without `offset` the whole file is the utterance; a file that goes on for more than the tolerance after
+    the promised duration is cut there.
+
+    Raises:
+        SampleError: missing, not a plain file, of no known format, damaged, shorter than promised, too long,
+        or
+            with samples that are not finite.
+    """
+    part = cut or Cut()
+    if part.duration is not None and part.duration > max_seconds:
+        raise SampleError("too_long", f"{part.duration:.1f} s, and --max-seconds is {max_seconds:g}")
+    head = _check_kind(path)
+    try:
+        with soundfile.SoundFile(path) as file:
+            _check_layout(file, path)
+            promised = part.duration if part.duration is not None else _claimed_seconds(file, head, path)
+            samples = _read_part(file, part, max_seconds, path)
+            rate = file.samplerate
+    except (soundfile.SoundFileError, OSError, RuntimeError) as error:
+        raise SampleError("audio_unreadable", f"{path.name}: damaged ({_reason(error)})") from error
+    if part.duration is None:
+        promised -= part.offset or 0.0
+    if len(samples) / rate < promised - PROMISE_TOLERANCE:
+        raise SampleError(
+            "shorter_than_promised", f"{path.name}: {len(samples) / rate:.2f} s of {promised:.2f} s"
+        )
+    if not np.isfinite(samples).all():
+        raise SampleError("audio_not_finite", f"{path.name}: NaN or infinite samples")
+    if rate != SAMPLE_RATE and len(samples):
+        samples = soxr.resample(samples, rate, SAMPLE_RATE, quality="HQ")
+    return Waveform(np.ascontiguousarray(samples, np.float32))
+
+
+def file_seconds(path: Path) -> float | None:
+    """Length of a file by its header; None where it cannot be told. For planning: reading decides."""
+    try:
+        _check_kind(path)
+        with soundfile.SoundFile(path) as file:
+            return float(file.frames / file.samplerate) if file.samplerate else None
+    except (SampleError, soundfile.SoundFileError, OSError, RuntimeError):
+        return None
+
+
+def _check_kind(path: Path) -> bytes:
+    """The first bytes of a plain file of a known format; never waits on a FIFO or device."""
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        reason = "audio_missing" if error.errno in _NOT_THERE else "audio_unreadable"
+        raise SampleError(reason, f"{path.name}: {os.strerror(error.errno or 0).lower()}") from error
+    try:
+        if not stat.S_ISREG(os.fstat(handle).st_mode):
+            raise SampleError("audio_missing", f"{path.name}: not a plain file")
+        head = os.read(handle, MAGIC_BYTES)
+    except OSError as error:
+        raise SampleError(
+            "audio_unreadable", f"{path.name}: {os.strerror(error.errno or 0).lower()}"
+        ) from error
+    finally:
+        os.close(handle)
+    if not head:
+        raise SampleError("audio_unreadable", f"{path.name}: an empty file")
+    riff = head[:4] in (b"RIFF", b"RF64") and head[8:12] == b"WAVE"
+    mpeg = head[:3] == b"ID3" or (head[0] == 0xFF and len(head) > 1 and head[1] & 0xE0 == 0xE0)
+    if not (riff or mpeg or head[:4] in (b"fLaC", b"OggS")):
+        raise SampleError("audio_format", f"{path.name}: not WAV, FLAC, Ogg, Opus or MP3 by its first bytes")
+    return head
+
+
+def _check_layout(file: soundfile.SoundFile, path: Path) -> None:
+    if not RATES[0] <= file.samplerate <= RATES[1] or not 1 <= file.channels <= MAX_CHANNELS:
+        detail = f"{path.name}: {file.samplerate} Hz, {file.channels} channels is not plausible"
+        raise SampleError("audio_unreadable", detail)
+
+
+def _claimed_seconds(file: soundfile.SoundFile, head: bytes, path: Path) -> float:
+    """How long the file says it is; for WAV by its RIFF size, since libsndfile trims `frames` to what is
+    there."""
+    frames = float(file.frames)
+    riff_bytes = int.from_bytes(head[4:8], "little")
+    if head[:4] == b"RIFF" and riff_bytes not in _STREAMED:
+        there = path.stat().st_size
+        missing = riff_bytes + RIFF_PREFIX_BYTES - there
+        frames += max(missing, 0) * frames / max(there - WAV_HEADER_BYTES, 1)
+    return frames / float(file.samplerate)
+
+
+def _read_part(file: soundfile.SoundFile, part: Cut, max_seconds: float, path: Path) -> np.ndarray:
+    """Mono samples of the cut at the file's own rate, (samples,) float32."""
+    rate = file.samplerate
+    start = round((part.offset or 0.0) * rate)
+    if start > file.frames:
+        detail = f"{path.name}: begins at {part.offset:g} s of {file.frames / rate:.2f} s"
+        raise SampleError("shorter_than_promised", detail)
+    if start:
+        file.seek(start)
+    limit = int(max_seconds * rate)
+    wanted = limit + 1 if part.duration is None else round(part.duration * rate)
+    slack = 0 if part.duration is None or part.offset is not None else int(PROMISE_TOLERANCE * rate)
+    samples = _read_mono(file, wanted + slack + 1)
+    if len(samples) > wanted + slack:
+        samples = samples[:wanted]
+    if len(samples) > limit + slack:
+        raise SampleError("too_long", f"{path.name}: longer than --max-seconds {max_seconds:g}")
+    return samples
+
+
+def _read_mono(file: soundfile.SoundFile, at_most: int) -> np.ndarray:
+    """Up to `at_most` frames, channels averaged, read in blocks."""
+    blocks: list[np.ndarray] = []
+    left = at_most
+    while left > 0:
+        block = file.read(min(left, BLOCK_FRAMES), dtype="float32", always_2d=True)
+        if not len(block):
+            break
+        blocks.append(block[:, 0] if block.shape[1] == 1 else block.mean(axis=1, dtype=np.float32))
+        left -= len(block)
+    return np.concatenate(blocks) if blocks else np.zeros(0, np.float32)
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

@@ -1,0 +1,324 @@
+"""`sm-pipeline`: from speech corpora to feature stores. Parses, calls one function, prints.
+
+    $ sm-pipeline demo-corpus corpus
+    $ sm-pipeline extract corpus/manifest.jsonl --store corpus.store --encoder tiny-seamless
+    $ sm-pipeline embed --store corpus.store --llm smollm2-135m
+    $ sm-pipeline status corpus.store
+
+torch is imported inside the commands that need it, so that `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Protocol
+
+import typer
+
+from sm_pipeline import config as settings
+from sm_pipeline import console
+from sm_store.errors import ConfigError, RunFailed
+from sm_store.version import __version__
+
+app = typer.Typer(
+    help="From speech corpora to feature stores: encode a corpus once, train projectors on it many times.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+# -- arguments and options, by the field they fill -------------------------------------------------------
+
+ManifestArgument = Annotated[Path, typer.Argument(help="Manifest: a JSONL file with one utterance a line.")]
+StoreArgument = Annotated[Path, typer.Argument(help="Folder of a store.")]
+StoreOption = Annotated[
+    Path, typer.Option("--store", help="Folder of the store; extract makes or continues it.")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
+EncoderOption = Annotated[
+    str,
+    typer.Option("--encoder", help="A folder, a Hub id (owner/name[@revision]) or the preset tiny-seamless."),
+]
+LayerOption = Annotated[
+    int | None,
+    typer.Option("--layer", help="To tap, from 1. Default: the last, which is 24 of seamless-m4t-v2-large."),
+]
+AverageOption = Annotated[
+    int, typer.Option("--average", help="Encoder frames averaged into one: 2 makes 25 a second of 50.")
+]
+LlmOption = Annotated[
+    str | None,
+    typer.Option(
+        "--llm",
+        help="Write this LLM's targets too: a folder, a Hub id (owner/name[@revision]), a GGUF file, or the "
+        "preset smollm2-135m. Only its tokenizer and embedding table are read.",
+    ),
+]
+TargetsOption = Annotated[
+    settings.TargetKind,
+    typer.Option(
+        "--targets", help="dense: padded embeddings, fastest to train on. table: token ids, smallest."
+    ),
+]
+PadOption = Annotated[
+    str | None,
+    typer.Option(
+        "--pad-token",
+        help="Fills the positions after the text. Default: the LLM family's known one, else the tokenizer's, "
+        "if its embedding is sound.",
+    ),
+]
+LayoutOption = Annotated[settings.Layout, typer.Option("--format", help="Of the shards.")]
+EngineOption = Annotated[
+    settings.Engine, typer.Option("--engine", help="Who runs the work; local: processes here.")
+]
+WorkersOption = Annotated[
+    int | None,
+    typer.Option(
+        "--workers", help="Processes. Default: one a GPU, or one a CPU core; the store is the same."
+    ),
+]
+DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
+DtypeOption = Annotated[settings.StoreDtype, typer.Option("--dtype", help="Of the stored features.")]
+ComputeDtypeOption = Annotated[
+    str, typer.Option("--compute-dtype", help="Of the encoder; auto: bfloat16 on a GPU, else float32.")
+]
+SplitOption = Annotated[str | None, typer.Option("--split", help="Only the utterances of this split.")]
+AudioRootOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--audio-root", help="Folder that audio paths are relative to. Default: the manifest's own."
+    ),
+]
+MaxRejectsOption = Annotated[
+    int | None,
+    typer.Option("--max-rejects", help="Fail when more utterances are rejected. Default: only if all are."),
+]
+MaxSecondsOption = Annotated[float, typer.Option("--max-seconds", help="Reject longer utterances.")]
+BatchSecondsOption = Annotated[
+    float, typer.Option("--batch-seconds", help="Seconds of audio encoded at once, padding included.")
+]
+ShardOption = Annotated[int, typer.Option("--shard-utterances", help="Utterances in a shard at most.")]
+
+
+# -- commands --------------------------------------------------------------------------------------------
+
+
+@app.callback(invoke_without_command=True)
+def main_options(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    if version:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.command("demo-corpus")
+def demo_corpus(
+    out: Annotated[Path, typer.Argument(help="Folder to write: audio/*.flac and manifest.jsonl.")],
+    utterances: Annotated[int, typer.Option(help="How many, all splits together.")] = 1500,
+    seed: Annotated[int, typer.Option(help="Another seed, other sentences and voices.")] = 0,
+    as_json: JsonOption = False,
+) -> None:
+    """Synthesise a small spoken corpus to try things on (espeak-ng, several voices)."""
+    from sm_pipeline.demo_corpus import write_demo_corpus
+
+    counts = write_demo_corpus(out, utterances, seed)
+    if as_json:
+        _print_json({"manifest": str(out / "manifest.jsonl"), **counts})
+    else:
+        splits = ", ".join(f"{name} {value:g}" for name, value in counts.items() if name != "hours")
+        typer.echo(f"{out / 'manifest.jsonl'}: {splits}; {counts['hours']:.2f} hours")
+
+
+@app.command()
+def plan(
+    manifest: ManifestArgument,
+    encoder: EncoderOption = settings.DEFAULT_ENCODER,
+    average: AverageOption = 2,
+    llm: LlmOption = None,
+    targets: TargetsOption = "dense",
+    dtype: DtypeOption = "float16",
+    split: SplitOption = None,
+    audio_root: AudioRootOption = None,
+    max_seconds: MaxSecondsOption = settings.MAX_SECONDS,
+    shard_utterances: ShardOption = settings.UNIT_UTTERANCES,
+    as_json: JsonOption = False,
+) -> None:
+    """Before any compute: hours, utterances, gigabytes and shards of an extraction."""
+    config = settings.ExtractConfig(
+        manifest,
+        Path("unused"),
+        encoder=encoder,
+        average=average,
+        targets=settings.TargetConfig(llm, kind=targets) if llm is not None else None,
+        dtype=dtype,
+        split=split,
+        audio_root=audio_root,
+        max_seconds=max_seconds,
+        shard_utterances=shard_utterances,
+    )
+    from sm_pipeline.forecast import forecast
+
+    _report(forecast(config), as_json)
+
+
+@app.command()
+def extract(
+    manifest: ManifestArgument,
+    store: StoreOption,
+    encoder: EncoderOption = settings.DEFAULT_ENCODER,
+    layer: LayerOption = None,
+    average: AverageOption = 2,
+    llm: LlmOption = None,
+    targets: TargetsOption = "dense",
+    pad_token: PadOption = None,
+    layout: LayoutOption = "zarr",
+    engine: EngineOption = "local",
+    workers: WorkersOption = None,
+    device: DeviceOption = "auto",
+    dtype: DtypeOption = "float16",
+    compute_dtype: ComputeDtypeOption = "auto",
+    split: SplitOption = None,
+    audio_root: AudioRootOption = None,
+    max_rejects: MaxRejectsOption = None,
+    max_seconds: MaxSecondsOption = settings.MAX_SECONDS,
+    batch_seconds: BatchSecondsOption = settings.BATCH_SECONDS,
+    shard_utterances: ShardOption = settings.UNIT_UTTERANCES,
+    as_json: JsonOption = False,
+) -> None:
+    """Encode a corpus into a store. Run again, it continues; finished, it does nothing.
+
+    An utterance that cannot be used (missing or broken audio, text too long for its audio, ...) goes to the
+    store's reject ledger with its reason, and the run goes on.
+    """
+    if llm is None and pad_token is not None:
+        raise ConfigError("--pad-token: needs --llm, whose token it names")
+    config = settings.ExtractConfig(
+        manifest,
+        store,
+        encoder=encoder,
+        layer=layer,
+        average=average,
+        targets=settings.TargetConfig(llm, kind=targets, pad_token=pad_token) if llm is not None else None,
+        layout=layout,
+        dtype=dtype,
+        engine=engine,
+        workers=workers,
+        device=device,
+        compute_dtype=compute_dtype,
+        split=split,
+        audio_root=audio_root,
+        max_rejects=max_rejects,
+        max_seconds=max_seconds,
+        batch_seconds=batch_seconds,
+        shard_utterances=shard_utterances,
+    )
+    _extract(config, as_json)
+
+
+def _extract(config: settings.ExtractConfig, as_json: bool) -> None:
+    from sm_pipeline.extract import extract, failure
+
+    summary = extract(config)
+    _report(summary, as_json)
+    problem = failure(summary, config.max_rejects)
+    if problem is not None:
+        raise RunFailed(problem)
+
+
+@app.command("embed")
+def embed_targets(
+    store: StoreOption,
+    llm: Annotated[
+        str, typer.Option(help="A folder, a Hub id (owner/name[@revision]), a GGUF file or a preset.")
+    ],
+    targets: TargetsOption = "dense",
+    name: Annotated[str | None, typer.Option(help="Of the target set. Default: made from --llm.")] = None,
+    pad_token: PadOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Add another LLM's targets to a store. Features are not touched. Run again, it continues."""
+    config = settings.TargetConfig(llm, kind=targets, name=name, pad_token=pad_token)
+    from sm_pipeline.embed import embed
+
+    _report(embed(store, config), as_json)
+
+
+@app.command()
+def status(
+    store: StoreArgument,
+    rejects: Annotated[bool, typer.Option("--rejects", help="List every rejected utterance.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """What is done, missing and rejected, and why."""
+    from sm_pipeline.inspection import reject_lines, status_lines, store_status
+
+    facts = store_status(store, with_rejects=rejects)
+    if as_json:
+        _print_json(facts)
+    else:
+        typer.echo("\n".join([*status_lines(facts), *(reject_lines(facts) if rejects else [])]))
+
+
+@app.command()
+def inspect(store: StoreArgument, as_json: JsonOption = False) -> None:
+    """What is inside: identity, lengths, splits, languages, speakers, target sets."""
+    from sm_pipeline.inspection import inspect_lines, inspect_store
+
+    facts = inspect_store(store)
+    if as_json:
+        _print_json(facts)
+    else:
+        typer.echo("\n".join(inspect_lines(facts)))
+
+
+@app.command()
+def verify(store: StoreArgument, as_json: JsonOption = False) -> None:
+    """Read every byte and compare it with its checksum; exit 1 names each bad shard and record."""
+    from sm_pipeline.inspection import verify_store, verify_words
+
+    report = verify_store(store)
+    if as_json:
+        _print_json(report.to_json())
+    else:
+        for damage in report.damages:
+            typer.echo(str(damage))
+        typer.echo(f"{store}: {verify_words(report)}")
+    if not report.ok:
+        raise RunFailed(f"{store}: damaged in {len(report.damages)} places; extract the bad shards again")
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    console.run(app)
+
+
+class Report(Protocol):
+    """What a command reports."""
+
+    def to_json(self) -> dict[str, Any]: ...
+
+    def in_words(self) -> str: ...
+
+
+def _report(report: Report, as_json: bool) -> None:
+    if as_json:
+        _print_json(report.to_json())
+    else:
+        typer.echo(report.in_words())
+
+
+def _print_json(data: Mapping[str, Any]) -> None:
+    json.dump(data, sys.stdout, ensure_ascii=False, indent=2, default=str)
+    sys.stdout.write("\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,110 @@
+"""What an extraction is asked to do: plain values, checked, importable without torch.
+
+    ExtractConfig(Path("corpus.jsonl"), Path("corpus.store"), targets=TargetConfig("smollm2-135m"))
+
+A value that cannot be is a `ConfigError` that names its flag.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, get_args
+
+from sm_store.errors import ConfigError
+from sm_store.geometry import Geometry
+
+DEFAULT_ENCODER = "facebook/seamless-m4t-v2-large"
+MAX_SECONDS = 60.0  # attention memory grows with the square of an utterance's length
+BATCH_SECONDS = 80.0
+UNIT_UTTERANCES = 512
+
+TargetKind = Literal["dense", "table"]
+Layout = Literal["zarr", "webdataset"]
+StoreDtype = Literal["float16", "bfloat16", "float32"]
+Engine = Literal["local"]
+
+
+@dataclass(frozen=True, slots=True)
+class TargetConfig:
+    """Which LLM's targets, and how they are laid out.
+
+    Attributes:
+        llm: preset, folder, GGUF file or Hub id.
+        kind: `dense` stores padded embeddings, `table` stores token ids and embeds them when read.
+        name: of the target set; None: made from `llm`.
+        pad_token: None: by the rule of `targets`.
+        geometry: frames to vectors; the projector's convolutions.
+    """
+
+    llm: str
+    kind: TargetKind = "dense"
+    name: str | None = None
+    pad_token: str | None = None
+    geometry: Geometry = field(default_factory=Geometry)
+
+    def __post_init__(self) -> None:
+        _one_of("--targets", self.kind, get_args(TargetKind))
+
+
+@dataclass(frozen=True, slots=True)
+class ExtractConfig:
+    """Everything `extract` is told.
+
+    Attributes:
+        manifest: JSONL file. store: folder of the store to make or continue.
+        encoder: preset, folder or Hub id. layer: to tap, from 1; None for the last.
+        average: encoder frames averaged into one.
+        targets: the LLM whose targets are written too; None: features alone.
+        layout: of the shards, zarr or webdataset. dtype: of the stored features.
+        engine: who runs the units. workers: processes; None: one a GPU, or one a CPU core.
+        device: torch device, or auto. compute_dtype: precision of the encoder, or auto.
+        split: only the utterances of this split.
+        audio_root: folder that audio paths are relative to; None: the manifest's.
+        max_rejects: rejected utterances after which the run has failed; None: no limit, unless all are
+        rejected. max_seconds: longer utterances are rejected.
+        batch_seconds: audio encoded at once, padding included.
+        shard_utterances: utterances in a shard at most.
+    """
+
+    manifest: Path
+    store: Path
+    encoder: str = DEFAULT_ENCODER
+    layer: int | None = None
+    average: int = 2
+    targets: TargetConfig | None = None
+    layout: Layout = "zarr"
+    dtype: StoreDtype = "float16"
+    engine: Engine = "local"
+    workers: int | None = None
+    device: str = "auto"
+    compute_dtype: str = "auto"
+    split: str | None = None
+    audio_root: Path | None = None
+    max_rejects: int | None = None
+    max_seconds: float = MAX_SECONDS
+    batch_seconds: float = BATCH_SECONDS
+    shard_utterances: int = UNIT_UTTERANCES
+
+    def __post_init__(self) -> None:
+        _one_of("--engine", self.engine, get_args(Engine))
+        _one_of("--format", self.layout, get_args(Layout))
+        _one_of("--dtype", self.dtype, get_args(StoreDtype))
+        _at_least("--average", self.average, 1)
+        _at_least("--shard-utterances", self.shard_utterances, 1)
+        _at_least("--workers", self.workers, 1)
+        _at_least("--layer", self.layer, 1)
+        _at_least("--max-rejects", self.max_rejects, 0)
+        for flag, value in (("--max-seconds", self.max_seconds), ("--batch-seconds", self.batch_seconds)):
+            if not 0 < value < float("inf"):
+                raise ConfigError(f"{flag} {value}: give a positive number of seconds")
+
+
+def _one_of(flag: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ConfigError(f"{flag} {value}: choose {', '.join(choices)}")
+
+
+def _at_least(flag: str, value: int | None, least: int) -> None:
+    if value is not None and value < least:
+        raise ConfigError(f"{flag} {value}: give {least} or more")

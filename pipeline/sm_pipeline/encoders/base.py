@@ -1,0 +1,49 @@
+"""What every speech encoder offers to extraction: waveforms in, hidden states of one layer out.
+
+    waves   [48000 samples, 32000 samples]                 16 kHz, mono, float32
+    encode  features_BTD (2, 149, 1024), frames_B [149, 99]   at `frame_rate` (50 Hz), zero beyond each length
+
+`T` counts encoder frames here, before averaging. An encoder is frozen, in eval mode, and gives an utterance the
+same features whatever its batch mates are (float32: within 1e-5).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+
+class Encoder(Protocol):
+    """A frozen speech encoder tapped at one layer."""
+
+    @property
+    def width(self) -> int:
+        """Width D of the hidden states."""
+
+    @property
+    def frame_rate(self) -> float:
+        """Frames per second of the hidden states, before averaging."""
+
+    @property
+    def layer(self) -> int:
+        """The layer tapped, counted from 1."""
+
+    def encode(self, waves: Sequence[np.ndarray]) -> tuple[torch.Tensor, list[int]]:
+        """Hidden states of a batch.
+
+        Args:
+            waves: float32 samples at 16 kHz, one array of shape (samples,) an utterance.
+
+        Returns:
+            features_BTD: float32, (B, T, D), on the encoder's device, zero beyond each utterance's frames.
+            frames_B: valid frames of each utterance; 0 where the audio is too short for one.
+        """
+
+    def identity(self) -> dict[str, Any]:
+        """What made the features: id, revision, weights_sha256, family, layer, tap, width (JSON values)."""
+
+    def front_end(self) -> dict[str, Any]:
+        """The audio front end: name, sample rate and settings (JSON values)."""

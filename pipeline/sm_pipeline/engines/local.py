@@ -1,0 +1,184 @@
+"""The local engine: processes on this machine, each with its own encoder, handed one work unit at a time.
+
+    for result in run_units(Run(setup, workers=4), tasks):
+        print(result.shard, result.written)               in the order they finish
+
+    parent --unit--> worker 0..N-1 --result--> parent          one pipe a worker
+
+With one worker the units run in this process. A unit that another run is making at the moment is tried again
+until it is done or free. A worker that dies ends the run with an error within moments; what is committed
+stays. Workers end with the parent: their pipe closes, and between two units they are waiting on it.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import signal
+import time
+import traceback
+from collections import deque
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass, replace
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+
+from sm_pipeline.encoders.base import Encoder
+from sm_pipeline.manifest import Utterance
+from sm_pipeline.plan import WorkUnit
+from sm_pipeline.signals import Stopped, stop_on_signals
+from sm_pipeline.unit import UnitResult, UnitWorker, WorkerSetup
+from sm_store.errors import RunFailed, SpeechMapperError
+
+BUSY_WAIT = 0.5  # seconds before a unit that another run holds is tried again
+STOP_WAIT = 10.0  # seconds a worker has to drop its unit before it is killed
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """A unit and its utterances."""
+
+    unit: WorkUnit
+    utterances: tuple[Utterance, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """How the tasks are run.
+
+    Attributes:
+        workers: processes; with one, everything runs in this process.
+        encoder: already loaded, for that case.
+        on_utterances: told how many more utterances were worked on.
+    """
+
+    setup: WorkerSetup
+    workers: int = 1
+    encoder: Encoder | None = None
+    on_utterances: Callable[[int], object] = lambda count: None
+
+
+def run_units(run: Run, tasks: Sequence[Task]) -> Generator[UnitResult]:
+    """Run every task, yielding its result as it ends; closing the generator ends the workers.
+
+    Raises:
+        RunFailed: a worker died. Whatever error of this project a worker met.
+    """
+    return _run_here(run, deque(tasks)) if run.workers <= 1 else _run_in_processes(run, deque(tasks))
+
+
+def _run_here(run: Run, queue: deque[Task]) -> Generator[UnitResult]:
+    worker = UnitWorker(run.setup, run.encoder)
+    while queue:
+        task = queue.popleft()
+        result = worker.run(task.unit, task.utterances, run.on_utterances)
+        if result.busy:
+            queue.append(task)
+            time.sleep(BUSY_WAIT)
+        else:
+            yield result
+
+
+@dataclass(slots=True)
+class _Worker:
+    """The parent's end of a worker process."""
+
+    process: BaseProcess
+    pipe: Connection
+    task: Task | None = None
+
+    def hand_out(self, queue: deque[Task]) -> None:
+        if queue:
+            self.task = queue.popleft()
+            self.pipe.send(self.task)
+
+
+def _run_in_processes(run: Run, queue: deque[Task]) -> Generator[UnitResult]:
+    workers: list[_Worker] = []
+    try:
+        for number in range(min(run.workers, len(queue))):
+            workers.append(_start(run.setup, number))
+        for worker in workers:
+            worker.hand_out(queue)
+        while running := [worker for worker in workers if worker.task is not None]:
+            for worker in _ready(running):
+                result, task = _receive(worker), worker.task
+                if isinstance(result, int):
+                    run.on_utterances(result)
+                    continue
+                worker.task = None
+                if result.busy and task is not None:
+                    queue.append(task)
+                    time.sleep(BUSY_WAIT)
+                else:
+                    yield result
+                worker.hand_out(queue)
+    finally:
+        _end(workers)
+
+
+def _start(setup: WorkerSetup, number: int) -> _Worker:
+    context = multiprocessing.get_context("spawn")  # a forked copy of torch's threads would hang
+    ours, theirs = context.Pipe()
+    process = context.Process(target=work, args=(_place(setup, number), theirs), daemon=True)
+    process.start()
+    theirs.close()
+    return _Worker(process, ours)
+
+
+def _place(setup: WorkerSetup, number: int) -> WorkerSetup:
+    """One GPU a worker, in turn, where the device is `cuda` without a number."""
+    if setup.device != "cuda":
+        return setup
+    import torch
+
+    return replace(setup, device=f"cuda:{number % torch.cuda.device_count()}")
+
+
+def _ready(running: Sequence[_Worker]) -> list[_Worker]:
+    ends = {worker.pipe: worker for worker in running}
+    return [ends[pipe] for pipe in wait(list(ends)) if isinstance(pipe, Connection)]
+
+
+def _receive(worker: _Worker) -> UnitResult | int:
+    """A finished unit, or how many more of its utterances were worked on."""
+    try:
+        answer = worker.pipe.recv()
+    except (EOFError, ConnectionResetError):
+        worker.process.join(STOP_WAIT)
+        raise RunFailed(
+            f"a worker process died (exit code {worker.process.exitcode}); what was committed stays: "
+            "run the same command again to continue, with fewer --workers if memory ran out"
+        ) from None
+    if isinstance(answer, BaseException):
+        raise answer
+    result: UnitResult | int = answer
+    return result
+
+
+def _end(workers: Sequence[_Worker]) -> None:
+    for worker in workers:
+        worker.pipe.close()
+        if worker.task is not None and worker.process.is_alive():
+            worker.process.terminate()
+    for worker in workers:
+        worker.process.join(STOP_WAIT)
+        if worker.process.is_alive():
+            worker.process.kill()
+            worker.process.join()
+
+
+def work(setup: WorkerSetup, pipe: Connection) -> None:
+    """A worker process: units in, results out, until the pipe closes."""
+    try:
+        with stop_on_signals():
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
+            worker = UnitWorker(setup)
+            while True:
+                task: Task = pipe.recv()
+                pipe.send(worker.run(task.unit, task.utterances, pipe.send))
+    except (EOFError, BrokenPipeError, ConnectionResetError, Stopped):
+        return
+    except SpeechMapperError as error:
+        pipe.send(error)
+    except Exception:
+        pipe.send(RunFailed(f"a worker process failed: {traceback.format_exc(limit=-3)}"))

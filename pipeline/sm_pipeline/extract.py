@@ -1,0 +1,258 @@
+"""Extraction: a manifest becomes a store, shard by shard; run again, it continues.
+
+    summary = extract(ExtractConfig(manifest=Path("corpus/manifest.jsonl"), store=Path("corpus.store"),
+                                    encoder="tiny-seamless", targets=TargetConfig("smollm2-135m")))
+    summary.written, summary.rejects            1488, {"text_too_long": 12}
+
+    manifest --plan--> work units --engines.local--> workers --unit--> committed shards
+
+The store's identity (encoder, averaging, front end, manifest, plan) is settled first and must equal that of a
+store that is already there, else `IdentityMismatch` with the difference. Units whose shard is committed are
+skipped. Nothing is created before manifest, encoder and LLM are known to be good.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from typing import Any
+
+import torch
+
+from sm_pipeline.audio import RESAMPLER
+from sm_pipeline.config import ExtractConfig
+from sm_pipeline.console import progress
+from sm_pipeline.embed import embed_shards
+from sm_pipeline.encoders import choose_device, load_encoder
+from sm_pipeline.encoders.base import Encoder
+from sm_pipeline.engines.local import Run, Task, run_units
+from sm_pipeline.manifest import Manifest, Utterance, read_manifest
+from sm_pipeline.plan import UnitRule, WorkUnit, plan_units
+from sm_pipeline.signals import stop_on_signals
+from sm_pipeline.targets import build_targets
+from sm_pipeline.text import NORMALIZER
+from sm_pipeline.unit import UnitResult, WorkerSetup
+from sm_store import Identity, Store
+from sm_store.errors import RunFailed
+from sm_store.ledger import count
+
+RECORDED_PACKAGES = ("numpy", "soundfile", "soxr", "torch", "transformers")
+SECONDS_WORTH_A_WORKER = 600.0  # of audio: a worker takes several seconds to start
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """What a run did, and where the store stands after it.
+
+    Attributes:
+        utterances: chosen from the manifest.
+        written, rejected, rejects: of the whole store, earlier runs included; `rejects` by reason.
+        shards: of the plan. shards_done: committed by this run.
+        hours: of audio encoded by this run. seconds: its wall time.
+        x_realtime: that audio over the wall time of the units alone, without loading models.
+        padding: share of what the encoder computed that was padding.
+        parts: seconds workers waited for audio, encoded and committed, summed over workers.
+        workers: processes of this run.
+    """
+
+    store: str
+    utterances: int
+    written: int
+    rejected: int
+    rejects: dict[str, int]
+    shards: int
+    shards_done: int
+    hours: float
+    seconds: float
+    x_realtime: float
+    padding: float
+    parts: dict[str, float]
+    workers: int
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def in_words(self) -> str:
+        rejects = ", ".join(f"{reason} {number}" for reason, number in self.rejects.items())
+        state = f"{self.store}: {self.written} of {self.utterances} utterances in {self.shards} shards"
+        if rejects:
+            state += f"; rejected {self.rejected} ({rejects})"
+        if not self.shards_done:
+            return f"{state}; finished before, nothing to do"
+        return (
+            f"{state}\n{self.hours:.2f} hours of audio in {self.seconds:.0f} s, "
+            f"{self.x_realtime:.0f} x real time, {self.workers} workers, {self.padding:.0%} padding"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """An extraction with everything resolved: what is to be done, and with what."""
+
+    config: ExtractConfig
+    device: str
+    manifest: Manifest
+    utterances: tuple[Utterance, ...]
+    encoder: Encoder
+    rule: UnitRule
+    units: list[WorkUnit]
+
+
+def extract(config: ExtractConfig) -> Summary:
+    """Make or continue the store.
+
+    Raises:
+        ManifestError, ModelError, ConfigError: bad input; no store was made.
+        IdentityMismatch: the store was made by something else.
+        RunFailed: more rejects than allowed, or a worker died; what was committed stays.
+    """
+    began = time.monotonic()
+    job = prepare(config)
+    identity = make_identity(job)
+    if (config.store / "store.json").exists():
+        Store.open(config.store).identity.require_same(identity, str(config.store))  # before the LLM is read
+    targets = build_targets(config.targets, config.dtype) if config.targets is not None else None
+    store = Store.open_or_create(config.store, identity)
+    name = targets.spec.name if targets is not None else None
+    if targets is not None:
+        targets.add_to(store)
+        lacking = sorted(store.done_shards() - store.done_shards(targets.spec.name))
+        embed_shards(store, targets.spec.name, lacking)  # shards of an earlier run without this LLM
+    todo = [unit for unit in job.units if unit.shard not in store.done_shards()]
+    workers = config.workers or default_workers(job.device, sum(unit.seconds for unit in todo))
+    workers = min(workers, max(len(todo), 1))
+    ran = time.monotonic()
+    results = _run(job, worker_setup(job, name), todo, workers) if todo else []
+    store.refresh()
+    now = time.monotonic()
+    return _summary(job, store, results, (workers, now - began, now - ran))
+
+
+def prepare(config: ExtractConfig) -> Job:
+    """Read the manifest, load the encoder, cut the work units; nothing is written.
+
+    Raises:
+        ManifestError, ModelError, ConfigError: bad input.
+    """
+    manifest = read_manifest(config.manifest, config.audio_root)
+    utterances = manifest.select(config.split)
+    device = str(choose_device(config.device))
+    encoder = load_encoder(config.encoder, config.layer, device, config.compute_dtype)
+    itemsize = 4 if config.dtype == "float32" else 2
+    rule = UnitRule(encoder.frame_rate / config.average * encoder.width * itemsize, config.shard_utterances)
+    return Job(config, device, manifest, utterances, encoder, rule, plan_units(utterances, rule))
+
+
+def make_identity(job: Job) -> Identity:
+    """What decides the bytes of the store's features."""
+    config, rule = job.config, job.rule
+    front_end = {
+        **job.encoder.front_end(),
+        "resampler": RESAMPLER,
+        "mix": "mean",
+        "max_seconds": config.max_seconds,
+    }
+    return Identity(
+        encoder=job.encoder.identity(),
+        average=config.average,
+        frame_rate=job.encoder.frame_rate / config.average,
+        dtype=config.dtype,
+        layout=config.layout,
+        front_end=front_end,
+        normalizer=NORMALIZER,
+        manifest_sha256=job.manifest.sha256,
+        split=config.split,
+        plan={"shards": len(job.units), "max_utterances": rule.max_utterances, "max_bytes": rule.max_bytes},
+        packages={name: version(name) for name in RECORDED_PACKAGES},
+    )
+
+
+def worker_setup(job: Job, targets: str | None) -> WorkerSetup:
+    """The part of the job that workers need."""
+    config = job.config
+    return WorkerSetup(
+        store=config.store.resolve(),
+        audio_root=job.manifest.root.resolve(),
+        targets=targets,
+        encoder=config.encoder,
+        layer=config.layer,
+        device=job.device,
+        compute_dtype=config.compute_dtype,
+        average=config.average,
+        dtype=config.dtype,
+        max_seconds=config.max_seconds,
+        batch_seconds=config.batch_seconds,
+    )
+
+
+def default_workers(device: str, seconds: float) -> int:
+    """One process a GPU; on a CPU one a core, since each computes with one thread, if the audio is worth
+    it."""
+    if device == "cuda":
+        return torch.cuda.device_count()
+    worth = 1 + int(seconds / SECONDS_WORTH_A_WORKER)
+    return 1 if device.startswith("cuda") else min(len(os.sched_getaffinity(0)), worth)
+
+
+def failure(summary: Summary, max_rejects: int | None) -> str | None:
+    """Why a run that ended has failed nevertheless; None where it has not."""
+    reasons = ", ".join(f"{reason}: {number}" for reason, number in summary.rejects.items())
+    if summary.rejected >= summary.utterances:
+        return f"every utterance was rejected ({reasons}); `sm-pipeline status {summary.store}` names them"
+    if max_rejects is not None and summary.rejected > max_rejects:
+        return f"{summary.rejected} utterances were rejected ({reasons}); --max-rejects allows {max_rejects}"
+    return None
+
+
+def _run(job: Job, setup: WorkerSetup, todo: Sequence[WorkUnit], workers: int) -> list[UnitResult]:
+    """Run the units, showing progress; stops early once too many utterances are rejected."""
+    tasks = [Task(unit, job.utterances[unit.start : unit.stop]) for unit in todo]
+    allowed = job.config.max_rejects
+    results: list[UnitResult] = []
+    began = time.monotonic()
+    with stop_on_signals(), progress(sum(map(len, todo)), "extract", "utterances") as shown:
+        run = Run(setup, workers, job.encoder if workers == 1 else None, shown.advance)
+        with closing(run_units(run, tasks)) as finished:
+            for result in finished:
+                results.append(result)
+                rejected = sum(sum(each.rejects.values()) for each in results)
+                audio_seconds = sum(each.audio_seconds for each in results)
+                shown.advance(0, rejected=rejected, x_realtime=audio_seconds / (time.monotonic() - began))
+                if allowed is not None and rejected > allowed and len(results) < len(tasks):
+                    raise RunFailed(
+                        f"{rejected} utterances rejected so far, --max-rejects allows {allowed}; "
+                        f"`sm-pipeline status {job.config.store}` names them"
+                    )
+    return results
+
+
+def _summary(
+    job: Job, store: Store, results: Sequence[UnitResult], figures: tuple[int, float, float]
+) -> Summary:
+    workers, seconds, unit_seconds = figures
+    rejects = count(store.rejects())
+    audio_seconds = sum(result.audio_seconds for result in results)
+    padded_seconds = sum(result.padded_seconds for result in results)
+    parts: Counter[str] = Counter()
+    for result in results:
+        parts.update(result.seconds)
+    return Summary(
+        store=str(job.config.store),
+        utterances=len(job.utterances),
+        written=len(store),
+        rejected=sum(rejects.values()),
+        rejects=rejects,
+        shards=len(job.units),
+        shards_done=sum(not result.skipped for result in results),
+        hours=audio_seconds / 3600,
+        seconds=seconds,
+        x_realtime=audio_seconds / max(unit_seconds, 1e-9),
+        padding=1 - audio_seconds / padded_seconds if padded_seconds else 0.0,
+        parts=dict(parts),
+        workers=workers,
+    )

@@ -1,0 +1,165 @@
+"""A store in words and numbers: what `status`, `inspect` and `verify` print.
+
+facts = inspect_store(Path("corpus.store"))       plain JSON values
+print("\\n".join(inspect_lines(facts)))
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sm_pipeline.console import progress
+from sm_store import Store
+from sm_store.ledger import REASONS
+from sm_store.verify import VerifyReport, verify
+
+GIGABYTE = 1e9
+MOST_COMMON = 8  # values of a catalog column that `inspect` names
+QUANTILES = {"shortest": 0.0, "5 %": 0.05, "median": 0.5, "95 %": 0.95, "longest": 1.0}
+
+
+def store_status(path: Path, with_rejects: bool = False) -> dict[str, Any]:
+    """What is done, missing and rejected.
+
+    Raises:
+        StoreError: no store there, or a damaged one.
+    """
+    store = Store.open(path)
+    facts = store.status()
+    if with_rejects:
+        listed = [{"id": each.id, "reason": each.reason, "detail": each.detail} for each in store.rejects()]
+        facts["rejected_utterances"] = listed
+    return facts
+
+
+def status_lines(facts: Mapping[str, Any]) -> list[str]:
+    """`store_status` for people."""
+    shards = facts["shards"]
+    planned = shards["planned"] if shards["planned"] is not None else "?"
+    state = "finished" if facts["finished"] else "not finished: run the same extract command again"
+    lines = [
+        f"{facts['path']}: {state}",
+        f"  shards    {shards['done']} of {planned}"
+        + (f", missing {_few(shards['missing'])}" if shards["missing"] else ""),
+        f"  records   {facts['records']}, {facts['hours']:.2f} hours, {facts['bytes'] / GIGABYTE:.3f} GB",
+        f"  rejected  {facts['rejected']}",
+    ]
+    lines += [
+        f"    {number:6d}  {reason}: {REASONS.get(reason, '')}" for reason, number in facts["rejects"].items()
+    ]
+    for name, target in facts["targets"].items():
+        missing = f", missing {_few(target['missing'])}: run embed" if target["missing"] else ""
+        lines.append(
+            f"  targets   {name} ({target['kind']}) from {target['llm']}: {target['done']} shards{missing}"
+        )
+    return lines
+
+
+def reject_lines(facts: Mapping[str, Any]) -> list[str]:
+    """The rejected utterances, one a line."""
+    return [f"{each['id']}\t{each['reason']}\t{each['detail']}" for each in facts["rejected_utterances"]]
+
+
+def inspect_store(path: Path) -> dict[str, Any]:
+    """Identity, lengths, fields and target sets.
+
+    Raises:
+        StoreError: no store there, or a damaged one.
+    """
+    store = Store.open(path)
+    table = store.columns(["duration", "lang", "speaker", "split", "corpus"])
+    facts = store.status()
+    facts["identity"] = store.identity.to_json()
+    facts["seconds"] = _quantiles(table.column("duration").to_numpy())
+    facts["frames_per_record"] = _quantiles(store.frames)
+    facts["fields"] = {name: _values(table.column(name)) for name in table.column_names if name != "duration"}
+    for name in store.target_names:
+        facts["targets"][name] |= _target(store, name)
+    return facts
+
+
+def inspect_lines(facts: Mapping[str, Any]) -> list[str]:
+    """`inspect_store` for people."""
+    identity = facts["identity"]
+    encoder = identity["encoder"]
+    revision = f"@{encoder['revision'][:12]}" if encoder.get("revision") else ""
+    lines = [
+        *status_lines(facts),
+        f"  encoder   {encoder.get('id')}{revision}, layer {encoder.get('layer')} ({encoder.get('tap')}), "
+        f"width {encoder['width']}",
+        f"  features  {identity['dtype']}, {identity['frame_rate']:g} a second "
+        f"(mean of {identity['average']}), as {identity['layout']}",
+        f"  seconds   {_in_a_row(facts['seconds'])}",
+        f"  frames    {_in_a_row(facts['frames_per_record'])}",
+    ]
+    for name, values in facts["fields"].items():
+        if values["distinct"]:
+            common = ", ".join(f"{value} {number}" for value, number in values["most_common"].items())
+            more = f" and {values['distinct'] - MOST_COMMON} more" if values["distinct"] > MOST_COMMON else ""
+            lines.append(f"  {name:9} {common}{more}")
+    for name, target in facts["targets"].items():
+        pad = f"pad {target['pad_token']!r} ({target['pad_id']})"
+        lines.append(
+            f"  target    {name}: {target['vocabulary']} x {target['width']}, {pad}, "
+            f"mean square {target['table_scale']:.3g}, tokens {_in_a_row(target['tokens_per_record'])}, "
+            f"without target {target['untargeted']}"
+        )
+    return lines
+
+
+def verify_store(path: Path) -> VerifyReport:
+    """Read every byte of the store, showing progress.
+
+    Raises:
+        StoreError: no store there.
+    """
+    total = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+    with progress(total / GIGABYTE, "verify", "GB") as shown:
+        return verify(path, lambda count: shown.advance(count / GIGABYTE))
+
+
+def verify_words(report: VerifyReport) -> str:
+    """The outcome of `verify` in a sentence."""
+    read = f"{report.records} records in {report.shards} shards, {report.bytes / GIGABYTE:.3f} GB read"
+    missing = f"; {len(report.missing)} planned shards are not there yet" if report.missing else ""
+    return f"{read}: {'every byte as written' if report.ok else f'{len(report.damages)} damages'}{missing}"
+
+
+def _target(store: Store, name: str) -> dict[str, Any]:
+    spec = store.targets(name).spec
+    facts: dict[str, Any] = {
+        "revision": spec.revision,
+        "vocabulary": spec.vocabulary,
+        "width": spec.width,
+        "pad_token": spec.pad_token,
+        "pad_id": spec.pad_id,
+        "table_scale": spec.table_scale,
+    }
+    complete = store.done_shards() <= store.done_shards(name)
+    counts = store.token_counts(name) if complete else np.zeros(0, np.int64)
+    return {**facts, "tokens_per_record": _quantiles(counts), "untargeted": int((counts == 0).sum())}
+
+
+def _quantiles(values: np.ndarray) -> dict[str, float]:
+    return {name: float(np.quantile(values, at)) for name, at in QUANTILES.items()} if len(values) else {}
+
+
+def _values(column: Any) -> dict[str, Any]:
+    counted = sorted(
+        ((item["values"], item["counts"]) for item in column.drop_null().value_counts().to_pylist()),
+        key=lambda item: (-item[1], item[0]),
+    )
+    return {"distinct": len(counted), "most_common": dict(counted[:MOST_COMMON])}
+
+
+def _in_a_row(figures: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} {value:.4g}" for name, value in figures.items()) or "none"
+
+
+def _few(numbers: list[int]) -> str:
+    shown = ", ".join(map(str, numbers[:MOST_COMMON]))
+    return f"{shown} and {len(numbers) - MOST_COMMON} more" if len(numbers) > MOST_COMMON else shown

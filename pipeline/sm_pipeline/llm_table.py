@@ -1,0 +1,170 @@
+"""What extraction takes from an LLM: its tokenizer and its input-embedding table. The model is never loaded.
+
+    llm = load_llm_table("smollm2-135m")
+    llm.table_VE.shape                     (49152, 576), float32
+    llm.tokenizer("he hoped", add_special_tokens=False)["input_ids"]
+    llm.tokenizer_files                    {"tokenizer.json": b"...", ...}, what the store keeps
+
+The configuration says which module holds the table: the architecture is built on the meta device, where it
+has names and shapes but no weights, and asked for its input embeddings. Then that one tensor is read.
+
+Shapes: V vocabulary, E LLM width.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+
+from sm_pipeline.checkpoints import GgufTensors, TensorFiles
+from sm_pipeline.models import ModelSource, open_tensors, resolve_model
+from sm_store.errors import ModelError
+
+GGUF_TABLE = "token_embd.weight"  # llama.cpp's name, whatever the architecture
+SCALED_GGUF = "gemma"  # the family whose layers may receive the table's rows multiplied by a factor
+TOKENIZER_FILES = (
+    "added_tokens.json",
+    "chat_template.jinja",
+    "chat_template.json",
+    "merges.txt",
+    "sentencepiece.bpe.model",
+    "special_tokens_map.json",
+    "spiece.model",
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "vocab.json",
+    "vocab.txt",
+)
+_TABLE_SUFFIXES = (
+    "embed_tokens.weight",
+    "wte.weight",
+    "embed_in.weight",
+    "word_embeddings.weight",
+    "tok_embeddings.weight",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class LlmTable:
+    """An LLM's tokenizer and input-embedding table.
+
+    Attributes:
+        table_VE: (V, E) float32, as the LLM's layers receive the embeddings (any embedding scale applied).
+        tokenizer_files: contents by file name; a folder with them gives the same tokenizer again.
+    """
+
+    source: ModelSource
+    table_VE: np.ndarray
+    tokenizer: PreTrainedTokenizerBase
+    tokenizer_files: dict[str, bytes]
+
+
+def load_llm_table(name: str, what: str = "llm") -> LlmTable:
+    """Read tokenizer and embedding table of an LLM.
+
+    Args:
+        name: preset, folder, GGUF file or Hub id; `what`: the flag that named it, for messages.
+
+    Raises:
+        ModelError: unknown or incomplete; or an embedding this project cannot reproduce from one table.
+    """
+    source = resolve_model(name, what, weights=False)
+    tokenizer, files = load_tokenizer(source, what)
+    table_VE = _read_table(source, open_tensors(source), what)
+    if not bool(torch.isfinite(table_VE).all()):
+        raise ModelError(f"--{what} {name}: its embedding table is not finite; fetch the checkpoint again")
+    return LlmTable(source, np.ascontiguousarray(table_VE.numpy()), tokenizer, files)
+
+
+def load_tokenizer(
+    source: ModelSource, what: str = "llm"
+) -> tuple[PreTrainedTokenizerBase, dict[str, bytes]]:
+    """The tokenizer, and the files that make it.
+
+    Raises:
+        ModelError: no tokenizer in the checkpoint.
+    """
+    settings: dict[str, Any] = {"trust_remote_code": False, "local_files_only": True}
+    if source.gguf_file is not None:
+        settings["gguf_file"] = source.gguf_file
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source.folder, **settings)
+    except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
+        raise ModelError(
+            f"--{what} {source.id}: its tokenizer cannot be loaded ({_first_line(error)}); "
+            "give a folder with tokenizer.json or tokenizer.model"
+        ) from error
+    if source.gguf_file is None:
+        present = [path for name in TOKENIZER_FILES if (path := source.folder / name).is_file()]
+        return tokenizer, {path.name: path.read_bytes() for path in present}
+    with tempfile.TemporaryDirectory() as scratch:
+        tokenizer.save_pretrained(scratch)
+        return tokenizer, {path.name: path.read_bytes() for path in sorted(Path(scratch).iterdir())}
+
+
+@dataclass(frozen=True, slots=True)
+class _TableModule:
+    """The input embeddings in the architecture: their module's name, shape (V, E), and the factor applied."""
+
+    name: str
+    shape: tuple[int, ...]
+    scale: float
+
+
+def _read_table(source: ModelSource, tensors: TensorFiles, what: str) -> torch.Tensor:
+    """The table as the layers receive its rows, (V, E) float32."""
+    if isinstance(tensors, GgufTensors) and not tensors.architecture.startswith(SCALED_GGUF):
+        return tensors.get(GGUF_TABLE)  # asking the architecture would parse the file's vocabulary once more
+    module = _table_module(source, what)
+    name = GGUF_TABLE if source.gguf_file is not None else _stored_name(module, tensors)
+    table_VE = tensors.get(name).to(torch.float32)
+    if tuple(table_VE.shape) != module.shape:
+        raise ModelError(
+            f"--{what} {source.id}: {name} has shape {tuple(table_VE.shape)}, its configuration says "
+            f"{module.shape}; fetch the checkpoint again"
+        )
+    return table_VE * module.scale if module.scale != 1.0 else table_VE
+
+
+def _stored_name(module: _TableModule, tensors: TensorFiles) -> str:
+    """The table's name in the checkpoint; one older than the installed transformers names it a little
+    differently."""
+    wanted, present = f"{module.name}.weight", tensors.names()
+    alike = [name for name in present if name.endswith(_TABLE_SUFFIXES)]
+    return wanted if wanted in present or len(alike) != 1 else alike[0]
+
+
+def _table_module(source: ModelSource, what: str) -> _TableModule:
+    """Where the architecture has its input embeddings; it is built without weights."""
+    settings = {"gguf_file": source.gguf_file} if source.gguf_file is not None else {}
+    try:
+        config = AutoConfig.from_pretrained(
+            source.folder, trust_remote_code=False, local_files_only=True, **settings
+        )
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError) as error:
+        raise ModelError(
+            f"--{what} {source.id}: its architecture is none of transformers' causal LLMs "
+            f"({_first_line(error)}); use another LLM"
+        ) from error
+    table = model.get_input_embeddings()
+    known = type(table) is torch.nn.Embedding or hasattr(table, "scalar_embed_scale")
+    if config.is_encoder_decoder or not known:
+        raise ModelError(
+            f"--{what} {source.id}: a {type(model).__name__} with a {type(table).__name__} for its input "
+            "is not supported; use a causal LLM"
+        )
+    name = next(name for name, module in model.named_modules() if module is table)
+    return _TableModule(name, tuple(table.weight.shape), float(getattr(table, "scalar_embed_scale", 1.0)))
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:160]

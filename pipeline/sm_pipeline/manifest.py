@@ -1,0 +1,301 @@
+"""Manifests: JSONL, one utterance a line, checked completely before any work begins.
+
+    corpus/manifest.jsonl
+        {"id": "u1", "audio": "wav/u1.flac", "text": "He hoped.", "duration": 2.41, "split": "train"}
+        {"id": "u2", "audio": "wav/talk.flac", "text": "So there.", "offset": 12.5, "duration": 1.2}
+
+    manifest = read_manifest(Path("corpus/manifest.jsonl"))
+    manifest.utterances[1].offset        12.5
+    manifest.audio_path(manifest.utterances[1])      corpus/wav/talk.flac, which is inside corpus/
+
+The first bad line ends the reading with `FILE:LINE: what is wrong; what to do`. Audio stays inside the
+manifest's folder (or `--audio-root`), symbolic links included. Whether a file exists and is sound is not
+asked here: at extraction a missing or broken file is one rejected sample. Keys that are not known are
+ignored.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from sm_store.durable import write_file
+from sm_store.errors import ManifestError
+from sm_store.records import Fields
+
+MAX_LINE_BYTES = 2**20
+MAX_ID_CHARACTERS = 255
+MAX_SECONDS = 7 * 24 * 3600.0  # beyond a week a duration or offset is a mistake of units
+_OPTIONAL_TEXT = ("lang", "speaker", "split", "corpus", "question", "answer")
+_REMOTE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://|(pipe|file|data|http|https|ftp|s3|gs|hf):")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_BOM = b"\xef\xbb\xbf"
+
+
+@dataclass(frozen=True, slots=True)
+class Utterance:
+    """One line of a manifest, valid.
+
+    Attributes:
+        id: unique in the manifest.
+        audio: path relative to the manifest's folder (or `--audio-root`).
+        text: the transcript as given.
+        offset: where the utterance begins in the file, seconds; None: the file is the utterance.
+        duration: its length in seconds, None where the manifest does not say.
+        translation: text by language code.
+    """
+
+    id: str
+    audio: str
+    text: str
+    offset: float | None = None
+    duration: float | None = None
+    lang: str | None = None
+    speaker: str | None = None
+    split: str | None = None
+    corpus: str | None = None
+    question: str | None = None
+    answer: str | None = None
+    translation: Mapping[str, str] | None = None
+
+    def fields(self, seconds: float) -> Fields:
+        """What goes into the store's catalog, with the seconds of audio really read."""
+        return Fields(
+            self.text,
+            seconds,
+            self.lang,
+            self.speaker,
+            self.split,
+            self.corpus,
+            self.question,
+            self.answer,
+            self.translation,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """A manifest that was read.
+
+    Attributes:
+        path: the file. root: the folder audio paths are relative to, and stay inside of.
+        utterances: in the order of the file. sha256: of the file's bytes.
+    """
+
+    path: Path
+    root: Path
+    utterances: tuple[Utterance, ...]
+    sha256: str
+
+    def audio_path(self, utterance: Utterance) -> Path:
+        return self.root / utterance.audio
+
+    def select(self, split: str | None) -> tuple[Utterance, ...]:
+        """The utterances of a split, or all.
+
+        Raises:
+            ManifestError: no utterance has that split.
+        """
+        if split is None:
+            return self.utterances
+        chosen = tuple(utterance for utterance in self.utterances if utterance.split == split)
+        if not chosen:
+            present = sorted(
+                {utterance.split for utterance in self.utterances if utterance.split is not None}
+            )
+            raise ManifestError(
+                f"{self.path}: no utterance of split {split!r}; "
+                f"--split can be {', '.join(present) or 'left out: there are no splits'}"
+            )
+        return chosen
+
+
+def read_manifest(path: Path, audio_root: Path | None = None) -> Manifest:
+    """Read and check a manifest.
+
+    Args:
+        audio_root: the folder audio paths are relative to and must stay inside of; the manifest's own by
+        default.
+
+    Raises:
+        ManifestError: a file that is missing or empty, or the first bad line (`FILE:LINE: ...`).
+    """
+    if not path.is_file():
+        problem = "not a plain file" if path.exists() else "no such manifest"
+        raise ManifestError(f"{path}: {problem}; give a JSONL file with one utterance a line")
+    root = audio_root if audio_root is not None else path.parent
+    if not root.is_dir():
+        raise ManifestError(f"--audio-root {root}: no such folder; name the one audio paths are relative to")
+    digest = hashlib.sha256()
+    folder = AudioFolder(root)
+    utterances: list[Utterance] = []
+    line_of: dict[str, int] = {}
+    for number, raw in _lines(path):
+        digest.update(raw)
+        if not raw.strip():
+            continue
+        try:
+            utterance = parse_line(raw)
+            folder.check(utterance.audio)
+            if utterance.id in line_of:
+                raise _Bad(f"id {utterance.id!r} is already on line {line_of[utterance.id]}; make ids unique")
+        except _Bad as bad:
+            raise ManifestError(f"{path}:{number}: {bad}") from bad.__cause__
+        line_of[utterance.id] = number
+        utterances.append(utterance)
+    if not utterances:
+        raise ManifestError(f"{path}: empty; a manifest has at least one line")
+    return Manifest(path, root, tuple(utterances), digest.hexdigest())
+
+
+def write_manifest(path: Path, utterances: Iterable[Utterance]) -> None:
+    """Write a manifest, atomically; the same utterances give the same bytes."""
+    write_file(path, b"".join(format_line(utterance) for utterance in utterances))
+
+
+def format_line(utterance: Utterance) -> bytes:
+    """One manifest line, newline included; what is None is left out."""
+    entries = ((item.name, getattr(utterance, item.name)) for item in fields(utterance))
+    data = {
+        name: dict(value) if isinstance(value, Mapping) else value
+        for name, value in entries
+        if value is not None
+    }
+    return json.dumps(data, ensure_ascii=False, allow_nan=False).encode() + b"\n"
+
+
+class _Bad(Exception):
+    """What is wrong with a line, and the remedy; the caller adds file and line."""
+
+
+def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    try:
+        file = path.open("rb")
+    except OSError as error:
+        raise ManifestError(f"{path}: cannot be read ({error.strerror}); check its permissions") from error
+    with file:
+        number = 0
+        while raw := file.readline(MAX_LINE_BYTES + 1):
+            number += 1
+            if len(raw) > MAX_LINE_BYTES:
+                raise ManifestError(
+                    f"{path}:{number}: longer than {MAX_LINE_BYTES} bytes; write one utterance a line"
+                )
+            yield number, raw
+
+
+def parse_line(raw: bytes) -> Utterance:
+    """One line as an utterance; the audio path is not judged here.
+
+    Raises:
+        _Bad: what is wrong, without file and line.
+    """
+    data = _parse_object(raw)
+    known = {"id": _text(data, "id"), "audio": _text(data, "audio"), "text": _text(data, "text")}
+    for name in ("id", "audio"):
+        if not known[name].strip() or _CONTROL.search(known[name]):
+            raise _Bad(f"{name} {known[name][:40]!r} is blank or has control characters; give a plain one")
+    if len(known["id"]) > MAX_ID_CHARACTERS:
+        raise _Bad(f"id of {len(known['id'])} characters; use at most {MAX_ID_CHARACTERS}")
+    optional = {name: _text(data, name) for name in _OPTIONAL_TEXT if data.get(name) is not None}
+    return Utterance(
+        **known,
+        offset=_seconds(data, "offset"),
+        duration=_seconds(data, "duration"),
+        translation=_translation(data.get("translation")),
+        **optional,
+    )
+
+
+def _parse_object(raw: bytes) -> dict[str, Any]:
+    if raw.startswith(_BOM):
+        raise _Bad("begins with a byte order mark; save the file as UTF-8 without one")
+    if b"\0" in raw:
+        raise _Bad("holds a NUL byte; save the file as UTF-8 text")
+    try:
+        data = json.loads(raw.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        raise _Bad(f"not UTF-8 at byte {error.start}; save the file as UTF-8") from error
+    except RecursionError as error:
+        raise _Bad("nested too deeply; an utterance is a flat JSON object") from error
+    except ValueError as error:
+        raise _Bad(f"not JSON ({error}); write one JSON object a line") from error
+    if not isinstance(data, dict):
+        raise _Bad(f"a JSON {type(data).__name__}, not an object; write one object a line")
+    return data
+
+
+def _text(data: dict[str, Any], name: str) -> str:
+    value = data.get(name)
+    if value is None:
+        raise _Bad(f"no {name!r}; every utterance needs id, audio and text")
+    if not isinstance(value, str):
+        raise _Bad(f"{name} is {_shown(value)}, not a string; put it in quotes")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise _Bad(f"{name} has half a surrogate pair; write whole characters") from error
+    return value
+
+
+def _seconds(data: dict[str, Any], name: str) -> float | None:
+    value = data.get(name)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise _Bad(f"{name} is {_shown(value)}, not a number; give seconds")
+    if not 0 <= value <= MAX_SECONDS or not math.isfinite(value):
+        raise _Bad(f"{name} is {_shown(value)}; give seconds from 0 to {MAX_SECONDS:.0f}")
+    return float(value)
+
+
+def _translation(value: object) -> dict[str, str] | None:
+    if value is None:
+        return None
+    if not isinstance(value, dict):
+        raise _Bad(f'translation is {_shown(value)}, not an object; write {{"de": "..."}}')
+    return {language: _text(value, language) for language in value}
+
+
+def _shown(value: object) -> str:
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # an integer of thousands of digits, or deep nesting
+        text = type(value).__name__
+    return text if len(text) <= 40 else f"{text[:37]}..."
+
+
+class AudioFolder:
+    """Judges audio paths: local, and inside `root` after following symbolic links."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = os.path.realpath(root)
+        self._shown = str(root)
+        self._folders: dict[str, str] = {}  # realpath of a folder costs a system call a component: once each
+
+    def check(self, audio: str) -> None:
+        """Raises _Bad where the path leads elsewhere."""
+        if _REMOTE.match(audio) or audio.rstrip().endswith("|"):
+            raise _Bad(
+                f"audio {audio[:80]!r} is a URL or a command; copy the audio to disk and give its path"
+            )
+        folder, name = os.path.split(os.path.join(self._root, audio))
+        if name in ("", ".", ".."):
+            raise _Bad(f"audio {audio[:80]!r} is a folder; name a file")
+        if folder not in self._folders:
+            self._folders[folder] = os.path.realpath(folder)
+        real = os.path.join(self._folders[folder], name)
+        if os.path.islink(real):
+            real = os.path.realpath(real)
+        if not real.startswith(os.path.join(self._root, "")):
+            raise _Bad(
+                f"audio {audio[:80]!r} is outside {self._shown}; move it inside, or name the folder that "
+                "holds all audio with --audio-root"
+            )

