@@ -1,0 +1,1 @@
+"""Evaluation: predictions by one of two readouts, metrics from predictions alone."""

@@ -1,0 +1,92 @@
+"""`sm-eval`: how good a run is."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from sm_pipeline.console import run
+from sm_store.version import __version__
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    help="Evaluate a run: predictions.jsonl and metrics.json.",
+)
+
+JsonOption = Annotated[bool, typer.Option("--json", help="Print metrics.json on stdout and nothing else.")]
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"sm-eval {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Options of every command."""
+
+
+@app.command()
+def asr(  # noqa: PLR0913 - a command's flags
+    run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="Run folder of `sm-train`.")],
+    out: Annotated[Path, typer.Option(help="Folder for predictions.jsonl and metrics.json.")],
+    store: Annotated[Path | None, typer.Option(help="Feature store with the utterances.")] = None,
+    manifest: Annotated[
+        Path | None, typer.Option(help="Or a manifest: its audio goes through the run's encoder.")
+    ] = None,
+    llm: Annotated[
+        str | None,
+        typer.Option(help="Let this LLM repeat the speech; without it, vectors are read by nearest token."),
+    ] = None,
+    split: Annotated[
+        str | None, typer.Option(help="Split to measure [default: test, where there are splits].")
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda[:N].")] = "auto",
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer of the LLM, in tokens.")] = 150,
+    as_json: JsonOption = False,
+) -> None:
+    """Word and character error rate of a run."""
+    from speechmapper.eval.evaluate import evaluate_asr
+    from speechmapper.eval.predict import PredictRequest
+
+    request = PredictRequest(run_folder, out, store, manifest, llm, split, device, max_new_tokens)
+    _tell(evaluate_asr(request), out, as_json)
+
+
+@app.command()
+def score(
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder with predictions.jsonl.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Metrics again from predictions.jsonl; loads no model."""
+    from speechmapper.eval.evaluate import score as score_again
+
+    _tell(score_again(out), out, as_json)
+
+
+def _tell(metrics: dict[str, Any], out: Path, as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps(metrics, ensure_ascii=False))
+        return
+    numbers = {name: value for name, value in metrics.items() if isinstance(value, int | float)}
+    shown = "  ".join(f"{name} {value:.4g}" for name, value in numbers.items())
+    typer.echo(f"{shown}  ({metrics.get('readout', 'predictions')}; {out / 'metrics.json'})")
+
+
+def main() -> None:
+    """Entry point."""
+    run(app)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,190 @@
+"""Where an evaluation gets its speech: a store, or the audio of a manifest.
+
+    source.batches()  ->  Heard(features, lengths, targets), a batch of like length at a time
+    source.entry(7)   ->  {"id": "test-00007", "reference": "the dog ran"}
+
+Both give the same features for the same audio; a store also has the true embeddings to measure distances to.
+
+Shapes: B batch, T encoder frames, D encoder width, U projector vectors, E LLM width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+
+from sm_pipeline.audio import Cut, file_seconds
+from sm_pipeline.manifest import Manifest, read_manifest
+from sm_store import Store
+from sm_store.errors import InputError, RunFailed
+from speechmapper.listening import Listening, load_listening, load_wave
+from speechmapper.loader.batches import as_tensor
+from speechmapper.projector import Projector
+from speechmapper.train.data import TEST_SPLIT, choose_split, split_of
+from speechmapper.train.run_folder import require_features
+
+FRAMES_OF_A_BATCH = 4096  # after padding
+FRAME_RATE = 25.0  # Hz, to turn seconds of audio into about so many frames
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """A batch of features.
+
+    Attributes:
+        numbers: of the utterances in their source.
+        targets_BUE, tokens_B: true embeddings and token counts, where the source has them.
+    """
+
+    numbers: Sequence[int]
+    features_BTD: torch.Tensor
+    frames_B: torch.Tensor
+    targets_BUE: torch.Tensor | None = None
+    tokens_B: torch.Tensor | None = None
+
+
+class Source(Protocol):
+    """Utterances to evaluate on."""
+
+    split: str | None
+
+    def __len__(self) -> int:
+        """How many utterances."""
+
+    def batches(self) -> Iterator[Heard]:
+        """Every utterance once, in batches of like length, the longest first."""
+
+    def entry(self, number: int) -> dict[str, str]:
+        """`id` and `reference` of an utterance."""
+
+    def rejected(self) -> int:
+        """Utterances that could not be used so far."""
+
+
+class StoreSource:
+    """Utterances of a store.
+
+    Raises:
+        IdentityMismatch: features of another encoder than the projector's. ConfigError: no such split.
+    """
+
+    def __init__(self, path: Path, projector: Projector, split: str | None, most: int) -> None:
+        self.store = Store.open(path)
+        require_features(projector, self.store.identity, f"store {path}")
+        self.split = choose_split(self.store, split, TEST_SPLIT)
+        self.target = matching_target(self.store, projector)
+        everything = np.arange(len(self.store), dtype=np.int64)
+        indices = self.store.select(split=self.split) if self.split else everything
+        long_enough = self.store.frames[indices] >= projector.config.geometry.min_frames()
+        self._indices, self._short = indices[long_enough], int((~long_enough).sum())
+        self._table = self.store.columns(["id", "text"])
+        self._most = most
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def batches(self) -> Iterator[Heard]:
+        """See `Source`."""
+        for batch in batches_by_length(self._indices, self.store.frames, FRAMES_OF_A_BATCH, self._most):
+            data = self.store.read(batch, targets=self.target)
+            targets = as_tensor(data.targets_BUE) if data.targets_BUE is not None else None
+            tokens = as_tensor(data.tokens_B) if data.tokens_B is not None else None
+            yield Heard(
+                batch.tolist(), as_tensor(data.features_BTD), as_tensor(data.frames_B), targets, tokens
+            )
+
+    def entry(self, number: int) -> dict[str, str]:
+        """See `Source`."""
+        return {"id": self._table["id"][number].as_py(), "reference": self._table["text"][number].as_py()}
+
+    def rejected(self) -> int:
+        """Too short for one vector."""
+        return self._short
+
+
+class ManifestSource:
+    """Utterances of a manifest, encoded as they are needed.
+
+    Raises:
+        ManifestError: a bad line, or no such split. ModelError, IdentityMismatch: not the run's encoder.
+    """
+
+    def __init__(self, path: Path, projector: Projector, split: str | None, most: int) -> None:
+        self._manifest: Manifest = read_manifest(path)
+        present = {utterance.split for utterance in self._manifest.utterances if utterance.split is not None}
+        self.split = split_of(sorted(present), split, TEST_SPLIT, str(path))
+        self._utterances = self._manifest.select(self.split)
+        self._listening: Listening = load_listening(projector.config.trained_for, None, str(projector.device))
+        self._shortest = projector.config.geometry.min_frames()
+        self._most = most
+        self._rejected = 0
+
+    def __len__(self) -> int:
+        return len(self._utterances)
+
+    def batches(self) -> Iterator[Heard]:
+        """See `Source`; utterances whose audio cannot be used are left out and counted."""
+        frames = np.array([self._about_frames(number) for number in range(len(self))], np.int64)
+        order = np.arange(len(self), dtype=np.int64)
+        for batch in batches_by_length(order, frames, FRAMES_OF_A_BATCH, self._most):
+            waves = {number: wave for number in batch.tolist() if (wave := self._wave(number)) is not None}
+            if not waves:
+                continue
+            features_BTD, frames_B = self._listening.features(list(waves.values()))
+            usable_B = frames_B >= self._shortest
+            self._rejected += int((~usable_B).sum())
+            numbers = [number for number, usable in zip(waves, usable_B.tolist(), strict=True) if usable]
+            if numbers:
+                yield Heard(numbers, features_BTD[usable_B], frames_B[usable_B])
+        if self._rejected == len(self):
+            raise RunFailed(f"{self._manifest.path}: no audio of its {len(self)} utterances could be used")
+
+    def entry(self, number: int) -> dict[str, str]:
+        """See `Source`."""
+        utterance = self._utterances[number]
+        return {"id": utterance.id, "reference": utterance.text}
+
+    def rejected(self) -> int:
+        """Audio missing, broken, or too short for one vector."""
+        return self._rejected
+
+    def _about_frames(self, number: int) -> int:
+        utterance = self._utterances[number]
+        seconds = utterance.duration or file_seconds(self._manifest.audio_path(utterance)) or 0.0
+        return max(1, int(seconds * FRAME_RATE))
+
+    def _wave(self, number: int) -> np.ndarray | None:
+        utterance = self._utterances[number]
+        try:
+            cut = Cut(utterance.offset, utterance.duration)
+            return load_wave(self._manifest.audio_path(utterance), cut)
+        except InputError:
+            self._rejected += 1
+            return None
+
+
+def matching_target(store: Store, projector: Projector) -> str | None:
+    """The store's target set with the embeddings the projector was trained on, or None."""
+    wanted = projector.config.trained_for.get("target", {})
+    for name in store.target_names:
+        spec = store.targets(name).spec
+        if spec.table_sha256 == wanted.get("table_sha256") and spec.pad_id == wanted.get("pad_id"):
+            return name
+    return None
+
+
+def batches_by_length(
+    indices: np.ndarray, frames: np.ndarray, budget: int, most: int
+) -> Iterator[np.ndarray]:
+    """Batches of at most `most` utterances of like length and `budget` padded frames; longest first."""
+    order = indices[np.argsort(-frames[indices], kind="stable")]
+    start = 0
+    while start < len(order):
+        count = max(1, min(most, budget // int(frames[order[start]])))
+        yield order[start : start + count]
+        start += count

@@ -1,0 +1,93 @@
+"""From audio to projector input, as extraction did it for the store a run was trained on.
+
+    listening = load_listening(projector.config.trained_for, None, "auto")
+    features_BTD, frames_B = listening.features([load_wave("talk.flac")])
+
+Encoder, layer, averaging and stored precision come from what the run recorded; an encoder with other weights
+is refused. Extraction's own functions are used, so an utterance has the features it would have in the store.
+
+Shapes: B batch, T frames after averaging, D encoder width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn.utils.rnn import pad_sequence
+
+from sm_pipeline.audio import SAMPLE_RATE, Cut, read_audio
+from sm_pipeline.encoders import Encoder, load_encoder
+from sm_pipeline.unit import store_features
+from sm_store.errors import InputError, SampleError
+from sm_store.identity import diff_json, require_same
+from speechmapper.loader.batches import as_tensor
+
+WHERE_AND_HOW = (
+    "id",
+    "revision",
+    "compute_dtype",
+)  # where an encoder was found, how it is run: not what it is
+
+
+@dataclass(frozen=True, slots=True)
+class Listening:
+    """The encoder, how many of its frames are averaged into one, and the stored precision."""
+
+    encoder: Encoder
+    average: int
+    dtype: str
+
+    def features(self, waves: Sequence[np.ndarray]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Features (B, T, D) of some waveforms, zero beyond each length, and the lengths (B,)."""
+        hidden_BTD, frames_B = self.encoder.encode(waves)
+        rows = store_features(hidden_BTD, frames_B, self.average, self.dtype)
+        features_BTD = pad_sequence([as_tensor(row) for row in rows], batch_first=True)
+        return features_BTD, torch.tensor([len(row) for row in rows])
+
+
+def load_listening(made: Mapping[str, Any], encoder: str | None, device: str) -> Listening:
+    """The encoder a run was trained for.
+
+    Args:
+        made: the projector's `trained_for`.
+        encoder: where it is, if not where it was at extraction.
+
+    Raises:
+        ModelError: no such encoder. IdentityMismatch: another one.
+    """
+    recorded = made["encoder"]
+    loaded = load_encoder(encoder or model_name(recorded), recorded["layer"], device)
+    mine, theirs = dict(loaded.identity()), dict(recorded)
+    for names in (mine, theirs):
+        for place in WHERE_AND_HOW:
+            names.pop(place, None)
+    require_same(diff_json(mine, theirs), f"encoder {encoder or recorded['id']}")
+    return Listening(loaded, made["average"], made["target"]["dtype"])
+
+
+def load_wave(audio: str | Path | np.ndarray, cut: Cut | None = None) -> np.ndarray:
+    """Samples (n,) float32 at 16 kHz.
+
+    Raises:
+        InputError: a file that cannot be read, or an array that is not one channel of finite samples.
+    """
+    if isinstance(audio, np.ndarray):
+        if audio.ndim != 1 or not np.isfinite(audio).all():
+            raise InputError(
+                f"audio array of shape {audio.shape}: give finite mono samples (n,) at {SAMPLE_RATE} Hz"
+            )
+        return np.ascontiguousarray(audio, np.float32)
+    try:
+        return read_audio(Path(audio), cut).samples
+    except SampleError as error:
+        raise InputError(f"{audio}: {error}") from error
+
+
+def model_name(source: Mapping[str, Any]) -> str:
+    """A recorded model as an argument: `id@revision`, or the id of a folder or preset."""
+    return f"{source['id']}@{source['revision']}" if source.get("revision") else str(source["id"])

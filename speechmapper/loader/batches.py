@@ -1,0 +1,189 @@
+"""Carries out the order of an epoch: a thread reads the next steps while the model works on this one.
+
+    Order.step(7) -> [[12, 80, 3], [44, 9]]      store indices of the step's micro-batches
+    this process takes its share                 micro-batches rank, rank + world, ...
+    thread: store.read(indices, targets)         padded arrays, pinned where they go to a GPU
+    main:   tensors on the device                non-blocking; the time spent waiting is measured
+
+The state is one integer, the step to start from: there is nothing else to save. The thread ends with the
+`with` block; what it raises is raised here.
+
+Shapes: B batch, T encoder frames, U projector vectors, D encoder width, E LLM width.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import torch
+
+from sm_store import Store
+from speechmapper.loader.epoch import Order
+
+POLL_SECONDS = 0.1  # how often a blocked reader looks whether it should end
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceBatch:
+    """One micro-batch on the device.
+
+    Attributes:
+        features_BTD: stored dtype, zero beyond `frames_B`.
+        targets_BUE: stored dtype; pad embeddings up to `vectors_B`, zero beyond.
+        frames_B, vectors_B, tokens_B: int64 lengths.
+        indices: store indices (B,), on the host.
+        micro: number of this micro-batch in the run: the seed of everything drawn for it.
+    """
+
+    features_BTD: torch.Tensor
+    frames_B: torch.Tensor
+    targets_BUE: torch.Tensor
+    vectors_B: torch.Tensor
+    tokens_B: torch.Tensor
+    indices: np.ndarray
+    micro: int
+
+
+@dataclass(frozen=True, slots=True)
+class StepBatches:
+    """One process's micro-batches of one step.
+
+    Attributes:
+        step: from 0.
+        frames: valid feature frames in `batches`; wait: seconds this process waited for them.
+    """
+
+    step: int
+    batches: list[DeviceBatch]
+    frames: int
+    wait: float
+
+
+class BatchReader:
+    """Iterates over the steps [start, stop) of a run; a context manager that owns the reading thread.
+
+    Args:
+        store: an open store; target: the name of its target set.
+        order: what each step reads.
+        device: where the batches go.
+        share: (rank, world): this process's share of every step; world divides the micro-batches of a step.
+        prefetch: steps read ahead.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        target: str,
+        order: Order,
+        device: torch.device,
+        share: tuple[int, int],
+        prefetch: int,
+    ) -> None:
+        self._store = store
+        self._target = target
+        self._order = order
+        self._device = device
+        self._rank, self._world = share
+        self._prefetch = prefetch
+        self._ended = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._held: tuple[list[Any], Any] | None = None
+
+    def __enter__(self) -> BatchReader:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._ended.set()
+        if self._thread is not None:
+            self._thread.join()
+
+    def steps(self, start: int, stop: int) -> Iterator[StepBatches]:
+        """The steps from `start` to `stop`, in order."""
+        ahead: queue.Queue[list[Any] | BaseException] = queue.Queue(maxsize=self._prefetch)
+        self._thread = threading.Thread(
+            target=self._read, args=(start, stop, ahead), name="batch-reader", daemon=True
+        )
+        self._thread.start()
+        for step in range(start, stop):
+            asked = time.perf_counter()
+            read = ahead.get()
+            wait = time.perf_counter() - asked
+            if isinstance(read, BaseException):
+                raise read
+            first = step * self._order.budget.micro_batches
+            numbers = range(first + self._rank, first + self._order.budget.micro_batches, self._world)
+            self._release()
+            batches = [
+                to_device(data, self._device, micro) for data, micro in zip(read, numbers, strict=True)
+            ]
+            self._hold(read)
+            yield StepBatches(step, batches, sum(int(data.frames_B.sum()) for data in read), wait)
+
+    def _hold(self, read: list[Any]) -> None:
+        """Keep host buffers until they are copied to the GPU: the store uses a free one again."""
+        if self._device.type == "cuda":
+            copied = torch.cuda.Event()
+            copied.record()
+            self._held = (read, copied)
+
+    def _release(self) -> None:
+        if self._held is not None:
+            self._held[1].synchronize()
+            self._held = None
+
+    def _read(self, start: int, stop: int, ahead: queue.Queue[list[Any] | BaseException]) -> None:
+        pin = self._device.type == "cuda"
+        try:
+            for step in range(start, stop):
+                mine = self._order.step(step)[self._rank :: self._world]
+                self._put(ahead, [self._store.read(batch, targets=self._target, pin=pin) for batch in mine])
+                if self._ended.is_set():
+                    return
+        except BaseException as error:
+            # Whatever ended this thread ends the run, where the traceback is seen.
+            self._put(ahead, error)
+
+    def _put(self, ahead: queue.Queue[list[Any] | BaseException], item: list[Any] | BaseException) -> None:
+        while not self._ended.is_set():
+            try:
+                ahead.put(item, timeout=POLL_SECONDS)
+                return
+            except queue.Full:
+                continue
+
+
+def read_batch(store: Store, target: str, indices: np.ndarray, device: torch.device) -> DeviceBatch:
+    """Read these utterances now, on this thread (evaluation)."""
+    return to_device(store.read(indices, targets=target), device, 0)
+
+
+def to_device(data: Any, device: torch.device, micro: int) -> DeviceBatch:
+    """A store batch with targets as tensors on `device`."""
+
+    def move(array: np.ndarray) -> torch.Tensor:
+        return as_tensor(array).to(device, non_blocking=True)
+
+    return DeviceBatch(
+        features_BTD=move(data.features_BTD),
+        frames_B=move(data.frames_B),
+        targets_BUE=move(data.targets_BUE),
+        vectors_B=move(data.vectors_B),
+        tokens_B=move(data.tokens_B),
+        indices=data.indices_B,
+        micro=micro,
+    )
+
+
+def as_tensor(array: np.ndarray) -> torch.Tensor:
+    """A tensor over the array's memory; the store holds bfloat16 as its uint16 bits."""
+    tensor = torch.from_numpy(array)
+    return tensor.view(torch.bfloat16) if array.dtype == np.uint16 else tensor

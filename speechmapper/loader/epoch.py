@@ -1,0 +1,188 @@
+"""The order of an epoch as a pure function: (lengths, seed, epoch, budgets) -> micro-batches of indices.
+
+    frames      [ 90, 310,  95, 300, 900, 100]        stored frames of each utterance (25 Hz)
+    usable      [  y,   y,   y,   y,   n,   y]        900 is over the budget: left out and counted
+    shuffle     [300, 95, 90, 310, 100]               shards first, then windows of `window` utterances
+    bucket      [95, 90, 100 | 300, 310]              by length, shuffled inside a bucket of about 10 %
+    cut         [95, 90, 100] [300, 310]              as many as fit `frames` after padding: 3 x 100, 2 x 310
+    steps       micro-batches in random order, `micro_batches` of them a step
+
+No I/O, no torch, no state: the micro-batches of step s are recomputed from s (`Order.step`), which is what
+makes resuming a matter of one integer. How many processes share a step does not enter here: process r of W
+takes the micro-batches r, r + W, ... of each step.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from sm_store.errors import ConfigError
+
+BUCKET_GROWTH = (
+    1.1  # a length bucket's upper edge over its lower one: bounds padding at about 10 %, 5 % on average
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """What one micro-batch and one step may hold.
+
+    Args:
+        frames: of one micro-batch after padding (utterances x longest).
+        max_frames: longest utterance used; one over `frames` is a micro-batch of its own. None: `frames`.
+        max_utterances: of one micro-batch; None for no limit.
+        micro_batches: of one step.
+        window: utterances shuffled and bucketed together.
+    """
+
+    frames: int
+    max_frames: int | None = None
+    max_utterances: int | None = None
+    micro_batches: int = 1
+    window: int = 8192
+
+
+@dataclass(frozen=True, slots=True)
+class LeftOut:
+    """Utterances training does not use, by reason."""
+
+    too_long: int  # more frames than `max_frames`
+    no_target: int  # text longer than the projector's output, or none
+
+    def __str__(self) -> str:
+        return f"{self.too_long} over the frame limit, {self.no_target} without usable target"
+
+
+def usable(
+    frames: np.ndarray, tokens: np.ndarray, vectors: np.ndarray, budget: Budget
+) -> tuple[np.ndarray, LeftOut]:
+    """Which utterances can be trained on.
+
+    Args:
+        frames, tokens, vectors: (records,), int64: stored frames, target tokens, projector vectors of each.
+
+    Returns:
+        A mask (records,), bool, and what it leaves out: a text and one closing pad must fit the vectors.
+    """
+    limit = budget.max_frames or budget.frames
+    has_target = (tokens > 0) & (tokens + 1 <= vectors)
+    fits = frames <= limit
+    return has_target & fits, LeftOut(int((has_target & ~fits).sum()), int((~has_target).sum()))
+
+
+def plan_epoch(
+    indices: np.ndarray, frames: np.ndarray, shards: np.ndarray, budget: Budget, seed: tuple[int, int]
+) -> list[np.ndarray]:
+    """Micro-batches of one epoch.
+
+    Args:
+        indices: (n,), int64, store indices of the utterances to use; frames, shards: theirs, (n,).
+        seed: (seed, epoch).
+
+    Returns:
+        Arrays of store indices; each index occurs once. Every batch holds
+        `len * max(frames) <= budget.frames`, or one utterance.
+    """
+    rng = np.random.default_rng(seed)
+    order = _shuffle(shards, rng)
+    bucket = np.floor(np.log(np.maximum(frames, 1)) / np.log(BUCKET_GROWTH)).astype(np.int64)
+    batches: list[np.ndarray] = []
+    for start in range(0, len(order), budget.window):
+        window = order[start : start + budget.window]
+        window = window[np.argsort(bucket[window], kind="stable")]
+        pieces = _cut(frames[window].tolist(), budget)
+        cut = [window[piece] for piece in pieces]
+        batches.extend(cut[position] for position in rng.permutation(len(cut)))
+    return [indices[batch] for batch in batches]
+
+
+def _shuffle(shards: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Positions shard by shard, both levels in random order: reads stay near each other."""
+    names, inverse = np.unique(shards, return_inverse=True)
+    rank = rng.permutation(len(names))[inverse]
+    return np.lexsort((rng.random(len(shards)), rank))
+
+
+def _cut(lengths: list[int], budget: Budget) -> list[slice]:
+    """Runs of neighbours that fit the budget after padding to the longest."""
+    most = budget.max_utterances or len(lengths)
+    pieces: list[slice] = []
+    start, longest = 0, 0
+    for position, length in enumerate(lengths):
+        longest = max(longest, length)
+        count = position - start + 1
+        if count > 1 and (count * longest > budget.frames or count > most):
+            pieces.append(slice(start, position))
+            start, longest = position, length
+    if lengths:
+        pieces.append(slice(start, len(lengths)))
+    return pieces
+
+
+@dataclass(slots=True)
+class Order:
+    """The micro-batches of every step of a run, found by step number.
+
+    An epoch's last micro-batches that do not fill a step are not used in that epoch (`dropped` counts them);
+    they are other ones each time.
+
+    Raises:
+        ConfigError: no utterance can be used, or fewer micro-batches than one step needs.
+    """
+
+    indices: np.ndarray
+    frames: np.ndarray
+    shards: np.ndarray
+    budget: Budget
+    seed: int
+    _steps: list[int] = field(default_factory=list)  # steps before each epoch's end
+    _epoch: int = -1  # the epoch held in `_batches`
+    _batches: list[np.ndarray] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        if len(self.indices) == 0:
+            raise ConfigError("no utterance can be used; check the split, data.frames and the target set")
+
+    def step(self, step: int) -> list[np.ndarray]:
+        """The micro-batches of step `step`, from 0."""
+        epoch, first = self.locate(step)
+        batches = self.epoch(epoch)
+        start = (step - first) * self.budget.micro_batches
+        return batches[start : start + self.budget.micro_batches]
+
+    def locate(self, step: int) -> tuple[int, int]:
+        """The epoch of a step and the epoch's first step."""
+        while not self._steps or step >= self._steps[-1]:
+            count = len(self.epoch(len(self._steps))) // self.budget.micro_batches
+            if count == 0:
+                raise ConfigError(
+                    f"the data gives {len(self.epoch(len(self._steps)))} micro-batches an epoch, fewer "
+                    f"than one step; lower data.micro_batches or data.frames"
+                )
+            self._steps.append((self._steps[-1] if self._steps else 0) + count)
+        epoch = int(np.searchsorted(self._steps, step, side="right"))
+        return epoch, self._steps[epoch - 1] if epoch else 0
+
+    def epoch(self, epoch: int) -> list[np.ndarray]:
+        """All micro-batches of an epoch; the last one asked for is kept."""
+        if epoch != self._epoch:
+            self._batches = plan_epoch(
+                self.indices, self.frames, self.shards, self.budget, (self.seed, epoch)
+            )
+            self._epoch = epoch
+        return self._batches
+
+    def dropped(self, epoch: int) -> int:
+        """Utterances of an epoch whose micro-batches do not fill a step."""
+        batches = self.epoch(epoch)
+        left = len(batches) % self.budget.micro_batches
+        return sum(len(batch) for batch in batches[len(batches) - left :]) if left else 0
+
+    def padding(self, epoch: int) -> float:
+        """Share of an epoch's frames that is padding."""
+        length = dict(zip(self.indices.tolist(), self.frames.tolist(), strict=True))
+        sizes = [[length[index] for index in batch.tolist()] for batch in self.epoch(epoch)]
+        padded = sum(len(batch) * max(batch) for batch in sizes)
+        return 1 - sum(sum(batch) for batch in sizes) / padded

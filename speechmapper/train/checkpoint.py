@@ -1,0 +1,155 @@
+"""Checkpoints: everything a run needs to go on, as safetensors and JSON, complete or absent.
+
+    RUN/checkpoints/step-00001000/
+        model.safetensors        the projector's weights
+        optimizer.safetensors    AdamW's moments, named INDEX.KEY by parameter order
+        state.json               step, counters, what the run was made for, size and crc32c of both files
+
+A checkpoint is a folder written under a temporary name, synced and renamed (`sm_store.durable`); older ones
+are removed only after that. Order of the data and random numbers are functions of the step, so no loader,
+scheduler or generator state is here. Every byte is checked before use, and a checkpoint of another store,
+target set or model is refused with the differences.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sm_store.durable import Written, checksum, remove, staged
+from sm_store.errors import StoreCorrupt, StoreFormatError
+from sm_store.identity import canonical, diff_json, require_same
+
+FORMAT_VERSION = 1
+MODEL_FILE = "model.safetensors"
+OPTIMIZER_FILE = "optimizer.safetensors"
+STATE_FILE = "state.json"
+FOLDER = "checkpoints"
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """One point of a run.
+
+    Attributes:
+        step: optimizer steps done.
+        identity: what the run was made for (JSON values): store, target set, model, data order.
+        model: projector weights by name; optimizer: `optimizer_tensors`.
+        counters: figures that go on counting (skipped steps, seconds, ...); JSON values.
+    """
+
+    step: int
+    identity: Mapping[str, Any]
+    model: Mapping[str, torch.Tensor]
+    optimizer: Mapping[str, torch.Tensor]
+    counters: Mapping[str, Any] = field(default_factory=dict)
+
+
+def save_checkpoint(run: Path, checkpoint: Checkpoint, keep: int) -> Path:
+    """Write a checkpoint, then remove all but the `keep` newest; returns its folder."""
+    from safetensors.torch import save
+
+    folder = run / FOLDER / f"step-{checkpoint.step:08d}"
+    with staged(folder) as stage:
+        stage.add(MODEL_FILE, save(_on_host(checkpoint.model), metadata={"format": "pt"}))
+        stage.add(OPTIMIZER_FILE, save(_on_host(checkpoint.optimizer)))
+        state = {
+            "format": FORMAT_VERSION,
+            "step": checkpoint.step,
+            "identity": dict(checkpoint.identity),
+            "counters": dict(checkpoint.counters),
+            "files": {name: [written.size, written.crc32c] for name, written in stage.files.items()},
+        }
+        state["crc32c"] = checksum(canonical(state))
+        stage.add(STATE_FILE, json.dumps(state, indent=1, sort_keys=True).encode())
+    for old in list_checkpoints(run)[:-keep]:
+        remove(old)
+    return folder
+
+
+def list_checkpoints(run: Path) -> list[Path]:
+    """Complete checkpoints of a run, oldest first."""
+    return sorted(path for path in (run / FOLDER).glob("step-*") if path.is_dir())
+
+
+def load_newest(run: Path, identity: Mapping[str, Any]) -> Checkpoint | None:
+    """The newest checkpoint of a run, or None where there is none yet.
+
+    Raises:
+        IdentityMismatch: the run was made for something else than `identity`; carries the differences.
+        StoreCorrupt: a byte is wrong; names the file. The one before it is used once that folder is removed.
+        StoreFormatError: of another format version.
+    """
+    folders = list_checkpoints(run)
+    return read_checkpoint(folders[-1], identity) if folders else None
+
+
+def read_checkpoint(folder: Path, identity: Mapping[str, Any]) -> Checkpoint:
+    """One checkpoint, checked; see `load_newest`."""
+    state = _read_state(folder)
+    require_same(diff_json(state["identity"], dict(identity)), f"checkpoint {folder}")
+    files = {name: Written(*sizes) for name, sizes in state["files"].items()}
+    return Checkpoint(
+        step=state["step"],
+        identity=state["identity"],
+        model=_read_tensors(folder / MODEL_FILE, files),
+        optimizer=_read_tensors(folder / OPTIMIZER_FILE, files),
+        counters=state["counters"],
+    )
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+    """An optimizer's state as named tensors: `INDEX.KEY` for each parameter in order."""
+    return {
+        f"{index}.{key}": torch.as_tensor(value)
+        for index, entry in optimizer.state_dict()["state"].items()
+        for key, value in entry.items()
+    }
+
+
+def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Put `optimizer_tensors` back; learning rates and the like stay as the optimizer was made."""
+    entries: dict[int, dict[str, torch.Tensor]] = {}
+    for name, tensor in tensors.items():
+        index, _, key = name.partition(".")
+        entries.setdefault(int(index), {})[key] = tensor
+    optimizer.load_state_dict({"state": entries, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def _read_state(folder: Path) -> dict[str, Any]:
+    path = folder / STATE_FILE
+    remedy = f"remove {folder} to go on from the checkpoint before it"
+    try:
+        state = json.loads(path.read_bytes())
+        stored = state.pop("crc32c")
+        version = state["format"]
+    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+        raise StoreCorrupt(f"{path}: not readable ({error}); {remedy}") from error
+    if version != FORMAT_VERSION:
+        raise StoreFormatError(f"{path}: checkpoint format {version!r}; this release reads {FORMAT_VERSION}")
+    if checksum(canonical(state)) != stored:
+        raise StoreCorrupt(f"{path}: does not match its checksum; {remedy}")
+    return state
+
+
+def _read_tensors(path: Path, files: Mapping[str, Written]) -> dict[str, torch.Tensor]:
+    from safetensors.torch import load
+
+    remedy = f"remove {path.parent} to go on from the checkpoint before it"
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise StoreCorrupt(f"{path}: {error.strerror}; {remedy}") from error
+    expected = files[path.name]
+    if len(data) != expected.size or checksum(data) != expected.crc32c:
+        raise StoreCorrupt(f"{path}: does not match its checksum; {remedy}")
+    return load(data)
+
+
+def _on_host(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}

@@ -1,0 +1,136 @@
+"""`sm-train`: the two stages of training."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from sm_pipeline.console import run
+from sm_store.version import __version__
+from speechmapper.config import PRESETS, load_stage1, load_stage2
+
+if TYPE_CHECKING:
+    from speechmapper.train.loop import Outcome
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    help="Train a projector: stage 1 on text embeddings alone, stage 2 with a frozen LLM.",
+)
+
+StoreOption = Annotated[Path, typer.Option(help="Feature store, as `sm-pipeline extract` writes it.")]
+OutOption = Annotated[
+    Path, typer.Option(help="Run folder to write: config.yaml, metrics.jsonl, projector/, checkpoints/.")
+]
+TargetOption = Annotated[
+    str | None, typer.Option(help="Target set of the store; needed where it has several.")
+]
+SplitOption = Annotated[
+    str | None, typer.Option(help="Train on this split [default: train, where there are splits].")
+]
+PresetOption = Annotated[str | None, typer.Option(help=f"Named settings: {', '.join(PRESETS)}.")]
+ConfigOption = Annotated[
+    Path | None, typer.Option(help="YAML settings, over the preset's; a run's config.yaml is one.")
+]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="One setting, over all others: optimizer.lr=1e-4."),
+]
+ResumeOption = Annotated[
+    bool,
+    typer.Option("--resume", help="Go on from the newest checkpoint in --out; starts where there is none."),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print the outcome as one JSON object on stdout.")]
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"sm-train {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Options of every command."""
+
+
+@app.command()
+def stage1(  # noqa: PLR0913 - a command's flags
+    store: StoreOption,
+    out: OutOption,
+    target: TargetOption = None,
+    split: SplitOption = None,
+    preset: PresetOption = None,
+    config: ConfigOption = None,
+    settings: SetOption = None,
+    resume: ResumeOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Pre-train a projector to predict text embeddings from speech features. Never loads an LLM."""
+    resolved = load_stage1(preset, config, settings or [])
+    from speechmapper.train.stage1 import Stage1Request, train_stage1
+
+    _tell(train_stage1(Stage1Request(store, out, resolved, target, split, resume)), out, as_json)
+
+
+@app.command()
+def stage2(  # noqa: PLR0913 - a command's flags
+    store: StoreOption,
+    projector: Annotated[Path, typer.Option(help="Run folder of the projector to start from.")],
+    llm: Annotated[
+        str, typer.Option(help="The LLM, frozen: folder, Hub id[@revision] or preset (smollm2-135m).")
+    ],
+    out: OutOption,
+    task: Annotated[
+        str | None, typer.Option(help="asr, st, sqa or mix (short for --set tuning.task=...) [default: asr].")
+    ] = None,
+    sigma: Annotated[
+        float | None,
+        typer.Option(help="Weight of the embedding loss, 0 to 1 (--set tuning.sigma=...) [default: 0.9]."),
+    ] = None,
+    target: TargetOption = None,
+    split: SplitOption = None,
+    preset: PresetOption = None,
+    config: ConfigOption = None,
+    settings: SetOption = None,
+    resume: ResumeOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Adapt a projector to a frozen LLM: cross-entropy of its answers, mixed with the stage 1 loss."""
+    named = [
+        f"tuning.{key}={value}" for key, value in (("task", task), ("sigma", sigma)) if value is not None
+    ]
+    resolved = load_stage2(preset, config, [*named, *(settings or [])])
+    from speechmapper.train.stage2 import Stage2Request, train_stage2
+
+    request = Stage2Request(store, projector, llm, out, resolved, target, split, resume)
+    _tell(train_stage2(request), out, as_json)
+
+
+def _tell(outcome: Outcome, out: Path, as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps({"out": str(out), **dataclasses.asdict(outcome)}))
+        return
+    figures = ", ".join(f"{name} {value:.4g}" for name, value in outcome.figures.items())
+    state = "done" if outcome.finished else "stopped by a signal, saved; go on with --resume"
+    typer.echo(
+        f"{state}: {outcome.step} steps, {outcome.skipped} skipped{', ' if figures else ''}{figures}; {out}"
+    )
+
+
+def main() -> None:
+    """Entry point."""
+    run(app)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,124 @@
+"""The store as a run sees it: which utterances it trains on, which it validates on, in which order.
+
+    manifest with splits      train on `train`, validate on `dev`
+    without                   train on everything, no validation
+    --split S                 train on S
+
+What cannot be trained on (no target, more frames than allowed) is left out and counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from sm_store import Store, TargetSpec
+from sm_store.errors import ConfigError, StoreMissing
+from speechmapper.config import DataConfig
+from speechmapper.loader.epoch import Budget, LeftOut, Order, usable
+
+TRAIN_SPLIT, DEV_SPLIT, TEST_SPLIT = "train", "dev", "test"
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingData:
+    """An open store with what to read from it.
+
+    Attributes:
+        spec: of the target set in use.
+        order: training micro-batches by step.
+        dev: store indices (n,) of the validation utterances that have a target, possibly none.
+        left_out: what of the training split is not used.
+        split: the training split's name, None where the manifest has none.
+    """
+
+    store: Store
+    spec: TargetSpec
+    order: Order
+    dev: np.ndarray
+    left_out: LeftOut
+    split: str | None
+
+
+def open_data(
+    path: Path, target: str | None, split: str | None, config: DataConfig, seed: int
+) -> TrainingData:
+    """Open a store for training.
+
+    Args:
+        target: name of the target set; None where the store has just one.
+        split: what to train on; None: `train` where the manifest has splits.
+
+    Raises:
+        StoreError: no usable store. StoreMissing: no such target set. ConfigError: nothing to train on.
+    """
+    store = Store.open(path)
+    spec = store.targets(choose_target(store, target)).spec
+    budget = Budget(
+        config.frames, config.max_frames, config.max_utterances, config.micro_batches, config.window
+    )
+    chosen = choose_split(store, split, TRAIN_SPLIT)
+    indices = store.select(split=chosen) if chosen else np.arange(len(store), dtype=np.int64)
+    keep, left_out = _usable(store, spec, indices, budget)
+    if not keep.any():
+        raise ConfigError(
+            f"{path}: nothing to train on in split {chosen or '(all)'}: {len(indices)} utterances, "
+            f"{left_out}; check --split, --target and data.max_frames"
+        )
+    indices = indices[keep]
+    shards = np.asarray(store.columns(["shard"])["shard"])[indices]
+    order = Order(indices, store.frames[indices], shards, budget, seed)
+    order.locate(0)  # too little data for one step: better said now than after an LLM is loaded
+    dev = store.select(split=DEV_SPLIT) if chosen != DEV_SPLIT else indices[:0]
+    has_target, _ = _usable(store, spec, dev, Budget(int(store.frames.max())))
+    return TrainingData(store, spec, order, dev[has_target], left_out, chosen)
+
+
+def choose_target(store: Store, target: str | None) -> str:
+    """The target set asked for, or the only one."""
+    names = store.target_names
+    if target is not None and target not in names:
+        raise StoreMissing(
+            f"--target {target}: the store has {', '.join(names) or 'no target set'}; "
+            "add it with `sm-pipeline embed`"
+        )
+    if target is None and len(names) != 1:
+        raise ConfigError(
+            f"the store has {len(names)} target sets ({', '.join(names) or 'none'}); name one with "
+            "--target, or add one with `sm-pipeline embed`"
+        )
+    return target or names[0]
+
+
+def choose_split(store: Store, split: str | None, default: str) -> str | None:
+    """The split asked for, else `default` where the manifest has splits, else None (everything).
+
+    Raises:
+        ConfigError: the store has no utterance of that split.
+    """
+    present = sorted(
+        name for name in store.columns(["split"])["split"].unique().to_pylist() if name is not None
+    )
+    return split_of(present, split, default, str(store.root))
+
+
+def split_of(present: Sequence[str], split: str | None, default: str, what: str) -> str | None:
+    """`choose_split` by the names of the splits there are; `what` names the store or manifest in an error."""
+    if split is None and not present:
+        return None
+    wanted = split or default
+    if wanted not in present:
+        raise ConfigError(
+            f"{what}: no split {wanted!r} (there: {', '.join(present) or 'none'}); choose with --split"
+        )
+    return wanted
+
+
+def _usable(
+    store: Store, spec: TargetSpec, indices: np.ndarray, budget: Budget
+) -> tuple[np.ndarray, LeftOut]:
+    frames = store.frames[indices]
+    return usable(frames, store.token_counts(spec.name)[indices], spec.geometry.num_vectors(frames), budget)

@@ -1,0 +1,231 @@
+"""Stage 2: adapt the projector to one frozen LLM that repeats, translates or answers.
+
+    store -> projector -> vectors -+-> objective against the text embeddings       sigma
+                                   +-> prompt -> frozen LLM -> cross-entropy   1 - sigma
+                                       of the answer's tokens
+
+The same loop as stage 1; only the projector's weights are given to the optimizer, the LLM's take no gradient.
+With sigma 0 the embeddings are not looked at, with sigma 1 the LLM is not run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from sm_pipeline.models import resolve_model
+from sm_store import Store
+from speechmapper.config import Stage2Config, TuningConfig
+from speechmapper.eval.metrics import error_rates
+from speechmapper.llm import FrozenLLM, load_llm
+from speechmapper.loader.batches import DeviceBatch, read_batch
+from speechmapper.objectives import Objective
+from speechmapper.projector import Projector
+from speechmapper.prompting import Example, Prompt
+from speechmapper.train.data import TrainingData, open_data
+from speechmapper.train.loop import Loop, Outcome, Setup, micro_seed
+from speechmapper.train.run_folder import (
+    load_projector,
+    open_accelerator,
+    require_features,
+    run_identity,
+    save_projector,
+    start_run,
+    tell,
+    trained_for,
+)
+from speechmapper.train.stage1 import build_objective, spread, write_examples
+from speechmapper.train.task import count_positions
+from speechmapper.train.tokenizer import load_tokenizer
+
+EVAL_BATCH = 16  # utterances
+CROSS_ENTROPY = "ce"
+
+
+@dataclass(frozen=True, slots=True)
+class Stage2Request:
+    """What `sm-train stage2` was asked for: `projector` is a run folder, `llm` a model argument."""
+
+    store: Path
+    projector: Path
+    llm: str
+    out: Path
+    config: Stage2Config
+    target: str | None = None
+    split: str | None = None
+    resume: bool = False
+
+
+def train_stage2(request: Stage2Request) -> Outcome:
+    """Run stage 2; writes the run folder, `projector/` last.
+
+    Raises:
+        IdentityMismatch: a store, projector and LLM that do not belong together; carries the differences.
+        ModelError: no usable LLM or projector. ConfigError: settings that do not fit.
+    """
+    config = request.config
+    projector = load_projector(request.projector)
+    target = request.target or projector.config.trained_for.get("target", {}).get("name")
+    data = open_data(request.store, target, request.split, config.data, config.seed)
+    require_features(projector, data.store.identity, f"store {request.store}")
+    source = resolve_model(request.llm, "llm")
+    start_run(request.out, "stage2", config, request.resume)
+    accelerator = open_accelerator(config.run, request.out)
+    targets = data.store.targets(data.spec.name)
+    tokenizer = load_tokenizer(targets.tokenizer_dir)
+    llm = load_llm(source, accelerator.device, config.tuning.llm_dtype, tokenizer)
+    llm.require_table(targets)
+    projector.config.trained_for = trained_for(
+        "stage2",
+        data.store.identity,
+        data.spec,
+        task=config.tuning.task,
+        sigma=config.tuning.sigma,
+        llm=llm.identity(),
+        started_from=projector.config.trained_for,
+    )
+    identity = run_identity(config, projector, data.store.identity, data.spec, data.split)
+    identity["llm"], identity["tuning"] = (
+        llm.identity(),
+        {"task": config.tuning.task, "sigma": config.tuning.sigma},
+    )
+    tell(accelerator, learning_report(projector, llm, data))
+    task = Stage2Task(config, build_objective(config.objective, data.spec), llm, Examples(data.store))
+    task.validation = build_validation(request, data, llm)
+    setup = Setup(
+        "stage 2",
+        request.out,
+        config,
+        data.store,
+        data.spec.name,
+        data.order,
+        identity,
+        data.store.identity.frame_rate,
+    )
+    outcome = Loop(setup, task, projector, accelerator).run(request.resume)
+    if accelerator.is_main_process:
+        save_projector(request.out, projector)
+    return outcome
+
+
+def learning_report(projector: Projector, llm: FrozenLLM, data: TrainingData) -> str:
+    """What learns and what does not, for the log."""
+    learning = sum(weight.numel() for weight in projector.parameters() if weight.requires_grad)
+    frozen = sum(weight.numel() for weight in llm.model.parameters())
+    return (
+        f"stage 2: {len(data.order.indices)} utterances of {data.split or 'the store'}, "
+        f"left out: {data.left_out}\n"
+        f"  learns: projector, {learning:,} parameters\n"
+        f"  frozen: {llm.source.id}, {frozen:,} parameters, in eval mode, without gradients"
+    )
+
+
+class Examples:
+    """The text fields of a store, by index; columns the manifest did not have read as None."""
+
+    def __init__(self, store: Store) -> None:
+        self._columns = store.columns(["text", "question", "answer", "translation"])
+
+    def __getitem__(self, index: int) -> Example:
+        row = {name: self._columns[name][int(index)].as_py() for name in self._columns.column_names}
+        translation = dict(row["translation"]) if row["translation"] else None
+        return Example(row["text"], row["question"], row["answer"], translation)
+
+
+class Stage2Task:
+    """`Task` of stage 2: `(1 - sigma) * cross-entropy + sigma * objective`."""
+
+    def __init__(
+        self, config: Stage2Config, objective: Objective, llm: FrozenLLM, examples: Examples
+    ) -> None:
+        self._tuning: TuningConfig = config.tuning
+        self._seed = config.seed
+        self._objective = objective
+        self._llm = llm
+        self._examples = examples
+        self.validation: GeneratedValidation | None = None
+
+    def prompts(self, batch: DeviceBatch) -> list[Prompt]:
+        """The prompts of a micro-batch, with answers: a function of the seed and the micro-batch's number."""
+        rng = np.random.default_rng(micro_seed(self._seed, batch.micro))
+        return [
+            self._llm.prompter.training(self._examples[index], self._tuning.task, self._tuning.asr_share, rng)
+            for index in batch.indices
+        ]
+
+    def counts(self, batch: DeviceBatch) -> Mapping[str, torch.Tensor]:
+        counts = dict(count_positions(self._objective, batch)) if self._tuning.sigma > 0 else {}
+        if self._tuning.sigma < 1:
+            answers = sum(len(prompt.answer) for prompt in self.prompts(batch))
+            counts[CROSS_ENTROPY] = torch.tensor(float(answers), device=batch.frames_B.device)
+        return counts
+
+    def sums(self, model: nn.Module, batch: DeviceBatch) -> Mapping[str, torch.Tensor]:
+        vectors_BUE, vectors_B = model(batch.features_BTD, batch.frames_B)
+        sums: dict[str, torch.Tensor] = {}
+        if self._tuning.sigma > 0:
+            sums.update(self._objective(vectors_BUE, vectors_B, batch.targets_BUE, batch.tokens_B).sums)
+        if self._tuning.sigma < 1:
+            sums[CROSS_ENTROPY] = self._llm.answer_loss(vectors_BUE, vectors_B, self.prompts(batch))
+        return sums
+
+    def combine(self, sums: Mapping[str, torch.Tensor], counts: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        sigma, loss = self._tuning.sigma, torch.zeros((), device=next(iter(sums.values())).device)
+        if sigma < 1:
+            loss = loss + (1 - sigma) * sums[CROSS_ENTROPY] / counts[CROSS_ENTROPY].clamp(min=1)
+        if sigma > 0:
+            parts = {name: value for name, value in sums.items() if name != CROSS_ENTROPY}
+            loss = loss + sigma * self._objective.combine(parts, counts)
+        return loss
+
+    def evaluate(self, model: Any, step: int) -> dict[str, float]:
+        return self.validation.run(model, step) if self.validation else {}
+
+
+@dataclass(frozen=True, slots=True)
+class GeneratedValidation:
+    """Error rates of what the LLM repeats, on part of the validation split."""
+
+    store: Store
+    target: str
+    llm: FrozenLLM
+    indices: np.ndarray
+    references: Sequence[str]
+    out: Path
+    examples: int
+
+    def run(self, model: Projector, step: int) -> dict[str, float]:
+        """`wer` and `cer` of greedy generation."""
+        outputs: list[str] = []
+        for start in range(0, len(self.indices), EVAL_BATCH):
+            batch = read_batch(
+                self.store, self.target, self.indices[start : start + EVAL_BATCH], self.llm.device
+            )
+            vectors_BUE, vectors_B = model(batch.features_BTD, batch.frames_B)
+            outputs += self.llm.generate(
+                vectors_BUE, vectors_B, [self.llm.prompter.asr()] * len(batch.indices)
+            )
+        write_examples(self.out, step, self.references, outputs, self.examples)
+        rates = error_rates(self.references, outputs)
+        return {name: rates[name] for name in ("wer", "cer") if rates[name] is not None}
+
+
+def build_validation(
+    request: Stage2Request, data: TrainingData, llm: FrozenLLM
+) -> GeneratedValidation | None:
+    """Validation on utterances spread evenly over the split, or None where there are none."""
+    run = request.config.run
+    indices = spread(data.dev, run.eval_utterances)
+    if len(indices) == 0:
+        return None
+    indices = indices[np.argsort(data.store.frames[indices], kind="stable")]
+    # Its own handle: the training one is being read by another thread.
+    store = Store.open(request.store)
+    references = store.columns(["text"])["text"].take(indices).to_pylist()
+    return GeneratedValidation(store, data.spec.name, llm, indices, references, request.out, run.examples)

@@ -1,0 +1,43 @@
+"""What a stage gives the loop: how to turn a batch into sums, sums into a loss, and a model into figures.
+
+    counts = task.counts(batch)         {"word": 37, "pad": 21}       known before the model runs
+    sums   = task.sums(model, batch)    {"word": 41.2, "pad": 3.0}    differentiable, over those positions
+    loss   = task.combine(sums, counts of the whole step)
+
+Because counts are known first, every micro-batch is divided by the counts of the *step* (all micro-batches of
+all processes) and goes through backward at once: the mean over valid positions of the step, in the memory of
+one micro-batch, however the step is cut.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+
+from speechmapper.loader.batches import DeviceBatch
+from speechmapper.objectives.base import Objective
+
+
+class Task(Protocol):
+    """One stage's share of the training loop."""
+
+    def counts(self, batch: DeviceBatch) -> Mapping[str, torch.Tensor]:
+        """Positions each part of the loss will be summed over; scalars (float32) on the batch's device."""
+
+    def sums(self, model: nn.Module, batch: DeviceBatch) -> Mapping[str, torch.Tensor]:
+        """Run the model; scalar sums (float32) of each part, differentiable."""
+
+    def combine(self, sums: Mapping[str, torch.Tensor], counts: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """The loss from sums and the step's counts; linear in the sums."""
+
+    def evaluate(self, model: Any, step: int) -> dict[str, float]:
+        """Figures on the validation split; `model` is the projector in eval mode, without gradients."""
+
+
+def count_positions(objective: Objective, batch: DeviceBatch) -> Mapping[str, torch.Tensor]:
+    """The counts an objective will give for a batch, without the model: they depend on the lengths alone."""
+    nothing_BU1 = batch.targets_BUE.new_zeros(*batch.targets_BUE.shape[:2], 1, dtype=torch.float32)
+    return objective(nothing_BU1, batch.vectors_B, nothing_BU1, batch.tokens_B).counts

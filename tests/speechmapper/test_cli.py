@@ -1,0 +1,126 @@
+"""The command lines: cheap help, one line for an error, exit codes, JSON alone on stdout."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+
+import pytest
+from sm_store.version import __version__
+from typer.testing import CliRunner
+
+from speechmapper.cli import app as speechmapper_app
+from speechmapper.eval.cli import app as eval_app
+from speechmapper.train.cli import app as train_app
+from speechmapper.config import to_yaml
+from tests.speechmapper.tiny import stage1_config
+
+HEAVY = ("torch", "transformers", "accelerate", "jiwer", "soundfile")
+HELP = {
+    "speechmapper.train.cli": ([], ["stage1"], ["stage2"]),
+    "speechmapper.eval.cli": ([], ["asr"], ["score"]),
+    "speechmapper.cli": ([], ["transcribe"]),
+}
+
+
+def in_process(module: str, *arguments: str) -> subprocess.CompletedProcess:
+    """The command as a console script would run it."""
+    code = f"import sys; from {module} import main; main()"
+    return subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("module", HELP)
+def test_help_loads_nothing_heavy_and_is_quick(module):
+    commands = [[*command, "--help"] for command in HELP[module]]
+    code = f"""
+import sys
+from typer.testing import CliRunner
+from {module} import app
+for command in {commands!r}:
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 0 and "Usage" in result.output, result.output
+print([name for name in {HEAVY!r} if name in sys.modules])
+"""
+    started = time.perf_counter()
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+    assert time.perf_counter() - started < 10
+
+
+@pytest.mark.parametrize(("name", "app"), [("sm-train", train_app), ("sm-eval", eval_app), ("speechmapper", speechmapper_app)])
+def test_version(name, app):
+    result = CliRunner().invoke(app, ["--version"])
+    assert (result.exit_code, result.output.strip()) == (0, f"{name} {__version__}")
+
+
+def test_flags_do_not_multiply():
+    """A new flag is a decision: add it here with its reason in the change."""
+    flags = {}
+    for app in (train_app, eval_app, speechmapper_app):
+        import typer
+
+        for name, command in typer.main.get_command(app).commands.items():
+            flags[name] = sorted(option for param in command.params for option in param.opts if option.startswith("--"))
+    assert flags == {
+        "stage1": ["--config", "--json", "--out", "--preset", "--resume", "--set", "--split", "--store", "--target"],
+        "stage2": ["--config", "--json", "--llm", "--out", "--preset", "--projector", "--resume", "--set", "--sigma",
+                   "--split", "--store", "--target", "--task"],
+        "asr": ["--device", "--json", "--llm", "--manifest", "--max-new-tokens", "--out", "--split", "--store"],
+        "score": ["--json"],
+        "transcribe": ["--device", "--encoder", "--json", "--llm", "--model"],
+    }
+
+
+@pytest.mark.parametrize(
+    ("module", "arguments", "words"),
+    [
+        ("speechmapper.train.cli", ["stage1", "--store", "none", "--out", "o", "--set", "data.frame=1"],
+         "unknown key data.frame; did you mean frames?"),
+        ("speechmapper.train.cli", ["stage1", "--store", "none", "--out", "o"], "none"),
+        ("speechmapper.train.cli", ["stage2", "--store", "s", "--projector", "p", "--llm", "l", "--out", "o",
+                                    "--sigma", "7"], "tuning.sigma 7.0"),
+        ("speechmapper.eval.cli", ["asr", "none", "--store", "s", "--out", "o"], "none"),
+        ("speechmapper.eval.cli", ["score", "none"], "no predictions there"),
+        ("speechmapper.cli", ["transcribe", "a.wav", "--model", "none"], "none"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_2(module, arguments, words, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    done = in_process(module, *arguments)
+    assert done.returncode == 2
+    assert words in done.stderr
+    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+    assert done.stdout == ""
+
+
+def test_training_and_evaluation_end_to_end_with_json(world, tmp_path):
+    """The commands as a user types them, in this process; stdout holds one JSON object and nothing else."""
+    config = tmp_path / "mine.yaml"
+    config.write_text(to_yaml("stage1", stage1_config(schedule={"steps": 2, "warmup": 0})))
+    run, out = str(tmp_path / "run"), str(tmp_path / "out")
+    store = ["--store", str(world.path)]
+
+    def told(app, *arguments):
+        result = CliRunner().invoke(app, [*arguments, "--json"], catch_exceptions=False)
+        assert result.exit_code == 0
+        return json.loads(result.stdout)
+
+    trained = told(train_app, "stage1", *store, "--out", run, "--config", str(config), "--set", "seed=3")
+    assert (trained["step"], trained["finished"], trained["out"]) == (2, True, run)
+    metrics = told(eval_app, "asr", run, *store, "--out", out)
+    assert told(eval_app, "score", out) == metrics
+    llm = ["--llm", str(world.llm_folder)]
+    settings = ["schedule.steps=1", "run.trackers=[]", "run.eval_utterances=0", "data.micro_batches=2"]
+    small = [word for setting in settings for word in ("--set", setting)]
+    tuned = told(train_app, "stage2", *store, "--projector", run, *llm, "--out", f"{run}2", "--task", "asr", *small)
+    assert tuned["finished"]
+    assert "wer" in told(eval_app, "asr", f"{run}2", *store, *llm, "--out", out, "--max-new-tokens", "3")
+
+
+def test_plain_output_names_the_figures(world, stage1_run, tmp_path):
+    result = CliRunner().invoke(
+        eval_app, ["asr", str(stage1_run), "--store", str(world.path), "--out", str(tmp_path)], catch_exceptions=False
+    )
+    assert "wer" in result.stdout and "nearest-token" in result.stdout

@@ -1,0 +1,152 @@
+"""Predictions: by nearest token and by generation, from the right split, into files that can be scored again."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from sm_store import Store
+from sm_store.errors import ConfigError, IdentityMismatch, ModelError
+
+from speechmapper.eval.evaluate import evaluate_asr, score
+from speechmapper.eval.predict import PredictRequest, predict
+from speechmapper.eval.predictions import read_predictions
+from speechmapper.eval.sources import batches_by_length, matching_target
+from speechmapper.loader.batches import read_batch
+from speechmapper.train.readout import Closeness, NearestToken
+from speechmapper.train.run_folder import load_projector
+from tests.speechmapper.tiny import make_world, tokenizer
+
+
+def lines_of(out) -> list[dict]:
+    return [json.loads(line) for line in (out / "predictions.jsonl").read_text().splitlines()]
+
+
+def test_nearest_token_predictions_are_those_of_the_readout(world, stage1_run, tmp_path):
+    metrics = evaluate_asr(PredictRequest(stage1_run, tmp_path, world.path, batch=2))
+    store, lines = world.store, lines_of(tmp_path)
+    test = store.select(split="test")
+    assert [line["id"] for line in lines] == [store.columns(["id"])["id"][int(index)].as_py() for index in test]
+    projector = load_projector(stage1_run)
+    readout = NearestToken(store.targets("tiny").table, tokenizer(), 0, torch.device("cpu"))
+    closeness = Closeness(store.targets("tiny").spec.table_scale)
+    with torch.no_grad():
+        for index, line in zip(test, lines, strict=True):
+            batch = read_batch(store, "tiny", np.array([index]), torch.device("cpu"))
+            vectors, lengths = projector(batch.features_BTD, batch.frames_B)
+            closeness.add(vectors, batch)
+            assert line["output"] == readout.texts(readout.token_ids(vectors, lengths))[0]
+            assert line["reference"] == store[int(index)].text
+            assert line["prompt"] is None
+    assert metrics["relative_mse"] == pytest.approx(closeness.figures()["relative_mse"], rel=1e-4)
+    assert metrics["utterances"] == len(test)
+
+
+def test_generated_predictions_carry_their_prompt(world, stage2_run, tmp_path):
+    metrics = evaluate_asr(PredictRequest(stage2_run, tmp_path, world.path, llm=str(world.llm_folder), max_new_tokens=5))
+    line = lines_of(tmp_path)[0]
+    assert "<<<speech>>>" in line["prompt"] and "repeat" in line["prompt"]
+    assert (metrics["readout"], metrics["llm"]) == ("generation", str(world.llm_folder))
+    assert all(len(line["output"].split()) <= 5 for line in lines_of(tmp_path))
+
+
+def test_metrics_say_what_was_measured(world, stage1_run, tmp_path):
+    metrics = evaluate_asr(PredictRequest(stage1_run, tmp_path, world.path))
+    assert json.loads((tmp_path / "metrics.json").read_text()) == metrics
+    assert {"wer", "cer", "utterances", "normalizer", "versions", "run", "readout", "split"} <= set(metrics)
+    assert (metrics["readout"], metrics["split"], metrics["run"]["stage"]) == ("nearest-token", "test", "stage1")
+
+
+def test_batch_size_changes_nothing(world, stage1_run, tmp_path):
+    one = predict(PredictRequest(stage1_run, tmp_path / "a", world.path, batch=1))
+    many = predict(PredictRequest(stage1_run, tmp_path / "b", world.path, batch=50))
+    assert [line["output"] for line in one] == [line["output"] for line in many]
+    assert [line["relative_mse"] for line in one] == pytest.approx([line["relative_mse"] for line in many], abs=2e-6)
+
+
+def test_another_split_can_be_measured(world, stage1_run, tmp_path):
+    assert len(predict(PredictRequest(stage1_run, tmp_path, world.path, split="dev"))) == len(
+        world.store.select(split="dev")
+    )
+    with pytest.raises(ConfigError, match="no split 'x' .there: dev, test, train"):
+        predict(PredictRequest(stage1_run, tmp_path, world.path, split="x"))
+
+
+def test_without_splits_everything_is_measured(stage1_run, tmp_path):
+    world = make_world(tmp_path / "world", utterances=7, splits=(None,))
+    assert len(predict(PredictRequest(stage1_run, tmp_path / "out", world.path))) == 7
+
+
+def test_score_needs_the_predictions_alone(world, stage1_run, tmp_path):
+    before = evaluate_asr(PredictRequest(stage1_run, tmp_path, world.path))
+    (tmp_path / "metrics.json").unlink()
+    assert score(tmp_path) == before
+    lines = lines_of(tmp_path)
+    for line in lines:
+        line["output"] = line["reference"]
+    (tmp_path / "predictions.jsonl").write_text("\n".join(map(json.dumps, lines)) + "\n")
+    assert score(tmp_path)["wer"] == 0.0
+    (tmp_path / "about.json").unlink()
+    assert score(tmp_path)["wer"] == 0.0
+
+
+def test_bad_predictions_are_named_by_line(tmp_path):
+    with pytest.raises(ConfigError, match=r"predictions\.jsonl: no predictions there; run `sm-eval asr"):
+        read_predictions(tmp_path)
+    good = '{"id": "a", "reference": "x", "output": "y"}\n'
+    for bad in ("not json\n", '{"id": "b", "reference": "x"}\n', "[1]\n", '{"reference": 1, "output": "y"}\n'):
+        (tmp_path / "predictions.jsonl").write_text(good + bad)
+        with pytest.raises(ConfigError, match=r"predictions\.jsonl:2: not a prediction"):
+            read_predictions(tmp_path)
+
+
+def test_without_its_target_set_the_store_is_read_with_the_llms_own_table(stage1_run, tmp_path):
+    world = make_world(tmp_path / "world", utterances=6)
+    expected = predict(PredictRequest(stage1_run, tmp_path / "out", world.path, split="train"))
+    store = Store.open(world.path)
+    store.drop_target_set("tiny")
+    without = predict(PredictRequest(stage1_run, tmp_path / "out", world.path, split="train"))
+    assert [line["output"] for line in without] == [line["output"] for line in expected]
+    assert "relative_mse" in expected[0] and "relative_mse" not in without[0]
+    lines = predict(PredictRequest(stage1_run, tmp_path / "out", world.path, llm=str(world.llm_folder), split="train",
+                                   max_new_tokens=3))
+    assert "relative_mse" not in lines[0]
+
+
+def test_the_matching_target_set_is_found_by_its_table_not_its_name(world, stage1_run):
+    projector = load_projector(stage1_run)
+    assert matching_target(world.store, projector) == "tiny"
+    projector.config.trained_for["target"]["name"] = "renamed"
+    assert matching_target(world.store, projector) == "tiny"
+    projector.config.trained_for["target"]["table_sha256"] = "0" * 64
+    assert matching_target(world.store, projector) is None
+
+
+def test_features_of_another_encoder_are_refused(world, stage1_run, tmp_path):
+    folder = tmp_path / "projector"
+    load_projector(stage1_run).save_pretrained(folder)
+    config = json.loads((folder / "config.json").read_text())
+    config["trained_for"]["average"] = 4
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(IdentityMismatch, match="average: 2 != 4"):
+        predict(PredictRequest(folder, tmp_path / "out", world.path))
+
+
+def test_a_run_that_has_not_ended_says_so(world, tmp_path):
+    (tmp_path / "run" / "checkpoints" / "step-00000001").mkdir(parents=True)
+    with pytest.raises(ModelError, match="its training has not ended"):
+        predict(PredictRequest(tmp_path / "run", tmp_path / "out", world.path))
+
+
+def test_out_that_cannot_be_written_is_bad_input(world, stage1_run, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match="--out"):
+        predict(PredictRequest(stage1_run, tmp_path / "file", world.path))
+
+
+def test_batches_hold_everything_once_longest_first():
+    frames = np.array([10, 90, 30, 50, 70, 20, 400])
+    batches = list(batches_by_length(np.arange(7), frames, budget=180, most=3))
+    assert [batch.tolist() for batch in batches] == [[6], [1, 4], [3, 2, 5], [0]]

@@ -1,0 +1,64 @@
+"""What a run reads: splits, target sets, what is left out."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from sm_store import Store
+from sm_store.errors import ConfigError, StoreError
+
+from speechmapper.config import DataConfig
+from speechmapper.train.data import choose_target, open_data, split_of
+from tests.speechmapper.tiny import make_world
+
+DATA = DataConfig(frames=400)
+
+
+def test_trains_on_train_and_validates_on_dev(world):
+    data = open_data(world.path, None, None, DATA, seed=1)
+    store = world.store
+    assert data.split == "train"
+    assert np.array_equal(np.sort(data.order.indices), store.select(split="train"))
+    assert np.array_equal(data.dev, store.select(split="dev"))
+
+
+def test_a_split_can_be_named_and_dev_is_never_both(world):
+    data = open_data(world.path, "tiny", "dev", DATA, seed=1)
+    assert np.array_equal(data.order.indices, world.store.select(split="dev"))
+    assert len(data.dev) == 0
+
+
+def test_the_orders_shards_are_the_stores(world):
+    data = open_data(world.path, None, None, DATA, seed=1)
+    shards = np.asarray(world.store.columns(["shard"])["shard"])
+    assert np.array_equal(data.order.shards, shards[data.order.indices])
+    assert set(data.order.shards.tolist()) == {0, 1}
+
+
+def test_the_only_target_set_needs_no_name_and_none_is_an_error(world, tmp_path):
+    assert choose_target(world.store, None) == "tiny"
+    other = make_world(tmp_path / "world", utterances=6)
+    store = Store.open(other.path)
+    store.drop_target_set("tiny")
+    with pytest.raises(ConfigError, match="0 target sets"):
+        choose_target(store, None)
+
+
+def test_too_little_data_for_a_step_is_said_at_once(world):
+    with pytest.raises(ConfigError, match=r"lower data\.micro_batches"):
+        open_data(world.path, None, None, DataConfig(frames=400, micro_batches=99), seed=1)
+
+
+def test_split_of():
+    assert split_of([], None, "train", "s") is None
+    assert split_of(["a", "train"], None, "train", "s") == "train"
+    assert split_of(["a", "train"], "a", "train", "s") == "a"
+    with pytest.raises(ConfigError, match=r"s: no split 'test' \(there: a, train\)"):
+        split_of(["a", "train"], None, "test", "s")
+    with pytest.raises(ConfigError, match=r"no split 'a' \(there: none\)"):
+        split_of([], "a", "test", "s")
+
+
+def test_no_store_there(tmp_path):
+    with pytest.raises(StoreError, match="none"):
+        open_data(tmp_path / "none", None, None, DATA, seed=1)

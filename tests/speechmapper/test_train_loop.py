@@ -1,0 +1,137 @@
+"""The loop on a task of its own: it knows no stage, and everything in it is a function of the step."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from sm_store.errors import ConfigError
+from torch import nn
+
+from speechmapper.train.data import open_data
+from speechmapper.train.interval import Interval
+from speechmapper.train.loop import Loop, Setup, micro_seed
+from speechmapper.train.report import read_metrics
+from speechmapper.train.run_folder import open_accelerator, start_run
+from tests.speechmapper.tiny import stage1_config
+
+
+class Recording:
+    """A task that learns nothing in particular and writes down what it was given."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[int, tuple[int, ...]]] = []
+        self.drawn: list[float] = []
+        self.evaluated: list[int] = []
+
+    def counts(self, batch):
+        return {"part": torch.tensor(float(len(batch.indices)))}
+
+    def sums(self, model, batch):
+        self.seen.append((batch.micro, tuple(batch.indices.tolist())))
+        self.drawn.append(float(torch.rand(())))
+        return {"part": model(batch.features_BTD[..., :2].float()).square().mean() * len(batch.indices)}
+
+    def combine(self, sums, counts):
+        return sums["part"] / counts["part"]
+
+    def evaluate(self, model, step):
+        assert not model.training and not torch.is_grad_enabled()
+        self.evaluated.append(step)
+        return {"figure": float(step)}
+
+
+def run(world, out, resume=False, task=None, **sections):
+    config = stage1_config(**sections)
+    data = open_data(world.path, None, None, config.data, config.seed)
+    start_run(out, "stage1", config, resume)
+    torch.manual_seed(0)
+    model = nn.Linear(2, 1)
+    task = task or Recording()
+    setup = Setup("test", out, config, data.store, "tiny", data.order, {"made": "for this"}, 25.0)
+    outcome = Loop(setup, task, model, open_accelerator(config.run, out)).run(resume)
+    return outcome, task, model
+
+
+def test_every_step_reads_what_the_order_says(world, tmp_path):
+    sections = {"data": {"frames": 200, "max_utterances": 4, "micro_batches": 2}, "schedule": {"steps": 7}}
+    _, task, _ = run(world, tmp_path / "run", **sections)
+    config = stage1_config(**sections)
+    order = open_data(world.path, None, None, config.data, config.seed).order
+    expected = [tuple(batch.tolist()) for step in range(7) for batch in order.step(step)]
+    assert [indices for _, indices in task.seen] == expected
+    assert [micro for micro, _ in task.seen] == list(range(14))
+
+
+def test_random_numbers_belong_to_the_micro_batch(world, tmp_path):
+    _, whole, _ = run(world, tmp_path / "whole")
+    _, first, _ = run(world, tmp_path / "parts", schedule={"steps": 3, "warmup": 2})
+    _, second, _ = run(world, tmp_path / "parts", resume=True)
+    assert first.drawn + second.drawn == whole.drawn
+    assert len(set(whole.drawn)) == len(whole.drawn)
+
+
+def test_evaluates_and_saves_when_due_and_at_the_end(world, tmp_path):
+    run_settings = {"eval_every": 3, "eval_utterances": 1, "save_every": 2, "keep": 10, "log_every": 4}
+    _, task, _ = run(world, tmp_path / "run", run=run_settings)
+    assert task.evaluated == [3, 6, 8]
+    saved = sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir())
+    assert saved == [f"step-{step:08d}" for step in (2, 4, 6, 8)]
+    lines = read_metrics(tmp_path / "run")
+    assert [line["step"] for line in lines if "loss" in line] == [4, 8]
+    assert [line["dev_figure"] for line in lines if "dev_figure" in line] == [3.0, 6.0, 8.0]
+
+
+def test_the_model_learns_with_the_schedules_rate(world, tmp_path):
+    _, _, model = run(world, tmp_path / "run", schedule={"steps": 4, "warmup": 2})
+    torch.manual_seed(0)
+    assert not torch.equal(model.weight, nn.Linear(2, 1).weight)
+    rates = [line["lr"] for line in read_metrics(tmp_path / "run")]
+    assert rates == pytest.approx([1.5e-3, 3e-3, 3e-3, 1.5e-3])
+
+
+def test_processes_must_share_a_step_evenly(world, tmp_path, monkeypatch):
+    accelerator = open_accelerator(stage1_config().run, tmp_path)
+    monkeypatch.setattr(type(accelerator), "num_processes", 2)
+    with pytest.raises(ConfigError, match=r"data\.micro_batches 1 cannot be shared by 2 processes"):
+        run(world, tmp_path / "run")
+
+
+def test_micro_seeds_differ_and_repeat():
+    seeds = {micro_seed(seed, micro) for seed in range(10) for micro in range(100)}
+    assert len(seeds) == 1000
+    assert all(0 <= seed < 2**63 for seed in seeds)
+    assert micro_seed(1, 2) == micro_seed(1, 2)
+
+
+def test_time_spent_evaluating_is_not_training_time(monkeypatch):
+    clock = iter([10.0, 40.0, 50.0])  # pause begins, pause ends, totals
+    monkeypatch.setattr("speechmapper.train.interval.time.perf_counter", lambda: next(clock))
+    interval = Interval(_started=0.0)
+    with interval.paused():
+        pass
+
+    class Alone:
+        device, num_processes = torch.device("cpu"), 1
+
+        def reduce(self, values, _how):
+            return values
+
+    assert interval.totals(Alone()).seconds == pytest.approx(20.0)
+
+
+def test_an_intervals_means_are_over_all_its_positions():
+    interval = Interval()
+    interval.add_loss({"word": torch.tensor(6.0)}, {"word": torch.tensor(2.0)})
+    interval.add_loss({"word": torch.tensor(1.0)}, {"word": torch.tensor(8.0)})
+
+    class Two:
+        """Two processes with the same sums; the counts are the step's already."""
+
+        device, num_processes = torch.device("cpu"), 2
+
+        def reduce(self, values, _how):
+            return 2 * values
+
+    assert interval.totals(Two()).means()["word"] == pytest.approx(14.0 / 10.0)
+    assert np.isclose(float(interval.totals(Two()).counts["word"]), 10.0)

@@ -1,0 +1,181 @@
+"""Stage 2: the mixed loss, what learns and what does not, and what is refused."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from sm_pipeline.models import resolve_model
+from sm_store.errors import ConfigError, IdentityMismatch, ModelError
+
+from speechmapper.llm import load_llm
+from speechmapper.loader.batches import read_batch
+from speechmapper.projector import Projector
+from speechmapper.train.report import read_metrics
+from speechmapper.train.run_folder import load_projector
+from speechmapper.train.stage1 import build_objective
+from speechmapper.train.stage2 import Examples, Stage2Request, Stage2Task, train_stage2
+from tests.speechmapper.tiny import make_world, save_llm, stage2_config
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def llm(world):
+    return load_llm(resolve_model(str(world.llm_folder), "llm"), CPU)
+
+
+@pytest.fixture
+def projector(stage1_run) -> Projector:
+    return load_projector(stage1_run)
+
+
+def task(world, llm, sigma: float, **tuning) -> Stage2Task:
+    config = stage2_config(tuning={"sigma": sigma, **tuning})
+    spec = world.store.targets("tiny").spec
+    return Stage2Task(config, build_objective(config.objective, spec), llm, Examples(world.store))
+
+
+def batch_of(world, indices=(0, 1, 2)):
+    return read_batch(world.store, "tiny", np.array(indices), CPU)
+
+
+def loss_of(made: Stage2Task, projector, batch) -> torch.Tensor:
+    return made.combine(made.sums(projector, batch), made.counts(batch))
+
+
+def request(world, projector, out, resume=False, llm=None, **sections) -> Stage2Request:
+    llm_name = str(llm or world.llm_folder)
+    return Stage2Request(world.path, projector, llm_name, out, stage2_config(**sections), resume=resume)
+
+
+def test_the_loss_is_the_mix_of_the_two(world, llm, projector):
+    batch = batch_of(world)
+    with torch.no_grad():
+        ce, mse = loss_of(task(world, llm, 0.0), projector, batch), loss_of(task(world, llm, 1.0), projector, batch)
+        for sigma in (0.25, 0.9):
+            mixed = loss_of(task(world, llm, sigma), projector, batch)
+            assert float(mixed) == pytest.approx(float((1 - sigma) * ce + sigma * mse), rel=1e-5)
+
+
+def test_cross_entropy_is_per_answer_token(world, llm, projector):
+    batch, made = batch_of(world), task(world, llm, 0.0)
+    with torch.no_grad():
+        vectors, lengths = projector(batch.features_BTD, batch.frames_B)
+        expected = float(llm.answer_loss(vectors, lengths, made.prompts(batch)))
+        tokens = sum(len(world.texts[index].split()) + 1 for index in batch.indices)  # and the end of turn
+        assert float(made.counts(batch)["ce"]) == tokens
+        assert float(loss_of(made, projector, batch)) == pytest.approx(expected / tokens, rel=1e-5)
+
+
+def test_parts_that_weigh_nothing_are_not_computed(world, llm, projector):
+    batch = batch_of(world)
+    assert set(task(world, llm, 0.0).sums(projector, batch)) == {"ce"} == set(task(world, llm, 0.0).counts(batch))
+    only_mse = task(world, llm, 1.0)
+    assert set(only_mse.sums(projector, batch)) == {"word", "pad"} == set(only_mse.counts(batch))
+
+
+@pytest.mark.parametrize("sigma", [0.0, 0.9])
+def test_gradients_reach_the_projector_alone(world, llm, projector, sigma):
+    loss_of(task(world, llm, sigma), projector, batch_of(world)).backward()
+    assert all(weight.grad is not None and weight.grad.any() for weight in projector.parameters())
+    assert all(weight.grad is None and not weight.requires_grad for weight in llm.model.parameters())
+
+
+def test_training_moves_the_projector_and_not_the_llm(world, stage1_run, stage2_run):
+    one = Projector.from_pretrained(stage1_run / "projector").state_dict()
+    two = Projector.from_pretrained(stage2_run / "projector").state_dict()
+    assert all(not torch.equal(one[name], two[name]) for name in one)
+    files = [path.read_bytes() for path in sorted(world.llm_folder.iterdir())]
+    assert files  # the folder is only read: its hash is the one the target set was made from
+    load_llm(resolve_model(str(world.llm_folder), "llm"), CPU).require_table(world.store.targets("tiny"))
+
+
+def test_it_lowers_the_cross_entropy(world, stage1_run, tmp_path):
+    out = tmp_path / "run"
+    train_stage2(request(world, stage1_run, out, tuning={"sigma": 0.0}, schedule={"steps": 25}, optimizer={"lr": 3e-3}))
+    told = [line["ce"] for line in read_metrics(out)]
+    assert sum(told[-5:]) < 0.9 * sum(told[:5])
+
+
+def test_what_learns_and_what_is_frozen_is_printed(world, stage1_run, tmp_path, capfd):
+    train_stage2(request(world, stage1_run, tmp_path / "run", schedule={"steps": 1}))
+    told = capfd.readouterr()
+    assert "learns: projector, 30,048 parameters" in told.err
+    assert f"frozen: {world.llm_folder}, 19,616 parameters" in told.err
+    assert told.out == ""
+
+
+def test_the_run_says_what_it_is_for(stage2_run, world):
+    made = Projector.from_pretrained(stage2_run / "projector").config.trained_for
+    assert (made["stage"], made["task"], made["sigma"]) == ("stage2", "asr", 0.9)
+    assert made["llm"] == {"id": str(world.llm_folder), "revision": None}
+    assert made["started_from"]["stage"] == "stage1"
+    last = read_metrics(stage2_run)[-1]
+    assert {"dev_wer", "dev_cer"} <= set(last)
+
+
+def test_resumed_equals_uninterrupted_to_the_bit(world, stage1_run, tmp_path):
+    train_stage2(request(world, stage1_run, tmp_path / "whole"))
+    train_stage2(request(world, stage1_run, tmp_path / "parts", schedule={"steps": 2}))
+    outcome = train_stage2(request(world, stage1_run, tmp_path / "parts", resume=True))
+    assert outcome.step == 3
+    one, two = (load_projector(tmp_path / name).state_dict() for name in ("whole", "parts"))
+    assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+def test_prompts_are_a_function_of_the_micro_batch(world, llm):
+    made, batch = task(world, llm, 0.5), batch_of(world)
+    assert made.prompts(batch) == made.prompts(batch)
+
+
+def test_questions_and_translations_come_from_the_store(tmp_path, llm, projector):
+    world = make_world(tmp_path / "world", utterances=8, question="who slept", answer="the dog",
+                       translation={"de": "rain"})
+    answers = {
+        kind: {prompt.answer for prompt in task(world, llm, 0.0, task=kind).prompts(batch_of(world))}
+        for kind in ("sqa", "st")
+    }
+    words = llm.tokenizer.convert_ids_to_tokens
+    assert [words(list(ids)) for ids in answers["sqa"]] == [["the", "dog", "<|im_end|>"]]
+    assert [words(list(ids)) for ids in answers["st"]] == [["rain", "<|im_end|>"]]
+
+
+def test_another_llm_is_refused(world, stage1_run, tmp_path):
+    other = save_llm(tmp_path / "other", seed=1)
+    with pytest.raises(ModelError, match="not those of target set tiny"):
+        train_stage2(request(world, stage1_run, tmp_path / "run", llm=other))
+
+
+def test_a_store_of_other_features_is_refused_with_the_difference(world, stage1_run, tmp_path):
+    projector = tmp_path / "projector"
+    load_projector(stage1_run).save_pretrained(projector)
+    config = json.loads((projector / "config.json").read_text())
+    config["trained_for"]["encoder"]["layer"] = 18
+    (projector / "config.json").write_text(json.dumps(config))
+    with pytest.raises(IdentityMismatch, match=r"encoder\.layer: 2 != 18"):
+        train_stage2(request(world, projector, tmp_path / "run"))
+
+
+@pytest.mark.parametrize("made", ["nothing", "empty", "foreign"])
+def test_what_is_no_run_is_refused(world, tmp_path, made):
+    folder = tmp_path / "run"
+    if made != "nothing":
+        folder.mkdir()
+    if made == "foreign":
+        (folder / "config.json").write_text('{"model_type": "bert"}')
+    with pytest.raises(ModelError):
+        train_stage2(request(world, folder, tmp_path / "out"))
+
+
+def test_resume_with_another_sigma_is_refused(world, stage1_run, tmp_path):
+    train_stage2(request(world, stage1_run, tmp_path / "run", schedule={"steps": 1}))
+    with pytest.raises(IdentityMismatch, match=r"tuning\.sigma: 0\.9 != 0\.5"):
+        train_stage2(request(world, stage1_run, tmp_path / "run", resume=True, tuning={"sigma": 0.5}))
+
+
+def test_a_run_that_is_there_is_not_overwritten(world, stage1_run, stage2_run):
+    with pytest.raises(ConfigError, match="--resume"):
+        train_stage2(request(world, stage1_run, stage2_run))

@@ -1,0 +1,215 @@
+"""A tiny world: a word tokenizer, a random two-layer Llama, and a store whose speech can be learnt.
+
+Each word has a fixed random 24-dimensional pattern; an utterance is its words' patterns, 4 to 7 frames each,
+with noise. So a projector of a few thousand parameters learns it in some hundred steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from sm_store import Fields, Geometry, Identity, Record, Store, TargetSpec
+from sm_store.targets import table_scale, table_sha256, tokenizer_sha256
+from speechmapper.config import Stage1Config, Stage2Config, load_config
+from speechmapper.quiet import quiet_transformers
+
+SPOKEN = "the a old dog bird house red sang slept saw by river and boat small green walked home in rain"
+WORDS = f"{SPOKEN} you copy what user says repeat text quotes once nothing else".split()
+SPECIAL = ("<pad>", "<s>", "</s>", "<unk>", "<|im_start|>", "<|im_end|>")
+PUNCTUATION = ('"', ".", ",", ":", "'")
+WIDTH = 24  # of the encoder
+EMBEDDING = 32  # of the LLM
+CHAT_TEMPLATE = (
+    "{% for m in messages %}<|im_start|> {{ m['role'] }} {{ m['content'] }} <|im_end|> {% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|> assistant {% endif %}"
+)
+
+
+def tokenizer(template: str | None = CHAT_TEMPLATE) -> PreTrainedTokenizerFast:
+    """One token a word, `<unk>` for the rest."""
+    vocabulary = {
+        word: number for number, word in enumerate((*SPECIAL, *PUNCTUATION, *WORDS, "system", "assistant"))
+    }
+    made = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    made.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Punctuation()]
+    )
+    made.decoder = decoders.WordPiece(prefix="##", cleanup=False)
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=made,
+        pad_token="<pad>",
+        bos_token="<s>",
+        eos_token="</s>",
+        unk_token="<unk>",
+        extra_special_tokens=["<|im_start|>", "<|im_end|>"],
+    )
+    fast.chat_template = template
+    return fast
+
+
+def llama(seed: int = 0, vocabulary: int = 64) -> LlamaForCausalLM:
+    """Random weights, large enough that outputs differ clearly."""
+    config = LlamaConfig(
+        vocab_size=vocabulary,
+        hidden_size=EMBEDDING,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=256,
+        initializer_range=0.4,
+        bos_token_id=1,
+        eos_token_id=2,
+        pad_token_id=None,  # a padding row would be zero
+    )
+    torch.manual_seed(seed)
+    return LlamaForCausalLM(config).eval()
+
+
+def save_llm(folder: Path, seed: int = 0) -> Path:
+    """The tiny LLM as a model folder."""
+    with quiet_transformers():
+        llama(seed).save_pretrained(folder)
+    tokenizer().save_pretrained(folder)
+    return folder
+
+
+@dataclass(frozen=True)
+class World:
+    """A store on disk and what it was made from."""
+
+    path: Path
+    llm_folder: Path
+    texts: list[str]
+
+    @property
+    def store(self) -> Store:
+        return Store.open(self.path)
+
+
+def sentences(count: int, seed: int, longest: int = 6) -> list[str]:
+    rng = np.random.default_rng(seed)
+    return [" ".join(rng.choice(WORDS[:20], rng.integers(2, longest + 1))) for _ in range(count)]
+
+
+def speak(text: str, rng: np.random.Generator, noise: float = 0.1) -> np.ndarray:
+    """Features (T, WIDTH) of a text."""
+    patterns = np.random.default_rng(77).normal(size=(len(WORDS), WIDTH))
+    pieces = [
+        np.repeat(patterns[WORDS.index(word)][None], rng.integers(6, 10), axis=0) for word in text.split()
+    ]
+    features = np.concatenate(pieces)
+    return (features + noise * rng.normal(size=features.shape)).astype(np.float16)
+
+
+def make_world(
+    folder: Path,
+    utterances: int = 40,
+    shards: int = 2,
+    splits: Sequence[str | None] = ("train",) * 6 + ("dev", "test"),
+    kind: str = "dense",
+    **fields: Any,
+) -> World:
+    """A store with one target set, `tiny`, of the LLM saved beside it."""
+    llm_folder = save_llm(folder / "llm")
+    words = tokenizer()
+    table = llama().get_input_embeddings().weight.detach().numpy().astype(np.float32)
+    files = {
+        name: (llm_folder / name).read_bytes()
+        for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
+    }
+    identity = Identity(
+        encoder={"id": "tiny", "layer": 2, "width": WIDTH},
+        front_end={"name": "patterns"},
+        manifest_sha256="0" * 64,
+        plan={"shards": shards},
+    )
+    store = Store.create(folder / "store", identity)
+    store.add_target_set(
+        TargetSpec(
+            name="tiny",
+            llm=str(llm_folder),
+            revision=None,
+            tokenizer_sha256=tokenizer_sha256(files),
+            table_sha256=table_sha256(table),
+            table_scale=table_scale(table),
+            pad_token="<pad>",
+            pad_id=0,
+            width=EMBEDDING,
+            vocabulary=len(table),
+            kind=kind,
+            geometry=Geometry(),
+        ),
+        table,
+        files,
+    )
+    texts = sentences(utterances, seed=5)
+    rng = np.random.default_rng(6)
+    records = [
+        Record(
+            f"u{number:03d}",
+            speak(text, rng),
+            Fields(text=text.capitalize() + ".", duration=1.0, split=splits[number % len(splits)], **fields),
+        )
+        for number, text in enumerate(texts)
+    ]
+    ids = [np.asarray(words(text)["input_ids"], np.int32) for text in texts]
+    for shard, part in enumerate(np.array_split(np.arange(utterances), shards)):
+        store.commit(shard, [records[row] for row in part], [], {"tiny": [ids[row] for row in part]})
+    return World(folder / "store", llm_folder, texts)
+
+
+SMALL_MODEL = {
+    "block_sizes": [32, 32],
+    "block_outputs": [32, 32],
+    "num_layers": [1, 1],
+    "num_heads": 4,
+    "ffn_size": 48,
+    "dropout": 0.1,
+    "scale_to_table": True,
+}
+
+
+def quiet_run() -> dict[str, Any]:
+    """Settings of a run that only trains."""
+    return {
+        "device": "cpu",
+        "trackers": [],
+        "log_every": 1,
+        "eval_utterances": 0,
+        "eval_every": 0,
+        "save_every": 0,
+    }
+
+
+def stage1_config(**sections: Any) -> Stage1Config:
+    """A configuration for the tiny world; keyword arguments are laid over its sections."""
+    base = {
+        "model": SMALL_MODEL,
+        "objective": {"cosine_weight": 1.0},
+        "data": {"frames": 200, "max_utterances": 6},
+        "optimizer": {"lr": 3e-3},
+        "schedule": {"steps": 8, "warmup": 2},
+        "run": quiet_run(),
+    }
+    return load_config("stage1", Stage1Config, [("tests", base), ("tests", sections)])
+
+
+def stage2_config(**sections: Any) -> Stage2Config:
+    """As `stage1_config`, for stage 2."""
+    base = {
+        "tuning": {"sigma": 0.9},
+        "data": {"frames": 200, "max_utterances": 4, "micro_batches": 2},
+        "optimizer": {"lr": 1e-3},
+        "schedule": {"steps": 3, "warmup": 0},
+        "run": quiet_run(),
+    }
+    return load_config("stage2", Stage2Config, [("tests", base), ("tests", sections)])
