@@ -1,0 +1,59 @@
+"""Small corpora for tests: tones and noise as audio files, with a manifest."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soundfile
+
+TEXTS = (
+    "The old dog.",
+    "A bird sang",
+    "by the river,",
+    "and we slept;",
+    "it was late",
+    "Nobody came!",
+    "the end",
+    "or so",
+)
+FORMATS = ("wav", "flac", "ogg", "mp3")
+RATES = (16_000, 8_000, 22_050, 44_100)
+
+
+def tone(seconds: float, rate: int = 16_000, seed: int = 0) -> np.ndarray:
+    """A sweep with noise, (samples,) float32 in -1..1."""
+    rng = np.random.default_rng(seed)
+    at = np.arange(round(seconds * rate)) / rate
+    pitch = 200 + 150 * np.sin(2 * np.pi * (0.7 + 0.1 * seed) * at)
+    sweep = np.sin(2 * np.pi * np.cumsum(pitch) / rate)
+    return (0.3 * sweep + 0.05 * rng.standard_normal(len(at))).astype(np.float32)
+
+
+def write_audio(path: Path, seconds: float = 2.0, rate: int = 16_000, seed: int = 0, **settings: Any) -> Path:
+    """One audio file, its format by its suffix."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    soundfile.write(path, tone(seconds, rate, seed), rate, **settings)
+    return path
+
+
+def write_lines(path: Path, lines: list[dict[str, Any]]) -> Path:
+    """A manifest of these objects."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    return path
+
+
+def write_corpus(folder: Path, utterances: int = 8, durations: bool = True) -> Path:
+    """A corpus in several formats and rates, splits included; returns its manifest."""
+    lines = []
+    for number in range(utterances):
+        seconds = 1.5 + 0.25 * (number * 3 % 7)
+        name = f"audio/u{number}.{FORMATS[number % len(FORMATS)]}"
+        write_audio(folder / name, seconds, RATES[number % len(RATES)], seed=number)
+        line = {"id": f"u{number}", "audio": name, "text": TEXTS[number % len(TEXTS)], "lang": "en"}
+        line["split"] = ("train", "train", "dev", "test")[number % 4]
+        lines.append(line | ({"duration": seconds} if durations else {}))
+    return write_lines(folder / "manifest.jsonl", lines)
