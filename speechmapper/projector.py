@@ -18,10 +18,11 @@ import math
 from typing import Any
 
 import torch
-from sm_store.geometry import Geometry
 from torch import nn
 from torch.nn import functional as F
 from transformers import PreTrainedConfig, PreTrainedModel
+
+from sm_store.geometry import Geometry
 
 NORM_ORDERS = ("pre", "post")
 

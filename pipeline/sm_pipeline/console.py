@@ -18,9 +18,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Protocol, TextIO
 
-from sm_store.errors import SpeechMapperError
-
 from sm_pipeline.signals import Stopped
+from sm_store.errors import SpeechMapperError
 
 SECONDS_BETWEEN_LINES = 10.0
 FIRST_LINE_AFTER = 1.0  # seconds: shorter work stays silent

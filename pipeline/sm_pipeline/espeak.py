@@ -16,6 +16,7 @@ from functools import cache
 import espeakng_loader
 import numpy as np
 import soxr
+
 from sm_store.errors import RunFailed
 
 SAMPLE_RATE = 16_000  # Hz, of what is returned

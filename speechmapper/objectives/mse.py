@@ -20,9 +20,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
-from sm_store.errors import ConfigError
 from torch.nn import functional as F
 
+from sm_store.errors import ConfigError
 from speechmapper.objectives.base import Terms
 
 REDUCTIONS = ("mean_dim", "sum_dim", "normalized")

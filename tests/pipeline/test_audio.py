@@ -9,11 +9,11 @@ import time
 import numpy as np
 import pytest
 import soundfile
-from tests.speech import tone, write_audio
 
 from sm_pipeline.audio import Cut, Waveform, file_seconds, read_audio
 from sm_store.errors import SampleError
 from sm_store.ledger import REASONS
+from tests.speech import tone, write_audio
 
 
 def reason(path, cut=None, **settings) -> str:

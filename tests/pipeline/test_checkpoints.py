@@ -10,10 +10,10 @@ import pytest
 import safetensors
 import torch
 from safetensors.torch import save_file
-from tests.pipeline import llms
 
 from sm_pipeline.checkpoints import open_checkpoint
 from sm_store.errors import ModelError
+from tests.pipeline import llms
 
 
 @pytest.fixture(scope="module")

@@ -7,13 +7,13 @@ import json
 import numpy as np
 import pytest
 import torch
-from sm_store.errors import ConfigError, ModelError
 from transformers import SeamlessM4TFeatureExtractor, SeamlessM4Tv2Config, SeamlessM4Tv2ForSpeechToText
 from transformers.models.seamless_m4t_v2.modeling_seamless_m4t_v2 import SeamlessM4Tv2SpeechEncoder
 
 from sm_pipeline.encoders import choose_device, choose_dtype, load_encoder
 from sm_pipeline.encoders.presets import PRESET_SEED, TINY_SEAMLESS
 from sm_pipeline.encoders.seamless import FRAME_RATE, MIN_SAMPLES, weights_sha256
+from sm_store.errors import ConfigError, ModelError
 
 SAMPLE_RATE = 16_000
 LAYERS = TINY_SEAMLESS["speech_encoder_layers"]

@@ -8,14 +8,20 @@ import numpy as np
 import pytest
 import safetensors
 import torch
-from tests.pipeline import llms
-from transformers import AutoModelForCausalLM, AutoTokenizer, Gemma3ForCausalLM, Gemma3TextConfig, GPT2Config
-from transformers import GPT2LMHeadModel
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    Gemma3ForCausalLM,
+    Gemma3TextConfig,
+    GPT2Config,
+    GPT2LMHeadModel,
+)
 from transformers.utils import logging
 
 from sm_pipeline.llm_table import load_llm_table, load_tokenizer
 from sm_pipeline.models import resolve_model
 from sm_store.errors import ModelError
+from tests.pipeline import llms
 
 
 @pytest.fixture(autouse=True)

@@ -9,7 +9,6 @@ import time
 from pathlib import Path
 
 import pytest
-from tests.speech import write_lines
 
 from sm_pipeline.manifest import (
     MAX_LINE_BYTES,
@@ -19,6 +18,7 @@ from sm_pipeline.manifest import (
     write_manifest,
 )
 from sm_store.errors import ManifestError
+from tests.speech import write_lines
 
 GOOD = {"id": "u1", "audio": "a.wav", "text": "hello"}
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from tests.pipeline import llms
-from tests.store import building
 
 from sm_pipeline.config import TargetConfig
 from sm_pipeline.llm_table import load_llm_table
@@ -21,6 +19,8 @@ from sm_pipeline.targets import (
 from sm_store import Geometry, Store
 from sm_store.errors import ConfigError, IdentityMismatch, ModelError, StoreCorrupt
 from sm_store.targets import table_scale, table_sha256, tokenizer_sha256
+from tests.pipeline import llms
+from tests.store import building
 
 
 class FakeTokenizer:

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from tests.speech import tone, write_audio, write_lines
 
 from sm_pipeline.audio import Cut, read_audio
 from sm_pipeline.config import TargetConfig
@@ -20,6 +19,7 @@ from sm_pipeline.targets import build_targets
 from sm_pipeline.unit import UnitWorker, WorkerSetup, average_frames, check_usable, store_features
 from sm_store import Geometry, Identity, Store
 from sm_store.errors import SampleError
+from tests.speech import tone, write_audio, write_lines
 
 
 class ConstantEncoder:

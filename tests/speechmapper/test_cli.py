@@ -8,13 +8,13 @@ import sys
 import time
 
 import pytest
-from sm_store.version import __version__
 from typer.testing import CliRunner
 
+from sm_store.version import __version__
 from speechmapper.cli import app as speechmapper_app
+from speechmapper.config import to_yaml
 from speechmapper.eval.cli import app as eval_app
 from speechmapper.train.cli import app as train_app
-from speechmapper.config import to_yaml
 from tests.speechmapper.tiny import stage1_config
 
 HEAVY = ("torch", "transformers", "accelerate", "jiwer", "soundfile")

@@ -6,8 +6,8 @@ import dataclasses
 
 import pytest
 import yaml
-from sm_store.errors import ConfigError
 
+from sm_store.errors import ConfigError
 from speechmapper.config import (
     PRESET_FOLDER,
     PRESETS,

@@ -7,9 +7,9 @@ import json
 import numpy as np
 import pytest
 import torch
+
 from sm_store import Store
 from sm_store.errors import ConfigError, IdentityMismatch, ModelError
-
 from speechmapper.eval.evaluate import evaluate_asr, score
 from speechmapper.eval.predict import PredictRequest, predict
 from speechmapper.eval.predictions import read_predictions

@@ -6,11 +6,11 @@ import json
 
 import pytest
 import torch
-from sm_pipeline.models import ModelSource, resolve_model
-from sm_store.errors import ModelError
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
+from sm_pipeline.models import ModelSource, resolve_model
+from sm_store.errors import ModelError
 from speechmapper.llm import FrozenLLM, common_start, load_llm
 from speechmapper.prompting import Prompt
 from tests.speechmapper.tiny import llama, make_world, save_llm, tokenizer

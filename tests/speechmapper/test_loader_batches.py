@@ -7,8 +7,8 @@ import threading
 import numpy as np
 import pytest
 import torch
-from sm_store.errors import StoreMissing
 
+from sm_store.errors import StoreMissing
 from speechmapper.config import DataConfig
 from speechmapper.loader.batches import BatchReader, as_tensor, read_batch
 from speechmapper.train.data import open_data

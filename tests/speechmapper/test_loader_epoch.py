@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from sm_store.errors import ConfigError
 
+from sm_store.errors import ConfigError
 from speechmapper.loader.epoch import Budget, LeftOut, Order, plan_epoch, usable
 
 

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
+
 from sm_pipeline.config import ExtractConfig, TargetConfig
 from sm_pipeline.extract import extract
 from sm_store import Store
 from sm_store.errors import ConfigError, IdentityMismatch, InputError, ModelError, RunFailed
-from typer.testing import CliRunner
-
 from speechmapper import SpeechMapper
 from speechmapper.cli import app
 from speechmapper.config import Stage1Config, Stage2Config, load_config

@@ -6,8 +6,8 @@ import itertools
 
 import pytest
 import torch
-from sm_store.errors import ConfigError
 
+from sm_store.errors import ConfigError
 from speechmapper.objectives import WeightedMSE
 from speechmapper.objectives.mse import word_and_pad_positions
 from tests.reference.loss import stage1_loss

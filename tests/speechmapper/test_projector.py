@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from sm_store.geometry import Geometry
 from torch import nn
 
+from sm_store.geometry import Geometry
 from speechmapper.projector import Projector, ProjectorConfig, TransformerLayer, num_outputs, sinusoids
 
 PAPER_PARAMETERS = 277_031_936  # derived from the paper's 277 M

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from sm_store.errors import ConfigError, ModelError
 
+from sm_store.errors import ConfigError, ModelError
 from speechmapper.prompting import (
     PROMPT_FOLDER,
     SPEECH_MARK,

@@ -7,8 +7,8 @@ import json
 import numpy as np
 import pytest
 import torch
-from sm_store.errors import IdentityMismatch, StoreCorrupt, StoreFormatError
 
+from sm_store.errors import IdentityMismatch, StoreCorrupt, StoreFormatError
 from speechmapper.train.checkpoint import (
     Checkpoint,
     list_checkpoints,

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+
 from sm_store import Store
 from sm_store.errors import ConfigError, StoreError
-
 from speechmapper.config import DataConfig
 from speechmapper.train.data import choose_target, open_data, split_of
 from tests.speechmapper.tiny import make_world

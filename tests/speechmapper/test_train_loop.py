@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from sm_store.errors import ConfigError
 from torch import nn
 
+from sm_store.errors import ConfigError
 from speechmapper.train.data import open_data
 from speechmapper.train.interval import Interval
 from speechmapper.train.loop import Loop, Setup, micro_seed

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from sm_store.errors import ConfigError, IdentityMismatch, RunFailed, StoreMissing
 
+from sm_store.errors import ConfigError, IdentityMismatch, RunFailed, StoreMissing
 from speechmapper.projector import Projector
 from speechmapper.train import stage1 as stage1_module
 from speechmapper.train.loop import Loop

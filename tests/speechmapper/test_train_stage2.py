@@ -7,9 +7,9 @@ import json
 import numpy as np
 import pytest
 import torch
+
 from sm_pipeline.models import resolve_model
 from sm_store.errors import ConfigError, IdentityMismatch, ModelError
-
 from speechmapper.llm import load_llm
 from speechmapper.loader.batches import read_batch
 from speechmapper.projector import Projector

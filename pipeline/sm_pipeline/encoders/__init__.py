@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import torch
-from sm_store.errors import ConfigError, ModelError
 from transformers import PreTrainedConfig
 
 from sm_pipeline.encoders import seamless
 from sm_pipeline.encoders.base import Encoder
 from sm_pipeline.encoders.presets import ENCODER_PRESETS
 from sm_pipeline.models import resolve_model
+from sm_store.errors import ConfigError, ModelError
 
 __all__ = ["ENCODER_PRESETS", "Encoder", "load_encoder"]
 

@@ -15,12 +15,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from sm_store.errors import ModelError
 from transformers import SeamlessM4TFeatureExtractor, SeamlessM4Tv2Config
 from transformers.models.seamless_m4t_v2.modeling_seamless_m4t_v2 import SeamlessM4Tv2SpeechEncoder
 
 from sm_pipeline.encoders.presets import ENCODER_PRESETS, PRESET_SEED
 from sm_pipeline.models import ModelSource, open_tensors
+from sm_store.errors import ModelError
 
 SAMPLE_RATE = 16_000  # Hz, of the filter bank
 FRAME_RATE = 50.0  # Hz: 10 ms filter-bank frames, stacked by 2

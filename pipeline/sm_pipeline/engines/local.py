@@ -26,7 +26,7 @@ from sm_pipeline.encoders.base import Encoder
 from sm_pipeline.manifest import Utterance
 from sm_pipeline.plan import WorkUnit
 from sm_pipeline.signals import Stopped, stop_on_signals
-from sm_pipeline.unit import UnitResult, UnitWorker, WorkerSetup
+from sm_pipeline.unit import UnitResult, UnitWorker, WorkerSetup, single_thread
 from sm_store.errors import RunFailed, SpeechMapperError
 
 BUSY_WAIT = 0.5  # seconds before a unit that another run holds is tried again
@@ -172,7 +172,8 @@ def work(setup: WorkerSetup, pipe: Connection) -> None:
     try:
         with stop_on_signals():
             signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
-            worker = UnitWorker(setup)
+            with single_thread(setup.device):  # loading too: idle threads of many workers would spin on few cores
+                worker = UnitWorker(setup)
             while True:
                 task: Task = pipe.recv()
                 pipe.send(worker.run(task.unit, task.utterances, pipe.send))

@@ -1,0 +1,104 @@
+"""Another LLM's targets for a store that is there already."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from tests.pipeline import llms
+from tests.store import building
+
+from sm_pipeline.config import TargetConfig
+from sm_pipeline.embed import embed
+from sm_pipeline.text import normalise
+from sm_store import Geometry, Record, Store
+from sm_store.errors import ConfigError, IdentityMismatch, ModelError, StoreMissing
+from sm_store.verify import verify
+
+TEXTS = ["The old dog.", "a bird sang by the river", "we slept", "Nobody came, it was late!", "the end", "or so"]
+FRAMES = [60, 24, 60, 60, 13, 60]  # 13 frames give 3 vectors: "the end" and a pad just fit
+
+
+@pytest.fixture
+def store(tmp_path):
+    """Two shards of three records, without targets."""
+    made = Store.create(tmp_path / "s.store", building.identity(plan={"shards": 2}))
+    rng = np.random.default_rng(0)
+    for shard in range(2):
+        records = []
+        for number in range(3 * shard, 3 * shard + 3):
+            features = rng.standard_normal((FRAMES[number], building.WIDTH)).astype(np.float16)
+            fields = building.fields(number) if hasattr(building, "fields") else None
+            fields = replace(fields, text=TEXTS[number]) if fields else _fields(TEXTS[number])
+            records.append(Record(f"u{number}", features, fields))
+        made.commit(shard, records, [])
+    return made
+
+
+def _fields(text: str):
+    from sm_store import Fields
+
+    return Fields(text, 1.0)
+
+
+def test_tokens_of_every_record_that_fits(store, tiny_llm):
+    features = {path: path.read_bytes() for path in (store.root / "shards").rglob("*") if path.is_file()}
+    summary = embed(store.root, TargetConfig(str(tiny_llm)))
+    done = Store.open(store.root)
+    room = Geometry().num_vectors(np.asarray(FRAMES))
+    words = np.asarray([len(normalise(text).split()) for text in TEXTS])
+    fits = words + 1 <= room
+    assert not fits.all()
+    assert fits[4]
+    assert done.token_counts("tiny-llm").tolist() == np.where(fits, words, 0).tolist()
+    assert (summary.name, summary.shards, summary.busy) == ("tiny-llm", 2, 0)
+    assert (summary.records, summary.too_long) == (fits.sum(), (~fits).sum())
+    assert summary.pad_token == "<pad>"
+    assert features == {path: path.read_bytes() for path in features}
+    assert verify(store.root).ok
+
+
+def test_again_it_does_nothing(store, tiny_llm):
+    embed(store.root, TargetConfig(str(tiny_llm)))
+    summary = embed(store.root, TargetConfig(str(tiny_llm)))
+    assert (summary.shards, summary.records) == (0, 0)
+    assert "complete before, nothing to do" in summary.in_words()
+
+
+def test_what_was_begun_is_finished(store, tiny_llm):
+    embed(store.root, TargetConfig(str(tiny_llm)))
+    (store.root / "targets" / "tiny-llm" / "catalog" / "00001.parquet").unlink()
+    assert embed(store.root, TargetConfig(str(tiny_llm))).shards == 1
+    assert Store.open(store.root).done_shards("tiny-llm") == {0, 1}
+
+
+def test_several_llms_side_by_side(store, tiny_llm, tmp_path):
+    other = llms.save(tmp_path / "other", llms.llama(3))
+    embed(store.root, TargetConfig(str(tiny_llm)))
+    embed(store.root, TargetConfig(str(other), kind="table", name="second"))
+    done = Store.open(store.root)
+    assert done.target_names == ["second", "tiny-llm"]
+    one, two = (done.read([0], name).targets_BUE for name in done.target_names)
+    assert one.shape == two.shape
+    assert not np.array_equal(one, two)
+
+
+def test_a_shard_another_process_is_embedding_is_left_to_it(store, tiny_llm):
+    with store.claim(1):
+        summary = embed(store.root, TargetConfig(str(tiny_llm)))
+    assert (summary.shards, summary.busy) == (1, 1)
+    assert "1 shards are being written by another process" in summary.in_words()
+    assert embed(store.root, TargetConfig(str(tiny_llm))).shards == 1
+
+
+def test_what_cannot_be(store, tiny_llm, tmp_path):
+    with pytest.raises(StoreMissing):
+        embed(tmp_path / "nowhere", TargetConfig(str(tiny_llm)))
+    with pytest.raises(ModelError, match="--llm nope"):
+        embed(store.root, TargetConfig("nope"))
+    with pytest.raises(ConfigError, match="target set name"):
+        embed(store.root, TargetConfig(str(tiny_llm), name="a/b"))
+    embed(store.root, TargetConfig(str(tiny_llm)))
+    with pytest.raises(IdentityMismatch, match=r'kind: "dense" != "table"'):
+        embed(store.root, TargetConfig(str(tiny_llm), kind="table"))
