@@ -1,0 +1,30 @@
+#!/usr/bin/env bash
+# The whole chain on a synthetic corpus, with the commands one would type. `make demo` calls it.
+#   bash jobs/demo/run.sh OUT         OUT/results.json holds what was reached
+set -euo pipefail
+out=${1:?name the folder to write to}
+corpus=$out/corpus store=$out/store
+here=$(dirname "$0")
+utterances=${DEMO_UTTERANCES:-2400}
+began=$SECONDS
+
+step() { printf '\n[%3d s] $ %s\n' "$((SECONDS - began))" "$*"; "$@"; }
+
+rm -rf "$out"
+mkdir -p "$out"
+step sm-pipeline demo-corpus "$corpus" --utterances "$utterances"
+step sm-pipeline extract "$corpus/manifest.jsonl" --store "$store" \
+    --encoder tiny-seamless --llm smollm2-135m --json | tee "$out/extract.json"
+
+# The baseline is the projector as it starts.
+step sm-train stage1 --store "$store" --preset demo --set schedule.steps=0 --out "$out/untrained"
+step sm-train stage1 --store "$store" --preset demo --out "$out/stage1"
+step sm-train stage2 --store "$store" --preset demo --projector "$out/stage1" --llm smollm2-135m --task asr \
+    --out "$out/stage2"
+
+for run in untrained stage1; do
+    step sm-eval asr "$out/$run" --store "$store" --out "$out/eval/$run"
+done
+step sm-eval asr "$out/stage2" --store "$store" --llm smollm2-135m --out "$out/eval/stage2"
+
+python "$here/results.py" "$out" "$((SECONDS - began))"
