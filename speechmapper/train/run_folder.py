@@ -193,8 +193,9 @@ from pathlib import Path
 
 from speechmapper import Projector
 
-projector = Projector.from_pretrained(Path(".")) vectors, lengths = projector(features, frames)   # (B, T,
-{projector.config.input_size}) -> (B, U, {projector.config.output_size}) ```
+projector = Projector.from_pretrained(Path(".")) # features (B, T, {projector.config.input_size}), frames (B,) -> vectors (B, U, {projector.config.output_size})
+vectors, lengths = projector(features, frames)
+```
 
 The method is SpeechMapper (arXiv 2601.20417). `config.json` holds under `trained_for` everything that decides
 what features mean here; `speechmapper transcribe` and `sm-eval` refuse others.

@@ -152,7 +152,8 @@ if __name__ == "__main__":
     utterances = read_manifest(folder / "m.jsonl").utterances
     units = plan_units(utterances, UnitRule(1.0, max_utterances=1))
     tasks = [Task(unit, (utterances[unit.start],)) for unit in units]
-    next(run_units(Run(setup_for(Store.open({str(store.root)!r}), folder), 2), tasks))
+    results = run_units(Run(setup_for(Store.open({str(store.root)!r}), folder), 2), tasks)
+    next(results)
     print(*[process.pid for process in multiprocessing.active_children()], flush=True)
     os.kill(os.getpid(), signal.SIGKILL)
 """

@@ -117,7 +117,10 @@ def _run_in_processes(run: Run, queue: deque[Task]) -> Generator[UnitResult]:
 
 
 def _start(setup: WorkerSetup, number: int) -> _Worker:
-    context = multiprocessing.get_context("spawn")  # a forked copy of torch's threads would hang
+    # A fork of this process would copy torch's threads as locks nobody opens. The fork server imports what workers
+    # need once, starts no threads, and is forked for each of them.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["sm_pipeline.unit"])
     ours, theirs = context.Pipe()
     process = context.Process(target=work, args=(_place(setup, number), theirs), daemon=True)
     process.start()

@@ -1,0 +1,42 @@
+"""The real SmolLM2-135M: it repeats exact text embeddings, with pads behind them, as it repeats the text itself."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.nn.utils.rnn import pad_sequence
+
+from sm_pipeline.models import resolve_model
+from speechmapper.eval.metrics import error_rates
+from speechmapper.llm import FrozenLLM, load_llm
+
+TEXTS = ["the old farmer opened a red box today", "every young teacher painted the table"]
+PADS = 6  # speech gives more vectors than the text has tokens
+
+
+@pytest.fixture(scope="module")
+def llm() -> FrozenLLM:
+    return load_llm(resolve_model("smollm2-135m", "llm"), torch.device("cpu"))
+
+
+def ids_of(llm: FrozenLLM, text: str, pads: int) -> list[int]:
+    return [*llm.tokenizer(text, add_special_tokens=False)["input_ids"], *[llm.tokenizer.pad_token_id] * pads]
+
+
+def test_it_repeats_exact_embeddings(llm):
+    rows = [llm.embed(ids_of(llm, text, PADS)) for text in TEXTS]
+    lengths = torch.tensor([len(row) for row in rows])
+    vectors = pad_sequence(rows, batch_first=True)
+    outputs = llm.generate(vectors, lengths, [llm.prompter.asr()] * len(TEXTS), max_new_tokens=16)
+    assert error_rates(TEXTS, outputs)["wer"] <= 0.2
+
+
+@torch.no_grad()
+def test_splicing_embeddings_gives_the_logits_of_token_ids(llm):
+    prompt = llm.prompter.asr(TEXTS[0])
+    ids = ids_of(llm, TEXTS[0], PADS)
+    spliced = float(llm.answer_loss(llm.embed(ids)[None], torch.tensor([len(ids)]), [prompt]))
+    whole = torch.tensor([[*prompt.before, *ids, *prompt.after, *prompt.answer]])
+    labels = whole.clone()
+    labels[:, : -len(prompt.answer)] = -100
+    assert spliced == pytest.approx(float(llm.model(whole, labels=labels).loss) * len(prompt.answer), rel=1e-3)
