@@ -33,6 +33,7 @@ test: install ## every test
 
 lint: install ## style, types, import rules, sizes
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 

@@ -60,12 +60,8 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         _require(0 <= self.dropout < 1, f"model.dropout {self.dropout}: give 0 or more, below 1")
-        _require(
-            0 <= self.attention_dropout < 1, f"model.attention_dropout {self.attention_dropout}: give [0, 1)"
-        )
-        _require(
-            self.num_heads >= 1 and self.ffn_size >= 1, "model.num_heads and model.ffn_size: give 1 or more"
-        )
+        _require(0 <= self.attention_dropout < 1, f"model.attention_dropout {self.attention_dropout}: give [0, 1)")
+        _require(self.num_heads >= 1 and self.ffn_size >= 1, "model.num_heads and model.ffn_size: give 1 or more")
         _require(len(self.block_sizes) >= 1, "model.block_sizes: give at least one block")
 
 
@@ -150,9 +146,7 @@ class RunConfig:
     trackers: tuple[str, ...] = ("tensorboard",)
 
     def __post_init__(self) -> None:
-        _require(
-            self.precision in PRECISIONS, f"run.precision {self.precision!r}: use {', '.join(PRECISIONS)}"
-        )
+        _require(self.precision in PRECISIONS, f"run.precision {self.precision!r}: use {', '.join(PRECISIONS)}")
         _require(self.device in ("auto", "cpu"), f"run.device {self.device!r}: use auto or cpu")
         for name in ("eval_every", "eval_utterances", "save_every", "examples"):
             _require(getattr(self, name) >= 0, f"run.{name} {getattr(self, name)}: give 0 or more")
@@ -198,9 +192,7 @@ class Stage2Config:
     tuning: TuningConfig = field(default_factory=TuningConfig)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     # batch 12, accumulation 8, 1 K steps, constant 5e-5 (paper, CE + MSE)
-    data: DataConfig = field(
-        default_factory=lambda: DataConfig(frames=10_500, max_utterances=12, micro_batches=8)
-    )
+    data: DataConfig = field(default_factory=lambda: DataConfig(frames=10_500, max_utterances=12, micro_batches=8))
     optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(lr=5e-5))
     schedule: ScheduleConfig = field(default_factory=lambda: ScheduleConfig(1000, 0, "constant"))
     run: RunConfig = field(default_factory=lambda: RunConfig(log_every=10, eval_every=250, save_every=250))
@@ -266,9 +258,7 @@ def read_section(file: Path, stage: str) -> Mapping[str, Any]:
         raise ConfigError(f"{file}: expected `{stage}:` with its keys below it")
     for key in data:
         if key not in STAGES:
-            raise ConfigError(
-                f"{file}: unknown key {key!r}{_nearest(str(key), STAGES)}; keys go below `{stage}:`"
-            )
+            raise ConfigError(f"{file}: unknown key {key!r}{_nearest(str(key), STAGES)}; keys go below `{stage}:`")
     if stage not in data:
         raise ConfigError(f"{file}: has no `{stage}:` section, only {', '.join(data)}")
     section = data[stage] if data[stage] is not None else {}
@@ -307,9 +297,7 @@ def _plain(value: Any) -> Any:
     return [_plain(inner) for inner in value] if isinstance(value, list | tuple) else value
 
 
-def _merge(
-    into: dict[str, Any], kind: type, values: Mapping[str, Any], source: str, path: tuple[str, ...]
-) -> None:
+def _merge(into: dict[str, Any], kind: type, values: Mapping[str, Any], source: str, path: tuple[str, ...]) -> None:
     """Lay `values` over `into`, checking every key and type against the dataclass `kind`."""
     hints = typing.get_type_hints(kind)
     for key, value in values.items():

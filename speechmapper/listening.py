@@ -78,9 +78,7 @@ def load_wave(audio: str | Path | np.ndarray, cut: Cut | None = None) -> np.ndar
     """
     if isinstance(audio, np.ndarray):
         if audio.ndim != 1 or not np.isfinite(audio).all():
-            raise InputError(
-                f"audio array of shape {audio.shape}: give finite mono samples (n,) at {SAMPLE_RATE} Hz"
-            )
+            raise InputError(f"audio array of shape {audio.shape}: give finite mono samples (n,) at {SAMPLE_RATE} Hz")
         return np.ascontiguousarray(audio, np.float32)
     try:
         return read_audio(Path(audio), cut).samples

@@ -111,28 +111,20 @@ class FrozenLLM:
         )
         return embedded
 
-    def splice(
-        self, vectors_BUE: torch.Tensor, vectors_B: torch.Tensor, prompts: Sequence[Prompt]
-    ) -> Spliced:
+    def splice(self, vectors_BUE: torch.Tensor, vectors_B: torch.Tensor, prompts: Sequence[Prompt]) -> Spliced:
         """Put each row's vectors between its prompt's two parts, and its answer behind."""
         start = common_start([prompt.before for prompt in prompts])
         rows = []
         for vectors_UE, length, prompt in zip(vectors_BUE, vectors_B.tolist(), prompts, strict=True):
             # The last id of an answer is predicted, never read.
             tail = self.embed((*prompt.after, *prompt.answer[:-1]))
-            rows.append(
-                torch.cat([self.embed(prompt.before[len(start) :]), vectors_UE[:length].to(tail.dtype), tail])
-            )
+            rows.append(torch.cat([self.embed(prompt.before[len(start) :]), vectors_UE[:length].to(tail.dtype), tail]))
         size = max(len(row) for row in rows)
         longest = max(len(prompt.answer) for prompt in prompts)
-        valid_BS = torch.tensor(
-            [[0] * (size - len(row)) + [1] * len(row) for row in rows], device=self.device
-        )
+        valid_BS = torch.tensor([[0] * (size - len(row)) + [1] * len(row) for row in rows], device=self.device)
         answers = [[-100] * (longest - len(prompt.answer)) + list(prompt.answer) for prompt in prompts]
         inputs_BSE = torch.stack([F.pad(row, (0, 0, size - len(row), 0)) for row in rows])
-        return Spliced(
-            start, inputs_BSE, valid_BS.bool(), torch.tensor(answers, dtype=torch.long, device=self.device)
-        )
+        return Spliced(start, inputs_BSE, valid_BS.bool(), torch.tensor(answers, dtype=torch.long, device=self.device))
 
     def answer_loss(
         self, vectors_BUE: torch.Tensor, vectors_B: torch.Tensor, prompts: Sequence[Prompt]
@@ -141,9 +133,7 @@ class FrozenLLM:
         batch = self.splice(vectors_BUE, vectors_B, prompts)
         output = self._forward(batch, batch.answers_BN.shape[1])
         logits_BNV = output.logits.float()
-        return F.cross_entropy(
-            logits_BNV.flatten(0, 1), batch.answers_BN.flatten(), ignore_index=-100, reduction="sum"
-        )
+        return F.cross_entropy(logits_BNV.flatten(0, 1), batch.answers_BN.flatten(), ignore_index=-100, reduction="sum")
 
     @torch.inference_mode()
     def generate(
@@ -154,9 +144,7 @@ class FrozenLLM:
         max_new_tokens: int = MAX_NEW_TOKENS,
     ) -> list[str]:
         """Greedy answers as text, special tokens not written."""
-        batch = self.splice(
-            vectors_BUE, vectors_B, [Prompt(prompt.before, prompt.after) for prompt in prompts]
-        )
+        batch = self.splice(vectors_BUE, vectors_B, [Prompt(prompt.before, prompt.after) for prompt in prompts])
         output = self._forward(batch, 1, use_cache=True)
         cache, logits_BV = output.past_key_values, output.logits[:, -1]
         valid_BK = self._with_start(batch)
@@ -235,9 +223,7 @@ def common_start(ids: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
     return shortest
 
 
-def load_llm(
-    source: ModelSource, device: torch.device, dtype: str = "auto", tokenizer: Any | None = None
-) -> FrozenLLM:
+def load_llm(source: ModelSource, device: torch.device, dtype: str = "auto", tokenizer: Any | None = None) -> FrozenLLM:
     """Load a causal LLM and its tokenizer from a folder or GGUF file; no code of the checkpoint is run.
 
     Args:
@@ -257,12 +243,8 @@ def load_llm(
         try:
             if tokenizer is None:
                 tokenizer = AutoTokenizer.from_pretrained(source.folder, local_files_only=True, **options)
-            model = AutoModelForCausalLM.from_pretrained(
-                source.folder, local_files_only=True, dtype=chosen, **options
-            )
+            model = AutoModelForCausalLM.from_pretrained(source.folder, local_files_only=True, dtype=chosen, **options)
         except (OSError, ValueError, KeyError, ImportError) as error:
             reason = " ".join(str(error).split())
-            raise ModelError(
-                f"--llm {source.id}: cannot be loaded as a causal LLM ({reason[:200]})"
-            ) from error
+            raise ModelError(f"--llm {source.id}: cannot be loaded as a causal LLM ({reason[:200]})") from error
     return FrozenLLM(model.to(device), tokenizer, source)

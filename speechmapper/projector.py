@@ -204,8 +204,10 @@ class Projector(PreTrainedModel):
         if features.ndim != 3 or features.shape[-1] != self.config.input_size:
             raise ValueError(f"features {tuple(features.shape)}: expected (B, T, {self.config.input_size})")
         if self.config.geometry.num_vectors(features.shape[1]) < 1:
-            raise ValueError(f"{features.shape[1]} frames give no vector; the projector needs at least "
-                             f"{self.config.geometry.min_frames()}")
+            raise ValueError(
+                f"{features.shape[1]} frames give no vector; the projector needs at least "
+                f"{self.config.geometry.min_frames()}"
+            )
         hidden = features.to(self.head_input.weight.dtype)
         for block in self.blocks:
             hidden, lengths = block(hidden, lengths)

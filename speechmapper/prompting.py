@@ -117,9 +117,7 @@ class Prompter:
         """
         file = load_prompt_file("st")
         if language not in file.wordings:
-            raise ConfigError(
-                f"no translation prompt for {language!r}; prompts/st.yaml has {', '.join(file.wordings)}"
-            )
+            raise ConfigError(f"no translation prompt for {language!r}; prompts/st.yaml has {', '.join(file.wordings)}")
         return self._prompt(file.system, pick(file.wordings[language], wording), text)
 
     def question(self, question: str, answer: str | None = None, wording: int = 0) -> Prompt:
@@ -173,9 +171,7 @@ class Prompter:
         """The conversation as text, up to the assistant's turn or with its answer."""
         if not getattr(self._tokenizer, "chat_template", None):
             start = self._tokenizer.bos_token or ""
-            return f"{start}{system}\n{user}\n" + (
-                "" if answer is None else f"{answer}{self._tokenizer.eos_token}"
-            )
+            return f"{start}{system}\n{user}\n" + ("" if answer is None else f"{answer}{self._tokenizer.eos_token}")
         from jinja2 import TemplateError
 
         turns = [{"role": "system", "content": system}, {"role": "user", "content": user}]
@@ -187,9 +183,7 @@ class Prompter:
     def _filled(self, turns: list[dict[str, str]], answer: str | None) -> str:
         if answer is not None:
             turns = [*turns, {"role": "assistant", "content": answer}]
-        text: str = self._tokenizer.apply_chat_template(
-            turns, tokenize=False, add_generation_prompt=answer is None
-        )
+        text: str = self._tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=answer is None)
         return text
 
     def _find_end_of_turn(self) -> int:

@@ -1,6 +1,6 @@
 """Collect what `run.sh` measured into OUT/results.json and print it as a table.
 
-    python results.py OUT SECONDS
+python results.py OUT SECONDS
 """
 
 from __future__ import annotations

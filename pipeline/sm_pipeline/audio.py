@@ -89,9 +89,7 @@ def read_audio(path: Path, cut: Cut | None = None, max_seconds: float = MAX_SECO
     if part.duration is None:
         promised -= part.offset or 0.0
     if len(samples) / rate < promised - PROMISE_TOLERANCE:
-        raise SampleError(
-            "shorter_than_promised", f"{path.name}: {len(samples) / rate:.2f} s of {promised:.2f} s"
-        )
+        raise SampleError("shorter_than_promised", f"{path.name}: {len(samples) / rate:.2f} s of {promised:.2f} s")
     if not np.isfinite(samples).all():
         raise SampleError("audio_not_finite", f"{path.name}: NaN or infinite samples")
     if rate != SAMPLE_RATE and len(samples):
@@ -121,9 +119,7 @@ def _check_kind(path: Path) -> bytes:
             raise SampleError("audio_missing", f"{path.name}: not a plain file")
         head = os.read(handle, MAGIC_BYTES)
     except OSError as error:
-        raise SampleError(
-            "audio_unreadable", f"{path.name}: {os.strerror(error.errno or 0).lower()}"
-        ) from error
+        raise SampleError("audio_unreadable", f"{path.name}: {os.strerror(error.errno or 0).lower()}") from error
     finally:
         os.close(handle)
     if not head:

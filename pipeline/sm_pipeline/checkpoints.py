@@ -103,14 +103,11 @@ class SafeTensors:
         from safetensors import SafetensorError, safe_open
 
         if name not in self._shard_of:
-            raise ModelError(
-                f"{self._files.folder}: no tensor {name!r} in its weights; the checkpoint is incomplete"
-            )
+            raise ModelError(f"{self._files.folder}: no tensor {name!r} in its weights; the checkpoint is incomplete")
         path = self._files.find(self._shard_of[name])
         if path is None:
             raise ModelError(
-                f"{self._files.folder / self._shard_of[name]}: missing, and {name!r} is in it; "
-                "complete the checkpoint"
+                f"{self._files.folder / self._shard_of[name]}: missing, and {name!r} is in it; complete the checkpoint"
             )
         try:
             with safe_open(path, framework="pt") as opened:

@@ -35,9 +35,7 @@ app = typer.Typer(
 
 ManifestArgument = Annotated[Path, typer.Argument(help="Manifest: a JSONL file with one utterance a line.")]
 StoreArgument = Annotated[Path, typer.Argument(help="Folder of a store.")]
-StoreOption = Annotated[
-    Path, typer.Option("--store", help="Folder of the store; extract makes or continues it.")
-]
+StoreOption = Annotated[Path, typer.Option("--store", help="Folder of the store; extract makes or continues it.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 EncoderOption = Annotated[
     str,
@@ -60,9 +58,7 @@ LlmOption = Annotated[
 ]
 TargetsOption = Annotated[
     settings.TargetKind,
-    typer.Option(
-        "--targets", help="dense: padded embeddings, fastest to train on. table: token ids, smallest."
-    ),
+    typer.Option("--targets", help="dense: padded embeddings, fastest to train on. table: token ids, smallest."),
 ]
 PadOption = Annotated[
     str | None,
@@ -73,14 +69,10 @@ PadOption = Annotated[
     ),
 ]
 LayoutOption = Annotated[settings.Layout, typer.Option("--format", help="Of the shards.")]
-EngineOption = Annotated[
-    settings.Engine, typer.Option("--engine", help="Who runs the work; local: processes here.")
-]
+EngineOption = Annotated[settings.Engine, typer.Option("--engine", help="Who runs the work; local: processes here.")]
 WorkersOption = Annotated[
     int | None,
-    typer.Option(
-        "--workers", help="Processes. Default: one a GPU, or one a CPU core; the store is the same."
-    ),
+    typer.Option("--workers", help="Processes. Default: one a GPU, or one a CPU core; the store is the same."),
 ]
 DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
 DtypeOption = Annotated[settings.StoreDtype, typer.Option("--dtype", help="Of the stored features.")]
@@ -90,9 +82,7 @@ ComputeDtypeOption = Annotated[
 SplitOption = Annotated[str | None, typer.Option("--split", help="Only the utterances of this split.")]
 AudioRootOption = Annotated[
     Path | None,
-    typer.Option(
-        "--audio-root", help="Folder that audio paths are relative to. Default: the manifest's own."
-    ),
+    typer.Option("--audio-root", help="Folder that audio paths are relative to. Default: the manifest's own."),
 ]
 MaxRejectsOption = Annotated[
     int | None,
@@ -110,9 +100,7 @@ ShardOption = Annotated[int, typer.Option("--shard-utterances", help="Utterances
 
 @app.callback(invoke_without_command=True)
 def main_options(
-    version: Annotated[
-        bool, typer.Option("--version", is_eager=True, help="Print the version and exit.")
-    ] = False,
+    version: Annotated[bool, typer.Option("--version", is_eager=True, help="Print the version and exit.")] = False,
 ) -> None:
     if version:
         typer.echo(__version__)
@@ -236,9 +224,7 @@ def _extract(config: settings.ExtractConfig, as_json: bool) -> None:
 @app.command("embed")
 def embed_targets(
     store: StoreOption,
-    llm: Annotated[
-        str, typer.Option(help="A folder, a Hub id (owner/name[@revision]), a GGUF file or a preset.")
-    ],
+    llm: Annotated[str, typer.Option(help="A folder, a Hub id (owner/name[@revision]), a GGUF file or a preset.")],
     targets: TargetsOption = "dense",
     name: Annotated[str | None, typer.Option(help="Of the target set. Default: made from --llm.")] = None,
     pad_token: PadOption = None,

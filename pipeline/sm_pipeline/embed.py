@@ -92,9 +92,7 @@ class EmbedCounts:
     too_long: int
 
 
-def embed_shards(
-    store: Store, name: str, shards: Iterable[int], shown: Progress | None = None
-) -> EmbedCounts:
+def embed_shards(store: Store, name: str, shards: Iterable[int], shown: Progress | None = None) -> EmbedCounts:
     """Write the targets `name` of committed shards."""
     tokeniser = Tokeniser.from_target_set(store.targets(name))
     texts = store.columns(["text"]).column("text")

@@ -231,9 +231,7 @@ def _run(job: Job, setup: WorkerSetup, todo: Sequence[WorkUnit], workers: int) -
     return results
 
 
-def _summary(
-    job: Job, store: Store, results: Sequence[UnitResult], figures: tuple[int, float, float]
-) -> Summary:
+def _summary(job: Job, store: Store, results: Sequence[UnitResult], figures: tuple[int, float, float]) -> Summary:
     workers, seconds, unit_seconds = figures
     rejects = count(store.rejects())
     audio_seconds = sum(result.audio_seconds for result in results)

@@ -54,9 +54,7 @@ class Forecast:
 
     def in_words(self) -> str:
         without = (
-            f" ({self.unknown} of unknown length, {self.too_long} too long)"
-            if self.unknown + self.too_long
-            else ""
+            f" ({self.unknown} of unknown length, {self.too_long} too long)" if self.unknown + self.too_long else ""
         )
         parts = f"features {self.feature_gigabytes:.3f}, targets {self.target_gigabytes:.3f}"
         return (
@@ -77,9 +75,7 @@ def forecast(config: ExtractConfig) -> Forecast:
     itemsize = ITEMSIZE[config.dtype]
     lengths = _lengths(manifest, utterances)
     usable = np.where(lengths <= config.max_seconds, lengths, 0.0)  # NaN compares false
-    frames = (np.maximum(usable - FBANK_EDGE_SECONDS, 0) * ENCODER_FRAME_RATE).astype(
-        np.int64
-    ) // config.average
+    frames = (np.maximum(usable - FBANK_EDGE_SECONDS, 0) * ENCODER_FRAME_RATE).astype(np.int64) // config.average
     feature_bytes = int(frames.sum()) * width * itemsize
     target_bytes = _target_bytes(config.targets, frames, itemsize) if config.targets is not None else 0
     rule = UnitRule(ENCODER_FRAME_RATE / config.average * width * itemsize, config.shard_utterances)
@@ -105,9 +101,7 @@ def encoder_width(name: str) -> int:
         return int(ENCODER_PRESETS[name]["hidden_size"])
     settings, _ = PreTrainedConfig.get_config_dict(resolve_model(name, "encoder", weights=False).folder)
     if not isinstance(settings.get("hidden_size"), int):
-        raise ModelError(
-            f"--encoder {name}: no hidden_size in its config.json; give a speech encoder's checkpoint"
-        )
+        raise ModelError(f"--encoder {name}: no hidden_size in its config.json; give a speech encoder's checkpoint")
     return int(settings["hidden_size"])
 
 
@@ -120,14 +114,10 @@ def llm_width(name: str) -> int:
     source = resolve_model(name, "llm", weights=False)
     settings = {"gguf_file": source.gguf_file} if source.gguf_file is not None else {}
     try:
-        found = AutoConfig.from_pretrained(
-            source.folder, trust_remote_code=False, local_files_only=True, **settings
-        )
+        found = AutoConfig.from_pretrained(source.folder, trust_remote_code=False, local_files_only=True, **settings)
         return int(found.get_text_config().hidden_size)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ModelError(
-            f"--llm {name}: its configuration cannot be read ({error}); use a causal LLM"
-        ) from error
+        raise ModelError(f"--llm {name}: its configuration cannot be read ({error}); use a causal LLM") from error
 
 
 def _target_bytes(targets: TargetConfig, frames: np.ndarray, itemsize: int) -> int:

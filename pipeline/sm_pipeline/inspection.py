@@ -48,14 +48,10 @@ def status_lines(facts: Mapping[str, Any]) -> list[str]:
         f"  records   {facts['records']}, {facts['hours']:.2f} hours, {facts['bytes'] / GIGABYTE:.3f} GB",
         f"  rejected  {facts['rejected']}",
     ]
-    lines += [
-        f"    {number:6d}  {reason}: {REASONS.get(reason, '')}" for reason, number in facts["rejects"].items()
-    ]
+    lines += [f"    {number:6d}  {reason}: {REASONS.get(reason, '')}" for reason, number in facts["rejects"].items()]
     for name, target in facts["targets"].items():
         missing = f", missing {_few(target['missing'])}: run embed" if target["missing"] else ""
-        lines.append(
-            f"  targets   {name} ({target['kind']}) from {target['llm']}: {target['done']} shards{missing}"
-        )
+        lines.append(f"  targets   {name} ({target['kind']}) from {target['llm']}: {target['done']} shards{missing}")
     return lines
 
 

@@ -83,9 +83,7 @@ def load_llm_table(name: str, what: str = "llm") -> LlmTable:
     return LlmTable(source, np.ascontiguousarray(table_VE.numpy()), tokenizer, files)
 
 
-def load_tokenizer(
-    source: ModelSource, what: str = "llm"
-) -> tuple[PreTrainedTokenizerBase, dict[str, bytes]]:
+def load_tokenizer(source: ModelSource, what: str = "llm") -> tuple[PreTrainedTokenizerBase, dict[str, bytes]]:
     """The tokenizer, and the files that make it.
 
     Raises:
@@ -145,9 +143,7 @@ def _table_module(source: ModelSource, what: str) -> _TableModule:
     """Where the architecture has its input embeddings; it is built without weights."""
     settings = {"gguf_file": source.gguf_file} if source.gguf_file is not None else {}
     try:
-        config = AutoConfig.from_pretrained(
-            source.folder, trust_remote_code=False, local_files_only=True, **settings
-        )
+        config = AutoConfig.from_pretrained(source.folder, trust_remote_code=False, local_files_only=True, **settings)
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError) as error:

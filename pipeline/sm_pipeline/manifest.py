@@ -107,9 +107,7 @@ class Manifest:
             return self.utterances
         chosen = tuple(utterance for utterance in self.utterances if utterance.split == split)
         if not chosen:
-            present = sorted(
-                {utterance.split for utterance in self.utterances if utterance.split is not None}
-            )
+            present = sorted({utterance.split for utterance in self.utterances if utterance.split is not None})
             raise ManifestError(
                 f"{self.path}: no utterance of split {split!r}; "
                 f"--split can be {', '.join(present) or 'left out: there are no splits'}"
@@ -163,11 +161,7 @@ def write_manifest(path: Path, utterances: Iterable[Utterance]) -> None:
 def format_line(utterance: Utterance) -> bytes:
     """One manifest line, newline included; what is None is left out."""
     entries = ((item.name, getattr(utterance, item.name)) for item in fields(utterance))
-    data = {
-        name: dict(value) if isinstance(value, Mapping) else value
-        for name, value in entries
-        if value is not None
-    }
+    data = {name: dict(value) if isinstance(value, Mapping) else value for name, value in entries if value is not None}
     return json.dumps(data, ensure_ascii=False, allow_nan=False).encode() + b"\n"
 
 
@@ -185,9 +179,7 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
         while raw := file.readline(MAX_LINE_BYTES + 1):
             number += 1
             if len(raw) > MAX_LINE_BYTES:
-                raise ManifestError(
-                    f"{path}:{number}: longer than {MAX_LINE_BYTES} bytes; write one utterance a line"
-                )
+                raise ManifestError(f"{path}:{number}: longer than {MAX_LINE_BYTES} bytes; write one utterance a line")
             yield number, raw
 
 
@@ -283,9 +275,7 @@ class AudioFolder:
     def check(self, audio: str) -> None:
         """Raises _Bad where the path leads elsewhere."""
         if _REMOTE.match(audio) or audio.rstrip().endswith("|"):
-            raise _Bad(
-                f"audio {audio[:80]!r} is a URL or a command; copy the audio to disk and give its path"
-            )
+            raise _Bad(f"audio {audio[:80]!r} is a URL or a command; copy the audio to disk and give its path")
         folder, name = os.path.split(os.path.join(self._root, audio))
         if name in ("", ".", ".."):
             raise _Bad(f"audio {audio[:80]!r} is a folder; name a file")

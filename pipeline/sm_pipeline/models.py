@@ -110,9 +110,7 @@ def _local(path: Path, what: str) -> ModelSource:
         if len(gguf_files) == 1:
             return ModelSource(str(folder), None, folder, gguf_files[0].name)
         problem = "several GGUF files; name one of them" if gguf_files else "no config.json"
-        raise ModelError(
-            f"--{what} {path}: {problem}; give a folder as `save_pretrained` writes it, or one GGUF"
-        )
+        raise ModelError(f"--{what} {path}: {problem}; give a folder as `save_pretrained` writes it, or one GGUF")
     return ModelSource(str(folder), None, folder)
 
 

@@ -35,9 +35,7 @@ class UnitRule:
 
     def __post_init__(self) -> None:
         if self.max_utterances < 1 or self.max_bytes < 1:
-            raise ConfigError(
-                f"--shard-utterances {self.max_utterances}: a shard holds at least one utterance"
-            )
+            raise ConfigError(f"--shard-utterances {self.max_utterances}: a shard holds at least one utterance")
 
 
 @dataclass(frozen=True, slots=True)

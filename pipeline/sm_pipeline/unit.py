@@ -118,9 +118,7 @@ class UnitWorker:
         except StoreBusy:
             return UnitResult(unit.shard, len(utterances), busy=True)
 
-    def _make(
-        self, unit: WorkUnit, utterances: Sequence[Utterance], advance: Callable[[int], object]
-    ) -> UnitResult:
+    def _make(self, unit: WorkUnit, utterances: Sequence[Utterance], advance: Callable[[int], object]) -> UnitResult:
         work = _Work(len(utterances))
         lengths = [self._seconds(utterance) for utterance in utterances]
         batches = plan_batches(lengths, self._setup.batch_seconds)
@@ -241,9 +239,7 @@ def single_thread(device: str) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def store_features(
-    features_BTD: torch.Tensor, frames_B: Sequence[int], average: int, dtype: str
-) -> list[np.ndarray]:
+def store_features(features_BTD: torch.Tensor, frames_B: Sequence[int], average: int, dtype: str) -> list[np.ndarray]:
     """Averaged features in the store's dtype, one contiguous (T, D) array an utterance.
 
     bfloat16 comes as its uint16 bits.
@@ -261,9 +257,7 @@ def average_frames(features_BTD: torch.Tensor, k: int) -> torch.Tensor:
     return features_BTD[..., : kept * k, :].unflatten(-2, (kept, k)).mean(dim=-2)
 
 
-def check_usable(
-    features_TD: np.ndarray, ids: np.ndarray | None, tokeniser: Tokeniser | None, dtype: str
-) -> None:
+def check_usable(features_TD: np.ndarray, ids: np.ndarray | None, tokeniser: Tokeniser | None, dtype: str) -> None:
     """Whether a record can be stored, with its target if there is one.
 
     Raises:

@@ -19,13 +19,9 @@ def score_asr(predictions: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
     `relative_mse` is averaged over positions (tokens and first pad) of the utterances that have a target.
     """
-    metrics = error_rates(
-        [line["reference"] for line in predictions], [line["output"] for line in predictions]
-    )
+    metrics = error_rates([line["reference"] for line in predictions], [line["output"] for line in predictions])
     measured = [line for line in predictions if line.get("relative_mse") is not None]
     positions = sum(line["positions"] for line in measured)
     if positions:
-        metrics["relative_mse"] = (
-            sum(line["relative_mse"] * line["positions"] for line in measured) / positions
-        )
+        metrics["relative_mse"] = sum(line["relative_mse"] * line["positions"] for line in measured) / positions
     return metrics

@@ -37,7 +37,7 @@ def options(
 
 
 @app.command()
-def asr(  # noqa: PLR0913 - a command's flags
+def asr(
     run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="Run folder of `sm-train`.")],
     out: Annotated[Path, typer.Option(help="Folder for predictions.jsonl and metrics.json.")],
     store: Annotated[Path | None, typer.Option(help="Feature store with the utterances.")] = None,
@@ -48,9 +48,7 @@ def asr(  # noqa: PLR0913 - a command's flags
         str | None,
         typer.Option(help="Let this LLM repeat the speech; without it, vectors are read by nearest token."),
     ] = None,
-    split: Annotated[
-        str | None, typer.Option(help="Split to measure [default: test, where there are splits].")
-    ] = None,
+    split: Annotated[str | None, typer.Option(help="Split to measure [default: test, where there are splits].")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda[:N].")] = "auto",
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer of the LLM, in tokens.")] = 150,
     as_json: JsonOption = False,

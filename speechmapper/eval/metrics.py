@@ -22,10 +22,7 @@ def error_rates(references: Sequence[str], outputs: Sequence[str]) -> dict[str, 
     """
     import jiwer
 
-    pairs = [
-        (normalise(reference), normalise(output))
-        for reference, output in zip(references, outputs, strict=True)
-    ]
+    pairs = [(normalise(reference), normalise(output)) for reference, output in zip(references, outputs, strict=True)]
     scored = [pair for pair in pairs if pair[0]]
     rates: dict[str, Any] = {"wer": None, "cer": None, "utterances": len(scored), "normalizer": NORMALIZER}
     if scored:

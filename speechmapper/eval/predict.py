@@ -77,17 +77,13 @@ def predict(request: PredictRequest) -> list[dict[str, Any]]:
     device = choose_device(request.device)
     projector = load_projector(request.run).to(device)
     source = open_source(request, projector)
-    targets = (
-        source.store.targets(source.target) if isinstance(source, StoreSource) and source.target else None
-    )
+    targets = source.store.targets(source.target) if isinstance(source, StoreSource) and source.target else None
     readout = build_readout(request, projector, targets)
     scale = targets.spec.table_scale if targets else None
     lines: dict[int, dict[str, Any]] = {}
     with progress(len(source), "reading out", "utterances") as bar:
         for heard in source.batches():
-            for number, line in zip(
-                heard.numbers, predict_batch(projector, readout, heard, scale), strict=True
-            ):
+            for number, line in zip(heard.numbers, predict_batch(projector, readout, heard, scale), strict=True):
                 lines[number] = {**source.entry(number), "prompt": readout.prompt, **line}
             bar.advance(len(heard.numbers))
     predictions = [lines[number] for number in sorted(lines)]
@@ -154,9 +150,7 @@ def build_readout(request: PredictRequest, projector: Projector, targets: Target
         prompt = llm.prompter.asr()
         return Readout(
             GENERATED,
-            lambda vectors, lengths: llm.generate(
-                vectors, lengths, [prompt] * len(vectors), request.max_new_tokens
-            ),
+            lambda vectors, lengths: llm.generate(vectors, lengths, [prompt] * len(vectors), request.max_new_tokens),
             llm.prompter.shown(prompt),
         )
     made = projector.config.trained_for["target"]

@@ -33,9 +33,7 @@ def write_predictions(out: Path, predictions: list[dict[str, Any]], about: dict[
         )
         write_file(out / ABOUT_FILE, json.dumps(about, indent=1, ensure_ascii=False).encode() + b"\n")
     except OSError as error:
-        raise ConfigError(
-            f"--out {out}: cannot be written ({error.strerror}); name another folder"
-        ) from error
+        raise ConfigError(f"--out {out}: cannot be written ({error.strerror}); name another folder") from error
 
 
 def read_predictions(out: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:

@@ -94,9 +94,7 @@ class StoreSource:
             data = self.store.read(batch, targets=self.target)
             targets = as_tensor(data.targets_BUE) if data.targets_BUE is not None else None
             tokens = as_tensor(data.tokens_B) if data.tokens_B is not None else None
-            yield Heard(
-                batch.tolist(), as_tensor(data.features_BTD), as_tensor(data.frames_B), targets, tokens
-            )
+            yield Heard(batch.tolist(), as_tensor(data.features_BTD), as_tensor(data.frames_B), targets, tokens)
 
     def entry(self, number: int) -> dict[str, str]:
         """See `Source`."""
@@ -178,9 +176,7 @@ def matching_target(store: Store, projector: Projector) -> str | None:
     return None
 
 
-def batches_by_length(
-    indices: np.ndarray, frames: np.ndarray, budget: int, most: int
-) -> Iterator[np.ndarray]:
+def batches_by_length(indices: np.ndarray, frames: np.ndarray, budget: int, most: int) -> Iterator[np.ndarray]:
     """Batches of at most `most` utterances of like length and `budget` padded frames; longest first."""
     order = indices[np.argsort(-frames[indices], kind="stable")]
     start = 0

@@ -109,9 +109,7 @@ class BatchReader:
     def steps(self, start: int, stop: int) -> Iterator[StepBatches]:
         """The steps from `start` to `stop`, in order."""
         ahead: queue.Queue[list[Any] | BaseException] = queue.Queue(maxsize=self._prefetch)
-        self._thread = threading.Thread(
-            target=self._read, args=(start, stop, ahead), name="batch-reader", daemon=True
-        )
+        self._thread = threading.Thread(target=self._read, args=(start, stop, ahead), name="batch-reader", daemon=True)
         self._thread.start()
         for step in range(start, stop):
             asked = time.perf_counter()
@@ -122,9 +120,7 @@ class BatchReader:
             first = step * self._order.budget.micro_batches
             numbers = range(first + self._rank, first + self._order.budget.micro_batches, self._world)
             self._release()
-            batches = [
-                to_device(data, self._device, micro) for data, micro in zip(read, numbers, strict=True)
-            ]
+            batches = [to_device(data, self._device, micro) for data, micro in zip(read, numbers, strict=True)]
             self._hold(read)
             yield StepBatches(step, batches, sum(int(data.frames_B.sum()) for data in read), wait)
 

@@ -20,9 +20,7 @@ import numpy as np
 
 from sm_store.errors import ConfigError
 
-BUCKET_GROWTH = (
-    1.1  # a length bucket's upper edge over its lower one: bounds padding at about 10 %, 5 % on average
-)
+BUCKET_GROWTH = 1.1  # a length bucket's upper edge over its lower one: bounds padding at about 10 %, 5 % on average
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,9 +53,7 @@ class LeftOut:
         return f"{self.too_long} over the frame limit, {self.no_target} without usable target"
 
 
-def usable(
-    frames: np.ndarray, tokens: np.ndarray, vectors: np.ndarray, budget: Budget
-) -> tuple[np.ndarray, LeftOut]:
+def usable(frames: np.ndarray, tokens: np.ndarray, vectors: np.ndarray, budget: Budget) -> tuple[np.ndarray, LeftOut]:
     """Which utterances can be trained on.
 
     Args:
@@ -168,9 +164,7 @@ class Order:
     def epoch(self, epoch: int) -> list[np.ndarray]:
         """All micro-batches of an epoch; the last one asked for is kept."""
         if epoch != self._epoch:
-            self._batches = plan_epoch(
-                self.indices, self.frames, self.shards, self.budget, (self.seed, epoch)
-            )
+            self._batches = plan_epoch(self.indices, self.frames, self.shards, self.budget, (self.seed, epoch))
             self._epoch = epoch
         return self._batches
 

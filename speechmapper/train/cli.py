@@ -27,12 +27,8 @@ StoreOption = Annotated[Path, typer.Option(help="Feature store, as `sm-pipeline 
 OutOption = Annotated[
     Path, typer.Option(help="Run folder to write: config.yaml, metrics.jsonl, projector/, checkpoints/.")
 ]
-TargetOption = Annotated[
-    str | None, typer.Option(help="Target set of the store; needed where it has several.")
-]
-SplitOption = Annotated[
-    str | None, typer.Option(help="Train on this split [default: train, where there are splits].")
-]
+TargetOption = Annotated[str | None, typer.Option(help="Target set of the store; needed where it has several.")]
+SplitOption = Annotated[str | None, typer.Option(help="Train on this split [default: train, where there are splits].")]
 PresetOption = Annotated[str | None, typer.Option(help=f"Named settings: {', '.join(PRESETS)}.")]
 ConfigOption = Annotated[
     Path | None, typer.Option(help="YAML settings, over the preset's; a run's config.yaml is one.")
@@ -64,7 +60,7 @@ def options(
 
 
 @app.command()
-def stage1(  # noqa: PLR0913 - a command's flags
+def stage1(
     store: StoreOption,
     out: OutOption,
     target: TargetOption = None,
@@ -83,12 +79,10 @@ def stage1(  # noqa: PLR0913 - a command's flags
 
 
 @app.command()
-def stage2(  # noqa: PLR0913 - a command's flags
+def stage2(
     store: StoreOption,
     projector: Annotated[Path, typer.Option(help="Run folder of the projector to start from.")],
-    llm: Annotated[
-        str, typer.Option(help="The LLM, frozen: folder, Hub id[@revision] or preset (smollm2-135m).")
-    ],
+    llm: Annotated[str, typer.Option(help="The LLM, frozen: folder, Hub id[@revision] or preset (smollm2-135m).")],
     out: OutOption,
     task: Annotated[
         str | None, typer.Option(help="asr, st, sqa or mix (short for --set tuning.task=...) [default: asr].")
@@ -106,9 +100,7 @@ def stage2(  # noqa: PLR0913 - a command's flags
     as_json: JsonOption = False,
 ) -> None:
     """Adapt a projector to a frozen LLM: cross-entropy of its answers, mixed with the stage 1 loss."""
-    named = [
-        f"tuning.{key}={value}" for key, value in (("task", task), ("sigma", sigma)) if value is not None
-    ]
+    named = [f"tuning.{key}={value}" for key, value in (("task", task), ("sigma", sigma)) if value is not None]
     resolved = load_stage2(preset, config, [*named, *(settings or [])])
     from speechmapper.train.stage2 import Stage2Request, train_stage2
 
@@ -122,9 +114,7 @@ def _tell(outcome: Outcome, out: Path, as_json: bool) -> None:
         return
     figures = ", ".join(f"{name} {value:.4g}" for name, value in outcome.figures.items())
     state = "done" if outcome.finished else "stopped by a signal, saved; go on with --resume"
-    typer.echo(
-        f"{state}: {outcome.step} steps, {outcome.skipped} skipped{', ' if figures else ''}{figures}; {out}"
-    )
+    typer.echo(f"{state}: {outcome.step} steps, {outcome.skipped} skipped{', ' if figures else ''}{figures}; {out}")
 
 
 def main() -> None:

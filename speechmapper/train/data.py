@@ -43,9 +43,7 @@ class TrainingData:
     split: str | None
 
 
-def open_data(
-    path: Path, target: str | None, split: str | None, config: DataConfig, seed: int
-) -> TrainingData:
+def open_data(path: Path, target: str | None, split: str | None, config: DataConfig, seed: int) -> TrainingData:
     """Open a store for training.
 
     Args:
@@ -57,9 +55,7 @@ def open_data(
     """
     store = Store.open(path)
     spec = store.targets(choose_target(store, target)).spec
-    budget = Budget(
-        config.frames, config.max_frames, config.max_utterances, config.micro_batches, config.window
-    )
+    budget = Budget(config.frames, config.max_frames, config.max_utterances, config.micro_batches, config.window)
     chosen = choose_split(store, split, TRAIN_SPLIT)
     indices = store.select(split=chosen) if chosen else np.arange(len(store), dtype=np.int64)
     keep, left_out = _usable(store, spec, indices, budget)
@@ -82,8 +78,7 @@ def choose_target(store: Store, target: str | None) -> str:
     names = store.target_names
     if target is not None and target not in names:
         raise StoreMissing(
-            f"--target {target}: the store has {', '.join(names) or 'no target set'}; "
-            "add it with `sm-pipeline embed`"
+            f"--target {target}: the store has {', '.join(names) or 'no target set'}; add it with `sm-pipeline embed`"
         )
     if target is None and len(names) != 1:
         raise ConfigError(
@@ -99,9 +94,7 @@ def choose_split(store: Store, split: str | None, default: str) -> str | None:
     Raises:
         ConfigError: the store has no utterance of that split.
     """
-    present = sorted(
-        name for name in store.columns(["split"])["split"].unique().to_pylist() if name is not None
-    )
+    present = sorted(name for name in store.columns(["split"])["split"].unique().to_pylist() if name is not None)
     return split_of(present, split, default, str(store.root))
 
 
@@ -111,14 +104,10 @@ def split_of(present: Sequence[str], split: str | None, default: str, what: str)
         return None
     wanted = split or default
     if wanted not in present:
-        raise ConfigError(
-            f"{what}: no split {wanted!r} (there: {', '.join(present) or 'none'}); choose with --split"
-        )
+        raise ConfigError(f"{what}: no split {wanted!r} (there: {', '.join(present) or 'none'}); choose with --split")
     return wanted
 
 
-def _usable(
-    store: Store, spec: TargetSpec, indices: np.ndarray, budget: Budget
-) -> tuple[np.ndarray, LeftOut]:
+def _usable(store: Store, spec: TargetSpec, indices: np.ndarray, budget: Budget) -> tuple[np.ndarray, LeftOut]:
     frames = store.frames[indices]
     return usable(frames, store.token_counts(spec.name)[indices], spec.geometry.num_vectors(frames), budget)

@@ -101,9 +101,7 @@ class Loop:
             owned.callback(self._report.close)
             signals = owned.enter_context(stop_on_signals())
             main = self._accelerator.is_main_process
-            bar = owned.enter_context(
-                progress(total - start, self._setup.name, "steps") if main else nullcontext()
-            )
+            bar = owned.enter_context(progress(total - start, self._setup.name, "steps") if main else nullcontext())
             reader = owned.enter_context(self._reader())
             for ready in reader.steps(start, total):
                 asked = self._train_step(ready, signals)
@@ -135,9 +133,7 @@ class Loop:
             self._interval.add_loss(sums, counts)
         return asked
 
-    def _step_counts(
-        self, batches: list[DeviceBatch], signals: StopRequest
-    ) -> tuple[dict[str, torch.Tensor], bool]:
+    def _step_counts(self, batches: list[DeviceBatch], signals: StopRequest) -> tuple[dict[str, torch.Tensor], bool]:
         """Counts of the whole step, and whether any process was asked to end."""
         per_batch = [self._task.counts(batch) for batch in batches]
         names = list(per_batch[0])
@@ -193,9 +189,7 @@ class Loop:
         if self._accelerator.is_main_process:
             self._projector.eval()
             with torch.no_grad(), self._accelerator.autocast():
-                figures = {
-                    f"dev_{name}": value for name, value in self._task.evaluate(self._projector, done).items()
-                }
+                figures = {f"dev_{name}": value for name, value in self._task.evaluate(self._projector, done).items()}
             self._report.write(done, figures)
             self._figures.update(figures)
         self._accelerator.wait_for_everyone()

@@ -36,9 +36,7 @@ class NearestToken:
         device: where to search.
     """
 
-    def __init__(
-        self, table_VE: np.ndarray | torch.Tensor, tokenizer: Any, pad_id: int, device: torch.device
-    ) -> None:
+    def __init__(self, table_VE: np.ndarray | torch.Tensor, tokenizer: Any, pad_id: int, device: torch.device) -> None:
         self._table_VE = torch.as_tensor(table_VE).to(device, torch.float32)
         self._half_norm_V = 0.5 * self._table_VE.square().sum(dim=1)
         self._tokenizer = tokenizer
@@ -63,10 +61,7 @@ class NearestToken:
         rows = max(1, CHUNK_SCORES // len(self._table_VE))
         # argmin ||v - e||^2 = argmax v.e - ||e||^2 / 2; in float32, as autocast would round it away.
         with torch.autocast(vectors_PE.device.type, enabled=False):
-            found = [
-                (chunk @ self._table_VE.T - self._half_norm_V).argmax(dim=1)
-                for chunk in vectors_PE.split(rows)
-            ]
+            found = [(chunk @ self._table_VE.T - self._half_norm_V).argmax(dim=1) for chunk in vectors_PE.split(rows)]
         return torch.cat(found) if found else torch.zeros(0, dtype=torch.long)
 
 

@@ -53,9 +53,7 @@ class Report:
         rounded = {name: _rounded(value) for name, value in figures.items()}
         with self._path.open("a", encoding="utf-8") as out:
             out.write(json.dumps({"step": step, **rounded}) + "\n")
-        self._accelerator.log(
-            {name: value for name, value in rounded.items() if value is not None}, step=step
-        )
+        self._accelerator.log({name: value for name, value in rounded.items() if value is not None}, step=step)
 
     def close(self) -> None:
         self._accelerator.end_training()

@@ -57,9 +57,7 @@ def start_run(out: Path, stage: str, config: Stage1Config | Stage2Config, resume
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ConfigError(
-            f"--out {out}: cannot be made ({error.strerror}); name a folder you can write to"
-        ) from error
+        raise ConfigError(f"--out {out}: cannot be made ({error.strerror}); name a folder you can write to") from error
     write_file(out / CONFIG_FILE, to_yaml(stage, config).encode())
 
 
@@ -72,9 +70,7 @@ def open_accelerator(run: RunConfig, out: Path) -> Accelerator:
     if cpu and precision == "fp16":
         raise ConfigError("run.precision fp16 needs a GPU; use fp32 or bf16")
     folders = ProjectConfiguration(project_dir=str(out), logging_dir=str(out / TRACKER_FOLDER))
-    return Accelerator(
-        mixed_precision=precision, cpu=cpu, log_with=list(run.trackers) or None, project_config=folders
-    )
+    return Accelerator(mixed_precision=precision, cpu=cpu, log_with=list(run.trackers) or None, project_config=folders)
 
 
 def tell(accelerator: Accelerator, message: str) -> None:
@@ -184,16 +180,17 @@ tags: [speech, projector, llm]
 
 Maps features of the speech encoder `{encoder.get("id")}` (layer {encoder.get("layer")},
 {made.get("frame_rate")} frames a second) to input embeddings of `{target.get("llm")}`:
-{projector.num_parameters():,} parameters, after {made.get("stage")}{
-        f" on {made['task']}" if "task" in made else ""
-    }.
+{projector.num_parameters():,} parameters, after {made.get("stage")}{f" on {made['task']}" if "task" in made else ""}.
 
 ```python
 from pathlib import Path
 
 from speechmapper import Projector
 
-projector = Projector.from_pretrained(Path(".")) # features (B, T, {projector.config.input_size}), frames (B,) -> vectors (B, U, {projector.config.output_size})
+projector = Projector.from_pretrained(Path("."))
+# features (B, T, {projector.config.input_size}), frames (B,) -> vectors (B, U, {
+        projector.config.output_size
+    }), lengths (B,)
 vectors, lengths = projector(features, frames)
 ```
 

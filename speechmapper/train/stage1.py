@@ -185,9 +185,7 @@ class Validation:
         """Figures of the model as it is now; see `Closeness.figures`, plus `wer` and `cer`."""
         closeness, outputs = Closeness(self.spec.table_scale), []
         for start in range(0, len(self.indices), EVAL_BATCH):
-            batch = read_batch(
-                self.store, self.spec.name, self.indices[start : start + EVAL_BATCH], self.device
-            )
+            batch = read_batch(self.store, self.spec.name, self.indices[start : start + EVAL_BATCH], self.device)
             vectors_BUE, vectors_B = model(batch.features_BTD, batch.frames_B)
             closeness.add(vectors_BUE, batch)
             outputs += self.readout.texts(self.readout.token_ids(vectors_BUE, vectors_B))
@@ -199,9 +197,7 @@ class Validation:
         }
 
 
-def build_validation(
-    out: Path, data: TrainingData, run: RunConfig, device: torch.device
-) -> Validation | None:
+def build_validation(out: Path, data: TrainingData, run: RunConfig, device: torch.device) -> Validation | None:
     """Validation on utterances spread evenly over the split, or None where there are none."""
     indices = spread(data.dev, run.eval_utterances)
     if len(indices) == 0:
@@ -222,9 +218,7 @@ def spread(indices: np.ndarray, count: int) -> np.ndarray:
     return indices[np.linspace(0, len(indices) - 1, count).astype(np.int64)] if count else indices[:0]
 
 
-def write_examples(
-    out: Path, step: int, references: Sequence[str], outputs: Sequence[str], count: int
-) -> None:
+def write_examples(out: Path, step: int, references: Sequence[str], outputs: Sequence[str], count: int) -> None:
     """Append some readouts with their references to RUN/examples.txt."""
     chosen = spread(np.arange(len(outputs)), count).tolist()
     if chosen:

@@ -141,9 +141,7 @@ class Examples:
 class Stage2Task:
     """`Task` of stage 2: `(1 - sigma) * cross-entropy + sigma * objective`."""
 
-    def __init__(
-        self, config: Stage2Config, objective: Objective, llm: FrozenLLM, examples: Examples
-    ) -> None:
+    def __init__(self, config: Stage2Config, objective: Objective, llm: FrozenLLM, examples: Examples) -> None:
         self._tuning: TuningConfig = config.tuning
         self._seed = config.seed
         self._objective = objective
@@ -204,21 +202,15 @@ class GeneratedValidation:
         """`wer` and `cer` of greedy generation."""
         outputs: list[str] = []
         for start in range(0, len(self.indices), EVAL_BATCH):
-            batch = read_batch(
-                self.store, self.target, self.indices[start : start + EVAL_BATCH], self.llm.device
-            )
+            batch = read_batch(self.store, self.target, self.indices[start : start + EVAL_BATCH], self.llm.device)
             vectors_BUE, vectors_B = model(batch.features_BTD, batch.frames_B)
-            outputs += self.llm.generate(
-                vectors_BUE, vectors_B, [self.llm.prompter.asr()] * len(batch.indices)
-            )
+            outputs += self.llm.generate(vectors_BUE, vectors_B, [self.llm.prompter.asr()] * len(batch.indices))
         write_examples(self.out, step, self.references, outputs, self.examples)
         rates = error_rates(self.references, outputs)
         return {name: rates[name] for name in ("wer", "cer") if rates[name] is not None}
 
 
-def build_validation(
-    request: Stage2Request, data: TrainingData, llm: FrozenLLM
-) -> GeneratedValidation | None:
+def build_validation(request: Stage2Request, data: TrainingData, llm: FrozenLLM) -> GeneratedValidation | None:
     """Validation on utterances spread evenly over the split, or None where there are none."""
     run = request.config.run
     indices = spread(data.dev, run.eval_utterances)

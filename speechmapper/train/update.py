@@ -21,9 +21,7 @@ from speechmapper.train.schedule import lr_factor
 def build_optimizer(model: Projector, options: OptimizerConfig) -> torch.optim.Optimizer:
     """AdamW over all parameters of the projector (paper)."""
     betas = (options.betas[0], options.betas[1])
-    return torch.optim.AdamW(
-        model.parameters(), options.lr, betas=betas, weight_decay=options.weight_decay, fused=True
-    )
+    return torch.optim.AdamW(model.parameters(), options.lr, betas=betas, weight_decay=options.weight_decay, fused=True)
 
 
 class Updater:

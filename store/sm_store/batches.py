@@ -21,9 +21,7 @@ from sm_store.targets import TargetSet
 class TargetReader:
     """Reads one target set: dense rows from the files, or token ids and embeds them."""
 
-    def __init__(
-        self, files: ShardFiles, target: TargetSet, contents: TargetContents, policy: ChecksumPolicy
-    ) -> None:
+    def __init__(self, files: ShardFiles, target: TargetSet, contents: TargetContents, policy: ChecksumPolicy) -> None:
         self._target = target
         self._vectors = contents.vectors
         self.tokens = Reader(files, contents.tokens, policy)
@@ -34,10 +32,7 @@ class TargetReader:
         vectors = self._vectors[indices].astype(np.int64)
         ids = self.tokens.flat(indices)
         shape = (len(indices), int(vectors.max(initial=0)), self._target.spec.width)
-        if self._dense:
-            rows = _fill(self._dense, indices, shape, pool)
-        else:
-            rows = self._embed(ids, vectors, shape, pool)
+        rows = _fill(self._dense, indices, shape, pool) if self._dense else self._embed(ids, vectors, shape, pool)
         return TargetRows(rows, vectors, np.asarray([len(entry) for entry in ids], np.int64), ids)
 
     def _embed(
@@ -82,9 +77,7 @@ class BatchReader:
         if target is None:
             return Batch(features, frames, indices)
         rows = target.read(indices, pool)
-        return Batch(
-            features, frames, indices, rows.targets_BUE, rows.vectors_B, rows.tokens_B, rows.token_ids
-        )
+        return Batch(features, frames, indices, rows.targets_BUE, rows.vectors_B, rows.tokens_B, rows.token_ids)
 
 
 def _fill(reader: Reader, indices: np.ndarray, shape: tuple[int, ...], pool: BufferPool) -> np.ndarray:

@@ -83,9 +83,7 @@ def write_shard(
     catalog.commit(root / "catalog", shard, catalog.encode(catalog.SCHEMA, columns, info))
 
 
-def write_missing_targets(
-    root: Path, identity: Identity, target: TargetSet, shard: int, ids: TokenIds
-) -> list[Reject]:
+def write_missing_targets(root: Path, identity: Identity, target: TargetSet, shard: int, ids: TokenIds) -> list[Reject]:
     """Targets for a committed shard, leaving out (and returning) the records whose text does not fit."""
     folder, what = root / "targets" / target.name, f"shard {shard}, targets {target.name!r}"
     if catalog.part_path(folder / "catalog", shard).exists():
@@ -175,9 +173,7 @@ def _commit_targets(root: Path, targets: ShardTargets, written: ShardWritten) ->
     catalog.commit(root / "targets" / target.name / "catalog", targets.shard, part)
 
 
-def check_records(
-    identity: Identity, shard: int, records: Sequence[Record], rejects: Sequence[Reject]
-) -> None:
+def check_records(identity: Identity, shard: int, records: Sequence[Record], rejects: Sequence[Reject]) -> None:
     """Raises StoreError where a record cannot go into this store, or an id comes twice."""
     ids: set[str] = set()
     for name in [*(record.id for record in records), *(reject.id for reject in rejects)]:
@@ -234,9 +230,7 @@ def _sample(identity: Identity, record: Record) -> dict[str, Any]:
     return {**base, **fields_to_json(record.fields)}
 
 
-def _catalog_columns(
-    shard: int, records: Sequence[Record], frames: np.ndarray, extents: Extents
-) -> dict[str, Any]:
+def _catalog_columns(shard: int, records: Sequence[Record], frames: np.ndarray, extents: Extents) -> dict[str, Any]:
     columns: dict[str, Any] = {
         "id": [record.id for record in records],
         "shard": np.full(len(records), shard),

@@ -105,9 +105,7 @@ def require_same(differences: list[str], what: str) -> None:
         raise IdentityMismatch(f"{what}: made by something else ({remedy}): {'; '.join(differences)}")
 
 
-def diff_json(
-    ours: Mapping[str, Any], theirs: Mapping[str, Any], ignore: frozenset[str] = frozenset()
-) -> list[str]:
+def diff_json(ours: Mapping[str, Any], theirs: Mapping[str, Any], ignore: frozenset[str] = frozenset()) -> list[str]:
     """ "key.path: ours != theirs" for each leaf that differs between two JSON objects."""
     left, right = dict(_leaves(ours, "", ignore)), dict(_leaves(theirs, "", ignore))
     lines = []

@@ -46,9 +46,7 @@ def encode(rejects: Sequence[Reject]) -> bytes:
     lines = []
     for reject in rejects:
         if reject.reason not in REASONS:
-            raise StoreError(
-                f"reject {reject.id!r}: unknown reason {reject.reason!r}; see sm_store.ledger.REASONS"
-            )
+            raise StoreError(f"reject {reject.id!r}: unknown reason {reject.reason!r}; see sm_store.ledger.REASONS")
         lines.append(canonical({"id": reject.id, "reason": reject.reason, "detail": reject.detail}) + b"\n")
     return b"".join(lines)
 

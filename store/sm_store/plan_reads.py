@@ -46,9 +46,7 @@ def plan_reads(files: np.ndarray, offsets: np.ndarray, sizes: np.ndarray, dests:
     follows = (file[1:] == file[:-1]) & (start[1:] == start[:-1] + size[:-1])
     cuts = _cuts(follows)
     wanted, places, lengths = order.tolist(), dests[order].tolist(), size.tolist()
-    return [
-        Run(int(file[a]), int(start[a]), wanted[a:b], places[a:b], lengths[a:b]) for a, b in pairwise(cuts)
-    ]
+    return [Run(int(file[a]), int(start[a]), wanted[a:b], places[a:b], lengths[a:b]) for a, b in pairwise(cuts)]
 
 
 def _cuts(follows: np.ndarray) -> list[int]:

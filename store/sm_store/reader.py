@@ -187,9 +187,7 @@ class Reader:
             if self._policy == "first-epoch" and self._seen[index]:
                 continue
             if google_crc32c.value(buffer[dest : dest + size]) != self.stream.crc32c[index]:
-                raise StoreCorrupt(
-                    f"{self.stream.name(index)}: bytes differ from what was written; {_REMEDY}"
-                )
+                raise StoreCorrupt(f"{self.stream.name(index)}: bytes differ from what was written; {_REMEDY}")
             if self._policy == "first-epoch":
                 self._seen[index] = True
 

@@ -159,9 +159,7 @@ class Store:
             keep &= match.to_numpy()
         return np.flatnonzero(keep)
 
-    def read(
-        self, indices: Sequence[int] | np.ndarray, targets: str | None = None, pin: bool = False
-    ) -> Batch:
+    def read(self, indices: Sequence[int] | np.ndarray, targets: str | None = None, pin: bool = False) -> Batch:
         """A padded batch of the records at `indices`, in that order, with a target set's rows if named.
 
         Args:
@@ -195,9 +193,7 @@ class Store:
         """
         return self._view.target(self.targets(name)).tokens.stream.counts.astype(np.int64)
 
-    def add_target_set(
-        self, spec: TargetSpec, table: np.ndarray, tokenizer_files: Mapping[str, bytes]
-    ) -> None:
+    def add_target_set(self, spec: TargetSpec, table: np.ndarray, tokenizer_files: Mapping[str, bytes]) -> None:
         """Add a target set, without any shard's targets yet; there already and the same: nothing happens.
 
         Args:
@@ -209,9 +205,7 @@ class Store:
         """
         document.check_target_name(spec.name)
         if spec.dtype != self.identity.dtype:
-            raise StoreError(
-                f"target set {spec.name!r}: dtype {spec.dtype}, the store's is {self.identity.dtype}"
-            )
+            raise StoreError(f"target set {spec.name!r}: dtype {spec.dtype}, the store's is {self.identity.dtype}")
         zarr = self.identity.layout == "zarr"
         with durable.locked(self.root, _STORE_LOCK, wait=True):
             _, specs = document.read_store(self.root)
@@ -219,9 +213,7 @@ class Store:
                 what = f"{self.root} target set {spec.name!r}"
                 require_same(diff_json(specs[spec.name].to_json(), spec.to_json()), what)
             else:
-                targets.write_target_set(
-                    self.root / "targets" / spec.name, spec, table, tokenizer_files, zarr
-                )
+                targets.write_target_set(self.root / "targets" / spec.name, spec, table, tokenizer_files, zarr)
                 document.write_store(self.root, self.identity, {**specs, spec.name: spec})
         self._specs[spec.name] = spec
 

@@ -196,9 +196,7 @@ class _Verifier:
                 self.damages.append(Damage(path, problem, target=spec.name))
         folder = target.folder / "catalog"
         for shard in sorted(set(catalog.shards_in(folder)) & set(done)):
-            read = self._part(
-                folder, shard, catalog.TARGET_SCHEMAS[spec.kind].names, target.fingerprint(), spec.name
-            )
+            read = self._part(folder, shard, catalog.TARGET_SCHEMAS[spec.kind].names, target.fingerprint(), spec.name)
             if read is not None:
                 info, table = read
                 bad = self._files(info, spec.name)
@@ -268,9 +266,7 @@ class _Verifier:
         if path.is_file() and path.read_bytes()[:-4] != expected:
             self.damages.append(Damage(file, "differs from the catalog", info.shard, target=target))
 
-    def _records(
-        self, info: PartInfo, file: str, extents: Sequence[tuple[int, int, int]], target: str | None
-    ) -> None:
+    def _records(self, info: PartInfo, file: str, extents: Sequence[tuple[int, int, int]], target: str | None) -> None:
         """Name the records of a bad file whose own bytes are wrong."""
         path, ids = self.root / file, self.ids.get(info.shard, [])
         if not path.is_file():

@@ -18,8 +18,16 @@ from speechmapper import Projector, SpeechMapper, Store
 from speechmapper.quiet import quiet_transformers
 
 MODULES = {"sm-pipeline": "sm_pipeline.cli", "sm-train": "speechmapper.train.cli", "sm-eval": "speechmapper.eval.cli"}
-SMALL = ("model.block_sizes=[32,32]", "model.block_outputs=[32,48]", "model.num_layers=[1,1]", "model.num_heads=2",
-         "model.ffn_size=48", "run.eval_utterances=4", "data.max_utterances=8", "run.log_every=5")
+SMALL = (
+    "model.block_sizes=[32,32]",
+    "model.block_outputs=[32,48]",
+    "model.num_layers=[1,1]",
+    "model.num_heads=2",
+    "model.ffn_size=48",
+    "run.eval_utterances=4",
+    "data.max_utterances=8",
+    "run.log_every=5",
+)
 UTTERANCES = 40
 
 

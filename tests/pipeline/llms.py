@@ -9,7 +9,27 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from transformers.utils import logging
 
-WORDS = "the old dog a bird sang by river and we slept it was late nobody came end or so".split()
+WORDS = [
+    "the",
+    "old",
+    "dog",
+    "a",
+    "bird",
+    "sang",
+    "by",
+    "river",
+    "and",
+    "we",
+    "slept",
+    "it",
+    "was",
+    "late",
+    "nobody",
+    "came",
+    "end",
+    "or",
+    "so",
+]
 SPECIAL = ("<pad>", "<s>", "</s>", "<unk>")
 VOCABULARY = 40  # rows of the table; the last ones belong to no token
 WIDTH = 16

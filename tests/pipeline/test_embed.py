@@ -6,8 +6,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from tests.pipeline import llms
-from tests.store import building
 
 from sm_pipeline.config import TargetConfig
 from sm_pipeline.embed import embed
@@ -15,6 +13,8 @@ from sm_pipeline.text import normalise
 from sm_store import Geometry, Record, Store
 from sm_store.errors import ConfigError, IdentityMismatch, ModelError, StoreMissing
 from sm_store.verify import verify
+from tests.pipeline import llms
+from tests.store import building
 
 TEXTS = ["The old dog.", "a bird sang by the river", "we slept", "Nobody came, it was late!", "the end", "or so"]
 FRAMES = [60, 24, 60, 60, 13, 60]  # 13 frames give 3 vectors: "the end" and a pad just fit

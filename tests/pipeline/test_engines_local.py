@@ -11,13 +11,13 @@ import time
 from contextlib import closing
 
 import pytest
-from tests.pipeline.test_unit import ConstantEncoder, corpus, make_store, setup_for
-from tests.speech import write_audio
 
 from sm_pipeline.engines.local import Run, Task, run_units
 from sm_pipeline.plan import UnitRule, plan_units
 from sm_store import Store
 from sm_store.errors import ModelError, RunFailed
+from tests.pipeline.test_unit import ConstantEncoder, corpus, make_store, setup_for
+from tests.speech import write_audio
 
 
 @pytest.fixture

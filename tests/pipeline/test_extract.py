@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import zarr
-from tests.speech import write_audio, write_corpus, write_lines
 
 from sm_pipeline.config import ExtractConfig, TargetConfig
 from sm_pipeline.extract import Summary, default_workers, extract, failure
@@ -21,6 +20,7 @@ from sm_pipeline.text import normalise
 from sm_store import Store
 from sm_store.errors import IdentityMismatch, ManifestError, ModelError, RunFailed
 from sm_store.verify import verify
+from tests.speech import write_audio, write_corpus, write_lines
 
 
 def config(manifest: Path, store: Path, **settings) -> ExtractConfig:

@@ -184,9 +184,7 @@ def test_every_utterance_is_a_record_or_a_reject(tmp_path, tiny_llm):
         "fits": ("good.wav", "the " * 17, {}),
     }
     lines = [{"id": key, "audio": audio, "text": text} | more for key, (audio, text, more) in cases.items()]
-    result, done = run(
-        store, tmp_path, corpus(tmp_path, lines), ConstantEncoder(), targets="tiny-llm", max_seconds=7.0
-    )
+    result, done = run(store, tmp_path, corpus(tmp_path, lines), ConstantEncoder(), targets="tiny-llm", max_seconds=7.0)
     assert Geometry().num_vectors(75) == 18  # 3 s: room for 17 tokens and a pad
     assert [record.id for record in done] == ["ok", "fits"]
     assert {reject.id: reject.reason for reject in done.rejects()} == {
@@ -276,7 +274,12 @@ def test_the_callers_threads_come_back(tmp_path):
     torch.set_num_threads(2)
     try:
         encoder = Counting()
-        run(make_store(tmp_path / "s"), tmp_path, corpus(tmp_path, [{"id": "u", "audio": "a.wav", "text": "a"}]), encoder)
+        run(
+            make_store(tmp_path / "s"),
+            tmp_path,
+            corpus(tmp_path, [{"id": "u", "audio": "a.wav", "text": "a"}]),
+            encoder,
+        )
         assert (encoder.threads, torch.get_num_threads()) == (1, 2)
     finally:
         torch.set_num_threads(before)

@@ -9,6 +9,7 @@ polynomial.
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import struct
 import tarfile
@@ -105,7 +106,7 @@ FIELDS = ("text", "duration", "lang", "speaker", "split", "corpus", "question", 
 
 
 def _split(rows: np.ndarray, offsets: np.ndarray) -> list[np.ndarray]:
-    return [rows[start:end] for start, end in zip(offsets[:-1], offsets[1:], strict=True)]
+    return [rows[start:end] for start, end in itertools.pairwise(offsets)]
 
 
 def _features(root: Path, layout: str, shard: str) -> list[np.ndarray]:

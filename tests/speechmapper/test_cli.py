@@ -49,7 +49,9 @@ print([name for name in {HEAVY!r} if name in sys.modules])
     assert time.perf_counter() - started < 10
 
 
-@pytest.mark.parametrize(("name", "app"), [("sm-train", train_app), ("sm-eval", eval_app), ("speechmapper", speechmapper_app)])
+@pytest.mark.parametrize(
+    ("name", "app"), [("sm-train", train_app), ("sm-eval", eval_app), ("speechmapper", speechmapper_app)]
+)
 def test_version(name, app):
     result = CliRunner().invoke(app, ["--version"])
     assert (result.exit_code, result.output.strip()) == (0, f"{name} {__version__}")
@@ -65,8 +67,21 @@ def test_flags_do_not_multiply():
             flags[name] = sorted(option for param in command.params for option in param.opts if option.startswith("--"))
     assert flags == {
         "stage1": ["--config", "--json", "--out", "--preset", "--resume", "--set", "--split", "--store", "--target"],
-        "stage2": ["--config", "--json", "--llm", "--out", "--preset", "--projector", "--resume", "--set", "--sigma",
-                   "--split", "--store", "--target", "--task"],
+        "stage2": [
+            "--config",
+            "--json",
+            "--llm",
+            "--out",
+            "--preset",
+            "--projector",
+            "--resume",
+            "--set",
+            "--sigma",
+            "--split",
+            "--store",
+            "--target",
+            "--task",
+        ],
         "asr": ["--device", "--json", "--llm", "--manifest", "--max-new-tokens", "--out", "--split", "--store"],
         "score": ["--json"],
         "transcribe": ["--device", "--encoder", "--json", "--llm", "--model"],
@@ -76,11 +91,17 @@ def test_flags_do_not_multiply():
 @pytest.mark.parametrize(
     ("module", "arguments", "words"),
     [
-        ("speechmapper.train.cli", ["stage1", "--store", "none", "--out", "o", "--set", "data.frame=1"],
-         "unknown key data.frame; did you mean frames?"),
+        (
+            "speechmapper.train.cli",
+            ["stage1", "--store", "none", "--out", "o", "--set", "data.frame=1"],
+            "unknown key data.frame; did you mean frames?",
+        ),
         ("speechmapper.train.cli", ["stage1", "--store", "none", "--out", "o"], "none"),
-        ("speechmapper.train.cli", ["stage2", "--store", "s", "--projector", "p", "--llm", "l", "--out", "o",
-                                    "--sigma", "7"], "tuning.sigma 7.0"),
+        (
+            "speechmapper.train.cli",
+            ["stage2", "--store", "s", "--projector", "p", "--llm", "l", "--out", "o", "--sigma", "7"],
+            "tuning.sigma 7.0",
+        ),
         ("speechmapper.eval.cli", ["asr", "none", "--store", "s", "--out", "o"], "none"),
         ("speechmapper.eval.cli", ["score", "none"], "no predictions there"),
         ("speechmapper.cli", ["transcribe", "a.wav", "--model", "none"], "none"),

@@ -45,7 +45,9 @@ def test_nearest_token_predictions_are_those_of_the_readout(world, stage1_run, t
 
 
 def test_generated_predictions_carry_their_prompt(world, stage2_run, tmp_path):
-    metrics = evaluate_asr(PredictRequest(stage2_run, tmp_path, world.path, llm=str(world.llm_folder), max_new_tokens=5))
+    metrics = evaluate_asr(
+        PredictRequest(stage2_run, tmp_path, world.path, llm=str(world.llm_folder), max_new_tokens=5)
+    )
     line = lines_of(tmp_path)[0]
     assert "<<<speech>>>" in line["prompt"] and "repeat" in line["prompt"]
     assert (metrics["readout"], metrics["llm"]) == ("generation", str(world.llm_folder))
@@ -70,7 +72,7 @@ def test_another_split_can_be_measured(world, stage1_run, tmp_path):
     assert len(predict(PredictRequest(stage1_run, tmp_path, world.path, split="dev"))) == len(
         world.store.select(split="dev")
     )
-    with pytest.raises(ConfigError, match="no split 'x' .there: dev, test, train"):
+    with pytest.raises(ConfigError, match=r"no split 'x' .there: dev, test, train"):
         predict(PredictRequest(stage1_run, tmp_path, world.path, split="x"))
 
 
@@ -110,8 +112,11 @@ def test_without_its_target_set_the_store_is_read_with_the_llms_own_table(stage1
     without = predict(PredictRequest(stage1_run, tmp_path / "out", world.path, split="train"))
     assert [line["output"] for line in without] == [line["output"] for line in expected]
     assert "relative_mse" in expected[0] and "relative_mse" not in without[0]
-    lines = predict(PredictRequest(stage1_run, tmp_path / "out", world.path, llm=str(world.llm_folder), split="train",
-                                   max_new_tokens=3))
+    lines = predict(
+        PredictRequest(
+            stage1_run, tmp_path / "out", world.path, llm=str(world.llm_folder), split="train", max_new_tokens=3
+        )
+    )
     assert "relative_mse" not in lines[0]
 
 

@@ -128,7 +128,11 @@ def test_hugging_faces_own_generate_agrees(llm):
     ids = torch.tensor([plain_ids(prompt, TEXTS[1])])
     ours = llm.generate(*as_vectors(llm, [TEXTS[1]]), [prompt], max_new_tokens=10)
     theirs = llm.model.generate(
-        ids, attention_mask=torch.ones_like(ids), max_new_tokens=10, do_sample=False, eos_token_id=list(llm.stop_ids),
+        ids,
+        attention_mask=torch.ones_like(ids),
+        max_new_tokens=10,
+        do_sample=False,
+        eos_token_id=list(llm.stop_ids),
         pad_token_id=0,
     )[0, ids.shape[1] :]
     assert ours == [tokenizer().decode(theirs, skip_special_tokens=True).strip()]

@@ -83,7 +83,7 @@ def test_targets_are_the_padded_embeddings(world, data):
     batch = read_batch(data.store, "tiny", np.array([0, 7, 3]), CPU)
     table = data.store.targets("tiny").table
     for row, index in enumerate((0, 7, 3)):
-        ids = [token for token in data.store.read([index], targets="tiny").token_ids[0]]
+        ids = list(data.store.read([index], targets="tiny").token_ids[0])
         expected = table[[*ids, *[0] * (int(batch.vectors_B[row]) - len(ids))]]
         assert np.allclose(batch.targets_BUE[row, : len(expected)].float().numpy(), expected, atol=1e-3)
         assert int(batch.tokens_B[row]) == len(world.texts[index].split())

@@ -33,7 +33,9 @@ def chain(tmp_path_factory):
     llm = save_llm(folder / "llm")
     manifest = speech.write_corpus(folder / "corpus", utterances=4)
     store = folder / "store"
-    extract(ExtractConfig(manifest, store, encoder="tiny-seamless", targets=TargetConfig(str(llm)), device="cpu", workers=1))
+    extract(
+        ExtractConfig(manifest, store, encoder="tiny-seamless", targets=TargetConfig(str(llm)), device="cpu", workers=1)
+    )
     small = {"schedule": {"steps": 1, "warmup": 0}, "run": quiet_run(), "data": {"micro_batches": 1}}
     one = load_config("stage1", Stage1Config, [("tests", {**small, "model": SMALL_MODEL})])
     two = load_config("stage2", Stage2Config, [("tests", small)])

@@ -72,12 +72,14 @@ def test_closeness_by_hand():
     vectors[1, 2] = 1e6  # beyond this row's length
     closeness = Closeness(table_scale=0.5)
     closeness.add(vectors, device_batch(targets, [3, 2], [1, 1]))
-    assert closeness.figures() == pytest.approx({
-        "mse": (2 / 2) / 4,  # of four word positions: two tokens, two first pads
-        "relative_mse": 0.5,
-        "relative_mse_pad": (4 / 2) / 1 / 0.5,
-        "cosine": 3 / 4,
-    })
+    assert closeness.figures() == pytest.approx(
+        {
+            "mse": (2 / 2) / 4,  # of four word positions: two tokens, two first pads
+            "relative_mse": 0.5,
+            "relative_mse_pad": (4 / 2) / 1 / 0.5,
+            "cosine": 3 / 4,
+        }
+    )
 
 
 def test_closeness_adds_up_over_batches():

@@ -60,7 +60,9 @@ def test_saving_again_replaces_all_of_it(stage1_run, tmp_path):
         projector.head_output.bias.fill_(math.pi)
     save_projector(tmp_path, projector)
     assert sorted(path.name for path in (tmp_path / "projector").iterdir()) == [
-        "README.md", "config.json", "model.safetensors"
+        "README.md",
+        "config.json",
+        "model.safetensors",
     ]
     assert load_projector(tmp_path).head_output.bias[0].item() == pytest.approx(math.pi)
     assert [path.name for path in tmp_path.iterdir()] == ["projector"]  # nothing temporary is left

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
@@ -17,7 +18,7 @@ def test_warms_up_linearly_then_follows_a_cosine_to_zero():
     assert factors[10] == 1.0
     assert factors[60] == pytest.approx(0.5)
     assert factors[85] == pytest.approx(0.5 * (1 + math.cos(0.75 * math.pi)))
-    assert all(a > b for a, b in zip(factors[10:], factors[11:], strict=False))
+    assert all(a > b for a, b in itertools.pairwise(factors[10:]))
     assert 0 < factors[-1] < 0.001
 
 

@@ -38,10 +38,16 @@ def train(world: World, out: Path, resume: bool = False, **sections):
 
 def test_a_run_folder_holds_what_it_should(stage1_run):
     assert {path.name for path in stage1_run.iterdir()} == {
-        "config.yaml", "metrics.jsonl", "projector", "checkpoints", "examples.txt"
+        "config.yaml",
+        "metrics.jsonl",
+        "projector",
+        "checkpoints",
+        "examples.txt",
     }
     assert {path.name for path in (stage1_run / "projector").iterdir()} == {
-        "config.json", "model.safetensors", "README.md"
+        "config.json",
+        "model.safetensors",
+        "README.md",
     }
     lines = read_metrics(stage1_run)
     assert [line["step"] for line in lines if "loss" in line] == list(range(1, 9))
@@ -96,8 +102,9 @@ def test_resumed_equals_uninterrupted_to_the_bit(world, tmp_path, stop, monkeypa
     assert (outcome.step, outcome.finished) == (8, True)
     assert same(interrupted, tmp_path / "whole")
     keep = ("step", "loss", "word", "pad", "cosine", "lr", "epoch")
-    told = [[{name: line[name] for name in keep} for line in read_metrics(run)] for run in
-            (interrupted, tmp_path / "whole")]
+    told = [
+        [{name: line[name] for name in keep} for line in read_metrics(run)] for run in (interrupted, tmp_path / "whole")
+    ]
     assert told[0] == told[1]
 
 
@@ -246,7 +253,7 @@ def test_settings_that_do_not_fit_are_refused(world, tmp_path, sections, words):
 def test_unknown_target_and_split(world, tmp_path):
     with pytest.raises(StoreMissing, match="--target other: the store has tiny"):
         train_stage1(Stage1Request(world.path, tmp_path / "a", stage1_config(), target="other"))
-    with pytest.raises(ConfigError, match="no split 'x' .there: dev, test, train"):
+    with pytest.raises(ConfigError, match=r"no split 'x' .there: dev, test, train"):
         train_stage1(Stage1Request(world.path, tmp_path / "a", stage1_config(), split="x"))
 
 
@@ -286,12 +293,19 @@ def test_stage1_imports_and_opens_no_llm(world, stage1_run, tmp_path):
     flags = ["--store", world.path, "--out", tmp_path / "run", "--config", config, "--set", "schedule.steps=2"]
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", WATCHED, "stage1", *map(str, flags)],
-        capture_output=True, text=True, check=True, cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=ROOT,
     )
     told = json.loads(done.stdout.splitlines()[-1])
     assert (tmp_path / "run" / "projector" / "model.safetensors").is_file()
-    forbidden = ("speechmapper.llm", "speechmapper.model", "transformers.models.llama.modeling_llama",
-                 "sm_pipeline.llm_table")
+    forbidden = (
+        "speechmapper.llm",
+        "speechmapper.model",
+        "transformers.models.llama.modeling_llama",
+        "sm_pipeline.llm_table",
+    )
     assert not set(forbidden) & set(told["modules"])
     assert not any(name.startswith("speechmapper.prompt") for name in told["modules"])
     assert any(str(world.path) in path for path in told["opened"])  # the watch works

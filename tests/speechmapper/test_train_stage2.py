@@ -132,8 +132,9 @@ def test_prompts_are_a_function_of_the_micro_batch(world, llm):
 
 
 def test_questions_and_translations_come_from_the_store(tmp_path, llm, projector):
-    world = make_world(tmp_path / "world", utterances=8, question="who slept", answer="the dog",
-                       translation={"de": "rain"})
+    world = make_world(
+        tmp_path / "world", utterances=8, question="who slept", answer="the dog", translation={"de": "rain"}
+    )
     answers = {
         kind: {prompt.answer for prompt in task(world, llm, 0.0, task=kind).prompts(batch_of(world))}
         for kind in ("sqa", "st")

@@ -35,13 +35,9 @@ CHAT_TEMPLATE = (
 
 def tokenizer(template: str | None = CHAT_TEMPLATE) -> PreTrainedTokenizerFast:
     """One token a word, `<unk>` for the rest."""
-    vocabulary = {
-        word: number for number, word in enumerate((*SPECIAL, *PUNCTUATION, *WORDS, "system", "assistant"))
-    }
+    vocabulary = {word: number for number, word in enumerate((*SPECIAL, *PUNCTUATION, *WORDS, "system", "assistant"))}
     made = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
-    made.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Punctuation()]
-    )
+    made.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Punctuation()])
     made.decoder = decoders.WordPiece(prefix="##", cleanup=False)
     fast = PreTrainedTokenizerFast(
         tokenizer_object=made,
@@ -103,9 +99,7 @@ def sentences(count: int, seed: int, longest: int = 6) -> list[str]:
 def speak(text: str, rng: np.random.Generator, noise: float = 0.1) -> np.ndarray:
     """Features (T, WIDTH) of a text."""
     patterns = np.random.default_rng(77).normal(size=(len(WORDS), WIDTH))
-    pieces = [
-        np.repeat(patterns[WORDS.index(word)][None], rng.integers(6, 10), axis=0) for word in text.split()
-    ]
+    pieces = [np.repeat(patterns[WORDS.index(word)][None], rng.integers(6, 10), axis=0) for word in text.split()]
     features = np.concatenate(pieces)
     return (features + noise * rng.normal(size=features.shape)).astype(np.float16)
 

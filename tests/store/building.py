@@ -96,9 +96,7 @@ def token_ids(shard: int, made: list[Record]) -> list[np.ndarray]:
     rng = np.random.default_rng([7, shard])
     room = [Geometry().num_vectors(len(record.features)) - 1 for record in made]
     counts = [0 if row == 1 else int(rng.integers(1, max(2, space + 1))) for row, space in enumerate(room)]
-    return [
-        rng.integers(0, VOCABULARY, min(n, s)).astype(np.int32) for n, s in zip(counts, room, strict=True)
-    ]
+    return [rng.integers(0, VOCABULARY, min(n, s)).astype(np.int32) for n, s in zip(counts, room, strict=True)]
 
 
 def build(path: Path, shards: int = 3, kind: str | None = "dense", **changes) -> Store:

@@ -91,9 +91,7 @@ def test_an_independent_reader_agrees(tmp_path, layout, kind):
         assert record.id == name
         assert entry["features"].tobytes() == record.features.tobytes()
         translation = entry["fields"].pop("translation")
-        assert (
-            Fields(**entry["fields"], translation=dict(translation) if translation else None) == record.fields
-        )
+        assert Fields(**entry["fields"], translation=dict(translation) if translation else None) == record.fields
         rows, ids = entry["targets"]["llm"]
         assert rows.tobytes() == batch.targets_BUE[0].tobytes()
         assert ids.tolist() == batch.token_ids[0].tolist()
@@ -196,16 +194,14 @@ def test_targets_of_another_llm_are_added_and_dropped_without_touching_features(
     with pytest.raises(StoreMissing, match="lacks 3 of 3 shards"):
         store.read([0], "other-1.5")
     for shard in range(3):
-        assert (
-            store.commit_targets("other-1.5", shard, building.token_ids(shard, building.records(shard))) == []
-        )
+        assert store.commit_targets("other-1.5", shard, building.token_ids(shard, building.records(shard))) == []
     assert store.target_names == ["llm", "other-1.5"] and store.done_shards("other-1.5") == {0, 1, 2}
     one, two = store.read(range(15), "llm"), Store.open(path).read(range(15), "other-1.5")
     assert one.targets_BUE.tobytes() == two.targets_BUE.tobytes()
     assert one.tokens_B.tolist() == two.tokens_B.tolist()
-    assert {
-        name: data for name, data in building.tree(path).items() if name in before and name != "store.json"
-    } == {name: data for name, data in before.items() if name != "store.json"}
+    assert {name: data for name, data in building.tree(path).items() if name in before and name != "store.json"} == {
+        name: data for name, data in before.items() if name != "store.json"
+    }
     store.drop_target_set("other-1.5")
     assert building.tree(path) == before
     assert Store.open(path).target_names == ["llm"]

@@ -233,11 +233,7 @@ def test_repair_makes_a_damaged_store_whole_again(path, layout, kind):
     store.commit_targets("llm", 1, building.token_ids(1, building.records(1)))
     assert verify(path).ok
     if layout == "zarr":  # in a tar, targets embedded later lie in a tar of their own
-        again = {
-            name: data
-            for name, data in building.tree(path).items()
-            if name != "targets/llm/ledger/00001.jsonl"
-        }
+        again = {name: data for name, data in building.tree(path).items() if name != "targets/llm/ledger/00001.jsonl"}
         again.pop("targets/llm/catalog/00001.parquet"), whole.pop("targets/llm/catalog/00001.parquet")
         again.pop("targets/llm/catalog/_00001.crc32c"), whole.pop("targets/llm/catalog/_00001.crc32c")
         assert again == whole
@@ -249,9 +245,7 @@ def test_verify_reads_everything_and_says_how_much(path):
     assert report.ok and report.shards == 2 and report.records == 10 and report.leftovers == ()
     assert report.missing == (2,)
     documents = ("store.json", "target.json", ".crc32c")
-    assert report.bytes == sum(
-        len(d) for name, d in building.tree(path).items() if not name.endswith(documents)
-    )
+    assert report.bytes == sum(len(d) for name, d in building.tree(path).items() if not name.endswith(documents))
     assert report.to_json()["bad_shards"] == [] and sum(seen) <= report.bytes
 
 

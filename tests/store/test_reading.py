@@ -74,9 +74,7 @@ def rows(tmp_path):
     sums = np.asarray([checksum(record) for record in records], np.uint32)
     sizes = np.asarray([(tmp_path / name).stat().st_size for name in "ab"])
     shards = np.asarray([4, 9])
-    stream = Stream(
-        "rows", (3,), np.dtype("<i2"), counts, offsets, sums, np.asarray([0, 12, 20]), shards, "ab", sizes
-    )
+    stream = Stream("rows", (3,), np.dtype("<i2"), counts, offsets, sums, np.asarray([0, 12, 20]), shards, "ab", sizes)
     return tmp_path, records, stream
 
 

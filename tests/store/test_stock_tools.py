@@ -78,9 +78,7 @@ def test_zarr_opens_targets(zarr_store):
     ids = building.token_ids(2, building.records(2))
     assert np.array_equal(group["tokens"][:], np.concatenate(ids))
     start = group["embeddings_offsets"][0]
-    assert np.array_equal(
-        group["embeddings"][start : start + len(ids[0])], building.table()[ids[0]].astype(np.float16)
-    )
+    assert np.array_equal(group["embeddings"][start : start + len(ids[0])], building.table()[ids[0]].astype(np.float16))
 
 
 def test_zarr_stores_features_as_one_sharded_file(zarr_store):

@@ -25,9 +25,7 @@ from tests.store import building
 
 def test_create_makes_an_empty_store_that_opens(tmp_path, layout):
     store = Store.create(tmp_path / "a" / "b.store", building.identity(layout=layout))
-    assert (
-        Store.open(tmp_path / "a" / "b.store").identity == store.identity == building.identity(layout=layout)
-    )
+    assert Store.open(tmp_path / "a" / "b.store").identity == store.identity == building.identity(layout=layout)
     assert store.target_names == [] and store.done_shards() == set() and store.parts == []
 
 
@@ -140,10 +138,7 @@ def test_commit_without_targets_then_embed(tmp_path, layout):
     assert store.done_shards("llm") == {0}
     store.commit_targets("llm", 1, building.token_ids(1, building.records(1)))
     whole = building.build(tmp_path / "w", layout=layout, shards=2)
-    assert (
-        store.read(range(10), "llm").targets_BUE.tobytes()
-        == whole.read(range(10), "llm").targets_BUE.tobytes()
-    )
+    assert store.read(range(10), "llm").targets_BUE.tobytes() == whole.read(range(10), "llm").targets_BUE.tobytes()
 
 
 def test_targets_left_by_a_crashed_commit_do_not_outlive_it(tmp_path, layout):

@@ -118,9 +118,7 @@ def test_tokenizer_files_are_plain_names(bare, name):
         add(bare, tokenizer=files, tokenizer_sha256=tokenizer_sha256(files))
 
 
-@pytest.mark.parametrize(
-    "name", ["", "a b", "../x", ".x", "features", "json", "x.npy", "x.tokens", "x" * 65, "ü"]
-)
+@pytest.mark.parametrize("name", ["", "a b", "../x", ".x", "features", "json", "x.npy", "x.tokens", "x" * 65, "ü"])
 def test_impossible_names(bare, name):
     with pytest.raises(ConfigError, match="target set name"):
         add(bare, name=name)

@@ -38,8 +38,10 @@ def load_encoder(name: str, layer: int | None = None, device: str = "auto", dtyp
     settings, _ = PreTrainedConfig.get_config_dict(files.folder)
     family = settings.get("model_type")
     if family != "seamless_m4t_v2":
-        raise ModelError(f"--encoder {name}: model_type {family!r} is not supported; use a seamless_m4t_v2 "
-                         f"checkpoint or a preset ({', '.join(ENCODER_PRESETS)})")
+        raise ModelError(
+            f"--encoder {name}: model_type {family!r} is not supported; use a seamless_m4t_v2 "
+            f"checkpoint or a preset ({', '.join(ENCODER_PRESETS)})"
+        )
     model, extractor = seamless.read_checkpoint(files)
     source = {"id": files.id, "revision": files.revision}
     return seamless.SeamlessEncoder(model, extractor, layer, source, where, precision)

@@ -78,8 +78,10 @@ class SeamlessEncoder:
         inputs_BTF, mask_BT = self._front_end([waves[index] for index in long_enough])
         hidden_BTD = self._hidden_states(inputs_BTF, mask_BT)
         if hidden_BTD.shape[:2] != inputs_BTF.shape[:2]:
-            raise ModelError(f"{self._source['id']}: layer {self.layer} gives {hidden_BTD.shape[1]} frames for "
-                             f"{inputs_BTF.shape[1]}; this transformers version is not supported")
+            raise ModelError(
+                f"{self._source['id']}: layer {self.layer} gives {hidden_BTD.shape[1]} frames for "
+                f"{inputs_BTF.shape[1]}; this transformers version is not supported"
+            )
         hidden_BTD = hidden_BTD.float() * mask_BT.unsqueeze(-1)
         for index, count in zip(long_enough, mask_BT.sum(dim=1).tolist(), strict=True):
             frames_B[index] = int(count)
@@ -161,8 +163,10 @@ def read_checkpoint(source: ModelSource) -> tuple[SeamlessM4Tv2SpeechEncoder, Se
     wanted = [name for name in model.state_dict() if not name.startswith(NOT_RUN)]
     missing = [name for name in wanted if prefix + name not in stored]
     if missing:
-        raise ModelError(f"{source.folder}: no {prefix}{missing[0]} among its weights ({len(missing)} missing); "
-                         "give a complete SeamlessM4T-v2 checkpoint")
+        raise ModelError(
+            f"{source.folder}: no {prefix}{missing[0]} among its weights ({len(missing)} missing); "
+            "give a complete SeamlessM4T-v2 checkpoint"
+        )
     drop_after_tap(model)
     model.load_state_dict({name: tensors.get(prefix + name) for name in wanted}, assign=True)
     return model, SeamlessM4TFeatureExtractor.from_pretrained(source.folder)
