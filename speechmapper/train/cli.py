@@ -20,6 +20,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
+    rich_markup_mode=None,
     help="Train a projector: stage 1 on text embeddings alone, stage 2 with a frozen LLM.",
 )
 
