@@ -10,8 +10,16 @@ from sm_pipeline.models import resolve_model
 from speechmapper.eval.metrics import error_rates
 from speechmapper.llm import FrozenLLM, load_llm
 
-TEXTS = ["the old farmer opened a red box today", "every young teacher painted the table"]
-PADS = 6  # speech gives more vectors than the text has tokens
+TEXTS = [
+    "the old farmer opened a red box today",
+    "every young teacher painted the table",
+    "the little boy found seven apples near the river",
+    "my sister will visit our uncle in the morning",
+    "a green bird sang in the tall tree",
+    "we walked home through the quiet village",
+]
+WER_REPEATED = 0.3  # 0.02 to 0.1 by the machine's float arithmetic; 1 and more for vectors it cannot read
+PADS = 3  # speech gives more vectors than the text has tokens
 
 
 @pytest.fixture(scope="module")
@@ -27,8 +35,8 @@ def test_it_repeats_exact_embeddings(llm):
     rows = [llm.embed(ids_of(llm, text, PADS)) for text in TEXTS]
     lengths = torch.tensor([len(row) for row in rows])
     vectors = pad_sequence(rows, batch_first=True)
-    outputs = llm.generate(vectors, lengths, [llm.prompter.asr()] * len(TEXTS), max_new_tokens=16)
-    assert error_rates(TEXTS, outputs)["wer"] <= 0.2
+    outputs = llm.generate(vectors, lengths, [llm.prompter.asr()] * len(TEXTS), max_new_tokens=24)
+    assert error_rates(TEXTS, outputs)["wer"] <= WER_REPEATED
 
 
 @torch.no_grad()

@@ -30,7 +30,7 @@ def test_killed_at_some_system_calls(tmp_path, layout):
 @pytest.mark.timeout(1800)
 def test_killed_at_every_system_call(tmp_path, layout):
     found = kill_every(1, tmp_path, layout, timeout=1700)
-    assert found.startswith("survived ") and int(found.split()[1]) > 400, found
+    assert found.startswith("survived ") and int(found.split()[1]) > 300, found
 
 
 def test_one_writer_a_shard(tmp_path):
