@@ -6,9 +6,11 @@ out=${1:?name the folder to write to}
 corpus=$out/corpus store=$out/store
 here=$(dirname "$0")
 utterances=${DEMO_UTTERANCES:-2400}
+steps=() # of both stages: the preset's own
+if [ -n "${DEMO_STEPS:-}" ]; then steps=(--set "schedule.steps=$DEMO_STEPS" --set schedule.warmup=1); fi
 began=$SECONDS
 
-step() { printf '\n[%3d s] $ %s\n' "$((SECONDS - began))" "$*"; "$@"; }
+step() { printf '\n[%3d s] $ %s\n' "$((SECONDS - began))" "$*" >&2; "$@"; }
 
 rm -rf "$out"
 mkdir -p "$out"
@@ -18,9 +20,9 @@ step sm-pipeline extract "$corpus/manifest.jsonl" --store "$store" \
 
 # The baseline is the projector as it starts.
 step sm-train stage1 --store "$store" --preset demo --set schedule.steps=0 --out "$out/untrained"
-step sm-train stage1 --store "$store" --preset demo --out "$out/stage1"
+step sm-train stage1 --store "$store" --preset demo "${steps[@]}" --out "$out/stage1"
 step sm-train stage2 --store "$store" --preset demo --projector "$out/stage1" --llm smollm2-135m --task asr \
-    --out "$out/stage2"
+    "${steps[@]}" --out "$out/stage2"
 
 for run in untrained stage1; do
     step sm-eval asr "$out/$run" --store "$store" --out "$out/eval/$run"

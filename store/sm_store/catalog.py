@@ -1,8 +1,7 @@
 """The catalog: one Parquet part a shard, one row an utterance; a part's rename is its shard's commit mark.
 
     catalog/00007.parquet     id, shard, row, frames, offset, crc32c, text, duration, lang, ... translation
-    catalog/_00007.crc32c     {"crc32c": 2868823, "size": 8123} of the part: the part is checked before it is
-    believed
+    catalog/_00007.crc32c     {"crc32c": 2868823, "size": 8123} of the part, which is checked by it
 
 `offset` and `crc32c` are the position in bytes and the checksum of the record's features in the shard's file;
 the part's schema metadata (key `speechmapper`) lists the shard's files with their sizes and checksums.

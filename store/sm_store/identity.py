@@ -1,7 +1,7 @@
 """What a store was made from and by: written once, compared by everyone who opens the store for more work.
 
-    mine = Identity(encoder={"id": "facebook/seamless-m4t-v2-large", ..., "width": 1024},
-    manifest_sha256="9f..") store.identity.require_same(mine, "corpus.store")
+    mine = Identity(encoder={"id": "facebook/seamless-m4t-v2-large", ..., "width": 1024}, manifest_sha256="9f..")
+    store.identity.require_same(mine, "corpus.store")
     # IdentityMismatch: corpus.store: made by something else: encoder.layer: 24 != 18; average: 2 != 4
 
 `packages` (library versions) is recorded and shown, never compared.

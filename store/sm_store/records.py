@@ -1,9 +1,8 @@
 """The values that cross the store's edge: what goes in, what comes out, what a target set says of itself.
 
-    Record("1089-134686-0000", features_TD, Fields(text="he hoped", duration=1.2, split="test"))   in, and
-    store[i] Reject("1089-134686-0001", "audio_missing", "wav/0001.flac: no such file")                     in
-    Batch(features_BTD, frames_B, indices_B, targets_BUE, vectors_B, tokens_B, token_ids)          out of
-    store.read
+    Record("1089-134686-0000", features_TD, Fields(text="he hoped", duration=1.2))     in, and out of store[i]
+    Reject("1089-134686-0001", "audio_missing", "wav/0001.flac: no such file")         in
+    Batch(features_BTD, frames_B, indices_B, targets_BUE, vectors_B, tokens_B, ...)    out of store.read
 
 Shapes: B batch, T encoder frames after averaging, D encoder width, U projector vectors, E LLM embedding
 width, V vocabulary. `bfloat16`, which numpy lacks, is held as its uint16 bits everywhere

@@ -1,10 +1,9 @@
 """Target sets: what a projector should answer, per LLM, beside the features and independent of them.
 
     targets/smollm2/target.json       the TargetSpec, and size and crc32c of the files below
-    targets/smollm2/table.npy         (V, E) the LLM's input-embedding table, in the narrowest float that is
-    exact targets/smollm2/tokenizer/...     the LLM's tokenizer files
-    targets/smollm2/shards/ catalog/ ledger/     the records' token ids and, for `dense`, their padded
-    embeddings
+    targets/smollm2/table.npy         (V, E) the LLM's input-embedding table, in the narrowest exact float
+    targets/smollm2/tokenizer/...     the LLM's tokenizer files
+    targets/smollm2/shards/ catalog/ ledger/    the records' token ids and, for `dense`, padded embeddings
 
 The target of a record of T frames is U = geometry.num_vectors(T) rows: its tokens' embeddings, then the pad
 token's.

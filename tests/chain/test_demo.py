@@ -1,0 +1,46 @@
+"""`make demo` from end to end, with few utterances and steps: the script, its results file and its table."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SCRIPT = Path(__file__).parents[2] / "jobs/demo/run.sh"
+SMALL = {"DEMO_UTTERANCES": "40", "DEMO_STEPS": "2"}
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory) -> tuple[Path, str]:
+    """The demo's folder, and what it printed on stdout."""
+    out = tmp_path_factory.mktemp("demo") / "out"
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    command = ["bash", str(SCRIPT), str(out)]
+    done = subprocess.run(
+        command, env={**os.environ, **SMALL, "PATH": path}, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return out, done.stdout
+
+
+def test_results_have_the_keys_of_the_contract(demo):
+    results = json.loads((demo[0] / "results.json").read_text())
+    assert results["extract"]["hours"] > 0.01
+    assert results["extract"]["x_realtime"] > 1
+    assert results["stage1"]["relative_mse"] > 0
+    for name, folder in (("baseline", "untrained"), ("stage1", "stage1"), ("stage2", "stage2")):
+        measured = json.loads((demo[0] / "eval" / folder / "metrics.json").read_text())
+        assert results[name]["wer"] == measured["wer"] >= 0
+        assert measured["utterances"] == results["utterances"] == 2
+
+
+def test_the_table_shows_the_results(demo):
+    results = json.loads((demo[0] / "results.json").read_text())
+    rows = [line for line in demo[1].splitlines() if "│" in line]
+    for name, words in (("baseline", "untrained"), ("stage1", "stage 1"), ("stage2", "stage 2")):
+        row = next(line for line in rows if words in line)
+        assert f"{results[name]['wer']:.3f}" in row
