@@ -52,11 +52,11 @@ class WeightedMSE:
 
     def __post_init__(self) -> None:
         if not MIN_ALPHA <= self.alpha <= MAX_ALPHA:
-            raise ConfigError(f"alpha {self.alpha}: give a number from {MIN_ALPHA:g} to {MAX_ALPHA:g}")
+            raise ConfigError(f"objective.alpha {self.alpha}: give a number from {MIN_ALPHA:g} to {MAX_ALPHA:g}")
         if self.reduction not in REDUCTIONS:
-            raise ConfigError(f"reduction {self.reduction!r}: use one of {', '.join(REDUCTIONS)}")
+            raise ConfigError(f"objective.reduction {self.reduction!r}: use one of {', '.join(REDUCTIONS)}")
         if self.cosine_weight < 0:
-            raise ConfigError(f"cosine_weight {self.cosine_weight}: give 0 or more")
+            raise ConfigError(f"objective.cosine_weight {self.cosine_weight}: give 0 or more")
         if not self.table_scale > 0:
             raise ConfigError(f"table_scale {self.table_scale}: the embedding table has no positive scale")
 

@@ -78,11 +78,11 @@ def choose_target(store: Store, target: str | None) -> str:
     names = store.target_names
     if target is not None and target not in names:
         raise StoreMissing(
-            f"--target {target}: the store has {', '.join(names) or 'no target set'}; add it with `sm-pipeline embed`"
+            f"--target {target}: {store.root} has {', '.join(names) or 'no target set'}; add it with `sm-pipeline embed`"
         )
     if target is None and len(names) != 1:
         raise ConfigError(
-            f"the store has {len(names)} target sets ({', '.join(names) or 'none'}); name one with "
+            f"{store.root}: the store has {len(names)} target sets ({', '.join(names) or 'none'}); name one with "
             "--target, or add one with `sm-pipeline embed`"
         )
     return target or names[0]

@@ -2,7 +2,7 @@
 
     mine = Identity(encoder={"id": "facebook/seamless-m4t-v2-large", ..., "width": 1024}, manifest_sha256="9f..")
     store.identity.require_same(mine, "corpus.store")
-    # IdentityMismatch: corpus.store: made by something else: encoder.layer: 24 != 18; average: 2 != 4
+    # IdentityMismatch: corpus.store: made by something else (it has != asked for): encoder.layer: 24 != 18; ...
 
 `packages` (library versions) is recorded and shown, never compared.
 """
@@ -102,7 +102,7 @@ def require_same(differences: list[str], what: str) -> None:
     """Raises IdentityMismatch naming `what` if there are differences."""
     if differences:
         remedy = "use the same settings or another folder"
-        raise IdentityMismatch(f"{what}: made by something else ({remedy}): {'; '.join(differences)}")
+        raise IdentityMismatch(f"{what}: made by something else (it has != asked for): {'; '.join(differences)}; {remedy}")
 
 
 def diff_json(ours: Mapping[str, Any], theirs: Mapping[str, Any], ignore: frozenset[str] = frozenset()) -> list[str]:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 SCRIPT = Path(__file__).parents[2] / "jobs/demo/run.sh"
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]  # eight commands, each loading its models
 SMALL = {"DEMO_UTTERANCES": "40", "DEMO_STEPS": "2"}
 
 
