@@ -102,7 +102,8 @@ def require_same(differences: list[str], what: str) -> None:
     """Raises IdentityMismatch naming `what` if there are differences."""
     if differences:
         remedy = "use the same settings or another folder"
-        raise IdentityMismatch(f"{what}: made by something else (it has != asked for): {'; '.join(differences)}; {remedy}")
+        diff = "; ".join(differences)
+        raise IdentityMismatch(f"{what}: made by something else (it has != asked for): {diff}; {remedy}")
 
 
 def diff_json(ours: Mapping[str, Any], theirs: Mapping[str, Any], ignore: frozenset[str] = frozenset()) -> list[str]:
