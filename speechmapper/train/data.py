@@ -78,7 +78,8 @@ def choose_target(store: Store, target: str | None) -> str:
     names = store.target_names
     if target is not None and target not in names:
         raise StoreMissing(
-            f"--target {target}: {store.root} has {', '.join(names) or 'no target set'}; add it with `sm-pipeline embed`"
+            f"--target {target}: {store.root} has {', '.join(names) or 'no target set'}; "
+            "add it with `sm-pipeline embed`"
         )
     if target is None and len(names) != 1:
         raise ConfigError(
