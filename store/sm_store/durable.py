@@ -22,11 +22,13 @@ import fcntl
 import os
 import secrets
 import shutil
+from collections import deque
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path, PurePosixPath
-from types import TracebackType
 from typing import Any
 
 import google_crc32c
@@ -35,6 +37,10 @@ import numpy as np
 from sm_store.errors import StoreBusy
 
 _LOCKS = ".locks"
+_SYNCS_AT_ONCE = 8
+_LARGE = 64 * 1024  # bytes worth handing to another thread
+_QUEUED = 8  # pieces of at least that size
+_MOST_PIECES = 512  # half of Linux's IOV_MAX
 
 
 def checksum(data: Any, start: int = 0) -> int:
@@ -53,70 +59,112 @@ class Written:
 
 
 class DurableFile:
-    """A new file being written: counts its bytes and their crc32c, and is on disk when closed."""
+    """A new file being written: counts its bytes and their crc32c, and is on disk when closed.
+
+    A thread writes, while the next buffers are made and summed; so a buffer must stay as it is until the file
+    is closed.
+    """
 
     def __init__(self, path: Path) -> None:
         self.size = 0
         self.crc32c = 0
+        self._writer: ThreadPoolExecutor | None = None
+        self._queued: deque[Future[None]] = deque()
+        self._pieces: list[memoryview] = []  # not yet handed to the writer
+        self._held = 0  # bytes of them
         self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
 
     def write(self, data: bytes | np.ndarray) -> int:
         """Append a buffer (bytes or a C-contiguous array); returns the buffer's own crc32c."""
         array = np.frombuffer(data, np.uint8) if isinstance(data, bytes) else data.reshape(-1).view(np.uint8)
         self.crc32c = checksum(array, self.crc32c)
-        view, done = array.data, 0
-        while done < len(view):
-            done += os.write(self._fd, view[done:])
-        self.size += len(view)
+        self.size += len(array)
+        self._pieces.append(array.data)
+        self._held += len(array)
+        if self._held >= _LARGE:
+            self._queue()
         return checksum(array)
 
     def close(self) -> Written:
         """Flush to disk and close; returns what the file must look like from now on."""
-        fd, self._fd = self._fd, -1
+        fd = self._fd
         try:
+            self._drain()
             os.fsync(fd)
         finally:
+            self._fd = -1
             os.close(fd)
         return Written(self.size, self.crc32c)
 
+    def _queue(self) -> None:
+        """Hand what is held to the writing thread, which is at most _QUEUED such pieces behind."""
+        if self._writer is None:
+            self._writer = ThreadPoolExecutor(1, "writer")
+        if len(self._queued) == _QUEUED:
+            self._queued.popleft().result()
+        self._queued.append(self._writer.submit(_write_all, self._fd, self._pieces))
+        self._pieces, self._held = [], 0
+
+    def _drain(self) -> None:
+        """Everything so far is written. Raises what went wrong with any of it."""
+        if self._writer is not None:
+            self._writer.shutdown()
+            self._writer = None
+        while self._queued:
+            self._queued.popleft().result()
+        pieces, self._pieces = self._pieces, []
+        _write_all(self._fd, pieces)
+
     def abandon(self) -> None:
         """Close without caring for the contents."""
+        self._pieces = []
         if self._fd >= 0:
+            with suppress(OSError):
+                self._drain()
             os.close(self._fd)
             self._fd = -1
-
-    def __enter__(self) -> DurableFile:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if kind is None:
-            self.close()
-        else:
-            self.abandon()
 
 
 @dataclass(slots=True)
 class Stage:
-    """A folder or file under its temporary name; `files` says what was written, by path below it."""
+    """A folder or file under its temporary name; `files` says what was written, by path below it.
+
+    All of it goes to the disk together at the end: a disk that is asked for one small file after the other
+    lets each wait.
+    """
 
     path: Path
     files: dict[str, Written] = field(default_factory=dict)
+    _open: list[DurableFile] = field(default_factory=list)
 
     @contextmanager
     def create(self, name: str) -> Iterator[DurableFile]:
         """A new file at the relative path `name` ("" = the stage itself is the file)."""
         target = self.path / PurePosixPath(name) if name else self.path
         target.parent.mkdir(parents=True, exist_ok=True)
-        with DurableFile(target) as out:
-            yield out
+        out = DurableFile(target)
+        self._open.append(out)
+        yield out
         self.files[name] = Written(out.size, out.crc32c)
 
     def add(self, name: str, data: bytes) -> None:
         """A small file in one go."""
         with self.create(name) as out:
             out.write(data)
+
+    def sync(self) -> None:
+        """Everything written so far is on disk, folders included."""
+        folders = [Path(folder) for folder, _, _ in os.walk(self.path)]
+        with ThreadPoolExecutor(_SYNCS_AT_ONCE) as pool:
+            for tasks in ([out.close for out in self._open], [partial(sync_folder, path) for path in folders]):
+                for done in [pool.submit(task) for task in tasks]:
+                    done.result()
+
+    def abandon(self) -> None:
+        """Close what is open and remove everything."""
+        for out in self._open:
+            out.abandon()
+        _discard(self.path)
 
 
 @contextmanager
@@ -132,11 +180,10 @@ def staged(final: Path, folder: bool = True) -> Iterator[Stage]:
         stage.path.mkdir()
     try:
         yield stage
-        if folder:
-            _sync_tree(stage.path)
+        stage.sync()
         _replace(stage.path, final)
     except BaseException:
-        _discard(stage.path)
+        stage.abandon()
         raise
 
 
@@ -239,6 +286,16 @@ def _acquire(path: Path, what: str, how: int) -> int:
         os.close(fd)
 
 
+def _write_all(fd: int, pieces: list[memoryview]) -> None:
+    for start in range(0, len(pieces), _MOST_PIECES):
+        part = pieces[start : start + _MOST_PIECES]
+        done = os.writev(fd, part)
+        if done < sum(map(len, part)):
+            rest = memoryview(b"".join(part))
+            while done < len(rest):
+                done += os.write(fd, rest[done:])
+
+
 def _same_file(fd: int, path: Path) -> bool:
     try:
         there = os.stat(path)
@@ -250,11 +307,6 @@ def _same_file(fd: int, path: Path) -> bool:
 
 def _temporary(path: Path) -> Path:
     return path.parent / f".{path.name}.tmp-{os.getpid()}-{secrets.token_hex(4)}"
-
-
-def _sync_tree(root: Path) -> None:
-    for folder, _, _ in os.walk(root, topdown=False):
-        sync_folder(Path(folder))
 
 
 def _replace(source: Path, final: Path) -> None:

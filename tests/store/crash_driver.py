@@ -20,7 +20,7 @@ from sm_store import Store, StoreMissing
 from sm_store.verify import verify
 from tests.store import building
 
-CALLS = ("open", "write", "fsync", "rename", "mkdir", "unlink", "close", "rmdir")
+CALLS = ("open", "write", "writev", "fsync", "rename", "mkdir", "unlink", "close", "rmdir")
 SHARDS = 2
 
 
@@ -66,8 +66,9 @@ def die_at(number: int) -> None:
             nonlocal left
             left -= 1
             if left == 0:
-                if call is os_calls["write"]:  # half of it arrives
-                    call(args[0], args[1][: len(args[1]) // 2])
+                if call is os_calls["writev"]:  # half of it arrives
+                    whole = b"".join(args[1])
+                    os_calls["write"](args[0], whole[: len(whole) // 2])
                 os.kill(os.getpid(), signal.SIGKILL)
             return call(*args, **kwargs)
 

@@ -23,14 +23,14 @@ def kill_every(step, folder, layout, timeout):
 
 def test_killed_at_some_system_calls(tmp_path, layout):
     found = kill_every(23, tmp_path, layout, timeout=200)
-    assert found.startswith("survived ") and int(found.split()[1]) > 15, found
+    assert found.startswith("survived ") and int(found.split()[1]) > 10, found
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_killed_at_every_system_call(tmp_path, layout):
     found = kill_every(1, tmp_path, layout, timeout=1700)
-    assert found.startswith("survived ") and int(found.split()[1]) > 300, found
+    assert found.startswith("survived ") and int(found.split()[1]) > 250, found
 
 
 def test_one_writer_a_shard(tmp_path):
@@ -82,7 +82,7 @@ def test_a_failed_commit_leaves_nothing_behind(tmp_path, layout, monkeypatch):
     before = building.tree(tmp_path / "s")
     import os
 
-    real, left = os.write, [6]
+    real, left = os.writev, [{"zarr": 2, "webdataset": 0}[layout]]  # in the middle of the data
 
     def full(fd, data):
         left[0] -= 1
@@ -90,11 +90,11 @@ def test_a_failed_commit_leaves_nothing_behind(tmp_path, layout, monkeypatch):
             raise OSError(28, "No space left on device")
         return real(fd, data)
 
-    monkeypatch.setattr(os, "write", full)
+    monkeypatch.setattr(os, "writev", full)
     made = building.records(1)
     with pytest.raises(OSError, match="No space left"):
         store.commit(1, made, [], {"llm": building.token_ids(1, made)})
-    monkeypatch.setattr(os, "write", real)
+    monkeypatch.setattr(os, "writev", real)
     assert building.tree(tmp_path / "s") == before
     store.commit(1, made, [], {"llm": building.token_ids(1, made)})
     assert len(Store.open(tmp_path / "s")) == 10
