@@ -32,6 +32,15 @@ class Run:
     dests: list[int]
     sizes: list[int]
 
+    @property
+    def size(self) -> int:
+        """Bytes of the whole run."""
+        return sum(self.sizes)
+
+    def pieces(self, buffer: memoryview) -> list[memoryview]:
+        """Where each record goes in a batch buffer of bytes."""
+        return [buffer[dest : dest + size] for dest, size in zip(self.dests, self.sizes, strict=True)]
+
 
 def plan_reads(files: np.ndarray, offsets: np.ndarray, sizes: np.ndarray, dests: np.ndarray) -> list[Run]:
     """The reads that fetch `sizes[i]` bytes at `offsets[i]` of file `files[i]` to `dests[i]`, for every i.

@@ -82,7 +82,7 @@ class Stream:
                 raise StoreCorrupt(f"{record}: the catalog points outside {paths[file]}; {_REMEDY}")
 
 
-class _OpenFile:
+class OpenFile:
     """A file descriptor that is closed when the last user lets go of it."""
 
     def __init__(self, path: Path) -> None:
@@ -99,10 +99,10 @@ class ShardFiles:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self._open: OrderedDict[str, _OpenFile] = OrderedDict()
+        self._open: OrderedDict[str, OpenFile] = OrderedDict()
         self._lock = threading.Lock()
 
-    def get(self, file: str, size: int) -> _OpenFile:
+    def get(self, file: str, size: int) -> OpenFile:
         """The open file, after its size was found right. Raises StoreCorrupt."""
         with self._lock:
             found = self._open.get(file)
@@ -115,10 +115,10 @@ class ShardFiles:
                 self._open.popitem(last=False)
             return opened
 
-    def _check(self, file: str, size: int) -> _OpenFile:
+    def _check(self, file: str, size: int) -> OpenFile:
         path = self.root / file
         try:
-            opened = _OpenFile(path)
+            opened = OpenFile(path)
         except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
             raise StoreCorrupt(f"{path}: missing; {_REMEDY}") from None
         found = os.fstat(opened.fd).st_size
@@ -163,15 +163,33 @@ class Reader:
         stream = self.stream
         files = stream.file_of(indices)
         view = buffer.data
-        for run in plan_reads(files, stream.offsets[indices], sizes, dests):
+        runs = plan_reads(files, stream.offsets[indices], sizes, dests)
+        cold = []
+        for run in runs:
+            if self._read_cached(run, view):
+                self._check_run(run, indices, buffer)  # while the processor still holds the bytes
+            else:  # ask the disk for all of it before waiting for any
+                os.posix_fadvise(self._open(run).fd, run.offset, run.size, os.POSIX_FADV_WILLNEED)
+                cold.append(run)
+        for run in cold:
             self._read_run(run, indices, view)
-            if self._policy != "never":
-                self._check_run(run, indices, buffer)
+            self._check_run(run, indices, buffer)
+
+    def _open(self, run: Run) -> OpenFile:
+        return self._files.get(self.stream.files[run.file], int(self.stream.sizes[run.file]))
+
+    def _read_cached(self, run: Run, view: memoryview) -> bool:
+        """Read a run if all of it is in the page cache."""
+        opened = self._open(run)
+        try:
+            return os.preadv(opened.fd, run.pieces(view), run.offset, os.RWF_NOWAIT) == run.size
+        except OSError:  # not there (EAGAIN), or a file system that cannot tell (EOPNOTSUPP)
+            return False
 
     def _read_run(self, run: Run, indices: np.ndarray, view: memoryview) -> None:
-        pieces = [view[dest : dest + size] for dest, size in zip(run.dests, run.sizes, strict=True)]
-        opened = self._files.get(self.stream.files[run.file], int(self.stream.sizes[run.file]))
-        offset, wanted = run.offset, sum(run.sizes)
+        pieces = run.pieces(view)
+        opened = self._open(run)
+        offset, wanted = run.offset, run.size
         while wanted:
             got = os.preadv(opened.fd, pieces, offset)
             wanted, offset = wanted - got, offset + got
@@ -182,6 +200,8 @@ class Reader:
                 pieces = _after(pieces, got)
 
     def _check_run(self, run: Run, indices: np.ndarray, buffer: np.ndarray) -> None:
+        if self._policy == "never":
+            return
         for position, dest, size in zip(run.wanted, run.dests, run.sizes, strict=True):
             index = int(indices[position])
             if self._policy == "first-epoch" and self._seen[index]:

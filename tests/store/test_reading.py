@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import os
 import sys
@@ -99,9 +100,29 @@ def test_reader_fills_and_zeroes(rows, policy):
 def test_reader_goes_on_after_short_reads(rows, monkeypatch):
     root, records, stream = rows
     real = os.preadv
-    monkeypatch.setattr(os, "preadv", lambda fd, pieces, offset: real(fd, [pieces[0][:5]], offset))
+    monkeypatch.setattr(os, "preadv", lambda fd, pieces, offset, flags=0: real(fd, [pieces[0][:5]], offset))
     flat = Reader(ShardFiles(root), stream, "always").flat(np.arange(20))
     assert [entry.tolist() for entry in flat] == [record.tolist() for record in records]
+
+
+@pytest.mark.parametrize("error", [errno.EAGAIN, errno.EOPNOTSUPP, None])
+def test_reader_waits_for_the_disk_where_the_cache_has_not_all(rows, monkeypatch, error):
+    """Not in the page cache, a file system that cannot tell, or only a part of it there."""
+    root, records, stream = rows
+    real, waited = os.preadv, []
+
+    def preadv(fd, pieces, offset, flags=0):
+        if flags & os.RWF_NOWAIT:
+            if error is not None:
+                raise OSError(error, os.strerror(error))
+            return real(fd, [pieces[0][:1]], offset)
+        waited.append(offset)
+        return real(fd, pieces, offset)
+
+    monkeypatch.setattr(os, "preadv", preadv)
+    flat = Reader(ShardFiles(root), stream, "always").flat(np.arange(20))
+    assert [entry.tolist() for entry in flat] == [record.tolist() for record in records]
+    assert waited
 
 
 def test_reader_refuses_files_of_another_size(rows):
@@ -143,7 +164,7 @@ def test_no_more_than_so_many_files_stay_open(tmp_path):
     assert os.pread(held.fd, 1, 0) == b"1"  # still open for who holds it
     del files, held
     gc.collect()
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(os.listdir("/proc/self/fd")) <= before
 
 
 def test_memory_is_used_again_once_it_is_free():
