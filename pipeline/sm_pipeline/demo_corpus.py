@@ -29,7 +29,7 @@ MIN_UTTERANCES = 10
 HELD_OUT = 0.06  # share of the utterances in each of dev and test
 SPLITS = ("train", "dev", "test")
 
-VOICES = ("en-us+m1", "en-us+m3", "en-us+m7", "en-us+f1", "en-us+f2", "en-us+f4")
+VOICES = ("en-us+m1", "en-us+m3", "en-us+m7", "en-us+m5", "en-us+f1", "en-us+f4")
 SPEEDS = (150, 165, 180)  # words per minute
 PITCHES = (40, 50, 60)  # espeak-ng's scale, 0 to 100
 

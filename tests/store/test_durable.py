@@ -68,11 +68,14 @@ def test_an_error_of_the_writing_thread_is_raised_and_leaves_nothing(tmp_path, m
         raise OSError(5, "Input/output error")
 
     rows = np.zeros(1_000_000, np.uint8)
-    with pytest.raises(OSError, match="Input/output error"), staged(tmp_path / "s") as stage:
-        with stage.create("big") as out:
-            out.write(rows)
-            monkeypatch.setattr(os, "writev", fail)
-            out.write(rows)
+    with (
+        pytest.raises(OSError, match="Input/output error"),
+        staged(tmp_path / "s") as stage,
+        stage.create("big") as out,
+    ):
+        out.write(rows)
+        monkeypatch.setattr(os, "writev", fail)
+        out.write(rows)
     assert list(tmp_path.iterdir()) == []
 
 
