@@ -58,9 +58,8 @@ def embed(path: Path, config: TargetConfig) -> EmbedSummary:
     """Add a target set to the store at `path`, or finish one that was begun.
 
     Raises:
-        StoreError: no store there. ModelError: an LLM that cannot be used. IdentityMismatch: a target set of
-        that
-            name is there and differs.
+        StoreError: no store there. ModelError: an LLM that cannot be used.
+        IdentityMismatch: a target set of that name is there and differs.
     """
     began = time.monotonic()
     store = Store.open(path)
@@ -70,6 +69,7 @@ def embed(path: Path, config: TargetConfig) -> EmbedSummary:
     todo = sorted(store.done_shards() - store.done_shards(name))
     with stop_on_signals(), progress(len(todo), f"embed {name}", "shards") as shown:
         counts = embed_shards(store, name, todo, shown)
+    store.compact()
     return EmbedSummary(
         name,
         targets.spec.llm,

@@ -128,6 +128,7 @@ def extract(config: ExtractConfig) -> Summary:
     workers = min(workers, max(len(todo), 1))
     ran = time.monotonic()
     results = _run(job, worker_setup(job, name), todo, workers) if todo else []
+    store.compact()
     store.refresh()
     now = time.monotonic()
     return _summary(job, store, results, (workers, now - began, now - ran))

@@ -104,7 +104,7 @@ def encode(schema: pa.Schema, columns: Mapping[str, Any], info: PartInfo) -> byt
 
 def commit(folder: Path, shard: int, data: bytes) -> None:
     """Put a part in place: first its checksum, then, by one rename, the part itself."""
-    write_file(seal_path(folder, shard), _seal(len(data), checksum(data)))
+    write_file(seal_path(folder, shard), seal(len(data), checksum(data)))
     write_file(part_path(folder, shard), data)
 
 
@@ -131,7 +131,7 @@ def read_part(folder: Path, shard: int, columns: Sequence[str]) -> tuple[PartInf
         StoreCorrupt: missing or differing bytes. StoreFormatError: not a part of this format.
     """
     path = part_path(folder, shard)
-    data = _checked(path, seal_path(folder, shard))
+    data = checked(path, seal_path(folder, shard))
     try:
         file = pq.ParquetFile(pa.BufferReader(data))
         info = PartInfo.from_json(json.loads(file.schema_arrow.metadata[_META]))
@@ -143,22 +143,37 @@ def read_part(folder: Path, shard: int, columns: Sequence[str]) -> tuple[PartInf
     return info, table
 
 
-def _seal(size: int, total: int) -> bytes:
+def read_rows(folder: Path, shard: int, columns: Sequence[str]) -> tuple[PartInfo, pa.Table]:
+    """As `read_part`, and the rows are found to be numbered 0, 1, 2, ..."""
+    info, table = read_part(folder, shard, ["row", *columns])
+    rows = table.column("row").to_numpy()
+    if not np.array_equal(rows, np.arange(len(rows))):
+        raise StoreCorrupt(f"{folder}: shard {shard}: rows are not numbered 0, 1, 2, ...; run `sm-pipeline verify`")
+    return info, table.select(list(columns)).replace_schema_metadata(None)
+
+
+def seal(size: int, total: int) -> bytes:
+    """The small file that holds size and crc32c of another."""
     return canonical({"size": size, "crc32c": total}) + b"\n"
 
 
-def _checked(path: Path, seal: Path) -> pa.Buffer:
+def checked(path: Path, sealed_by: Path) -> pa.Buffer:
+    """A file's bytes, after size and crc32c were found to be those in its seal.
+
+    Raises:
+        StoreCorrupt: missing or differing bytes.
+    """
     try:
-        raw = seal.read_bytes()
+        raw = sealed_by.read_bytes()
         promised = json.loads(raw)
         size, total = int(promised["size"]), int(promised["crc32c"])
-        if raw != _seal(size, total):
+        if raw != seal(size, total):
             raise ValueError(raw)
         found = path.stat().st_size
     except FileNotFoundError as error:
         raise StoreCorrupt(f"{error.filename}: missing; run `sm-pipeline verify`") from None
     except (ValueError, TypeError, KeyError):
-        raise StoreCorrupt(f"{seal}: damaged; run `sm-pipeline verify`") from None
+        raise StoreCorrupt(f"{sealed_by}: damaged; run `sm-pipeline verify`") from None
     if found != size:
         raise StoreCorrupt(f"{path}: {found} bytes where {size} were written; run `sm-pipeline verify`")
     data = np.fromfile(path, np.uint8)

@@ -21,9 +21,10 @@ import numpy as np
 from sm_store import catalog, ledger, shard_tar, shard_zarr
 from sm_store.catalog import PartInfo
 from sm_store.dtypes import is_finite, numpy_dtype
-from sm_store.durable import remove, write_file
+from sm_store.durable import write_file
 from sm_store.errors import StoreError
 from sm_store.identity import Identity, canonical
+from sm_store.index import remove_part
 from sm_store.ragged import Extents, Ragged, ShardContent, ShardWritten, shard_name
 from sm_store.records import Record, Reject, fields_to_json
 from sm_store.targets import DenseRows, TargetSet
@@ -110,8 +111,7 @@ def write_missing_targets(root: Path, identity: Identity, target: TargetSet, sha
 def remove_target_parts(root: Path, shard: int) -> None:
     """Take back targets that a crashed commit of `shard` left: they describe files about to be replaced."""
     for folder in sorted((root / "targets").glob("*/catalog")):
-        if catalog.part_path(folder, shard).exists():
-            remove(catalog.part_path(folder, shard))
+        remove_part(folder, shard)
 
 
 def discard_shard(root: Path, shard: int) -> None:
@@ -120,7 +120,7 @@ def discard_shard(root: Path, shard: int) -> None:
 
     Its part goes first: from then on nobody looks at its files, which the next commit replaces.
     """
-    remove(catalog.part_path(root / "catalog", shard))
+    remove_part(root / "catalog", shard)
     remove_target_parts(root, shard)
 
 

@@ -23,12 +23,13 @@ from sm_store.catalog import PartInfo
 from sm_store.dtypes import numpy_dtype
 from sm_store.errors import StoreCorrupt, StoreFormatError, StoreMissing
 from sm_store.identity import Identity
+from sm_store.index import Index, indexed_columns, read_index
 from sm_store.reader import Stream
 from sm_store.records import Fields, TargetSpec
 
 _REMEDY = "run `sm-pipeline verify`"
-_FEATURES = ["row", "frames", "offset", "crc32c"]
-_TOKENS = ["row", "vectors", "tokens", "tokens_offset", "tokens_crc32c"]
+_FEATURES = ["frames", "offset", "crc32c"]
+_TOKENS = ["vectors", "tokens", "tokens_offset", "tokens_crc32c"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,10 +116,17 @@ def read_target(root: Path, spec: TargetSpec, made_by: str, contents: Contents) 
     return TargetContents(table.columns["vectors"], tokens, dense)
 
 
-def read_columns(root: Path, contents: Contents, names: Sequence[str]) -> pa.Table:
+def read_columns(root: Path, made_by: str, contents: Contents, names: Sequence[str]) -> pa.Table:
     """Catalog columns of every record in `contents`, in order."""
     schema = pa.schema([catalog.SCHEMA.field(name) for name in names])
-    tables = [catalog.read_part(root / "catalog", shard, names)[1] for shard in contents.shards]
+    shards, folder = contents.shards, root / "catalog"
+    index = read_index(folder, made_by) if set(names) <= set(indexed_columns(catalog.SCHEMA)) else None
+    indexed = len(index.parts) if index is not None else 0
+    tables = []
+    if index is not None and [part.shard for part in index.parts] == shards[:indexed]:
+        tables.append(index.table)
+        shards = shards[indexed:]
+    tables += [catalog.read_part(folder, shard, names)[1] for shard in shards]
     return pa.concat_tables([table.select(names).cast(schema) for table in tables] or [schema.empty_table()])
 
 
@@ -147,22 +155,42 @@ class _Parts:
 
 
 def _read_parts(folder: Path, shards: Sequence[int], names: Sequence[str], made_by: str) -> _Parts:
-    parts, tables = [], []
-    for shard in shards:
-        part, table = catalog.read_part(folder, shard, names)
+    """Columns of every part, from the index as far as it goes, and from the parts themselves."""
+    index = read_index(folder, made_by)
+    indexed = {part.shard for part in index.parts} if index is not None else set()
+    if index is None or not indexed <= set(shards):
+        index, indexed = Index((), np.zeros(1, np.int64), pa.table({})), set()
+    parts, tables, sizes = list(index.parts), [], np.diff(index.starts).tolist()
+    if indexed:
+        tables.append(index.table.select(names))
+    for shard in [shard for shard in shards if shard not in indexed]:
+        part, table = catalog.read_rows(folder, shard, names)
         if part.made_by != made_by:
             raise StoreFormatError(f"{folder}: the part of shard {shard} belongs to another store")
-        rows = table.column("row").to_numpy()
-        if not np.array_equal(rows, np.arange(len(rows))):
-            raise StoreCorrupt(f"{folder}: shard {shard}: rows are not numbered 0, 1, 2, ...; {_REMEDY}")
         parts.append(part)
-        tables.append(table.drop_columns(["row"]))
-    starts = np.cumsum([0, *(len(table) for table in tables)], dtype=np.int64)
-    kept = [name for name in names if name != "row"]
+        tables.append(table)
+        sizes.append(len(table))
+    columns = _columns(tables, names)
+    order = np.argsort([part.shard for part in parts], kind="stable")
+    if not np.array_equal(order, np.arange(len(order))):
+        rows = _rows_in_order(np.asarray(sizes, np.int64), order)
+        columns = {name: column[rows] for name, column in columns.items()}
+    starts = np.cumsum([0, *(sizes[place] for place in order)], dtype=np.int64)
+    return _Parts([parts[place] for place in order], starts, columns)
+
+
+def _columns(tables: Sequence[pa.Table], names: Sequence[str]) -> dict[str, np.ndarray]:
     if not tables:
-        return _Parts(parts, starts, {name: np.zeros(0, np.int64) for name in kept})
-    whole = pa.concat_tables([table.replace_schema_metadata(None) for table in tables])
-    return _Parts(parts, starts, {name: whole.column(name).to_numpy() for name in kept})
+        return {name: np.zeros(0, np.int64) for name in names}
+    whole = pa.concat_tables(tables)
+    return {name: whole.column(name).to_numpy() for name in names}
+
+
+def _rows_in_order(sizes: np.ndarray, order: np.ndarray) -> np.ndarray:
+    """Row numbers that bring segments of `sizes` rows into `order`."""
+    starts = np.cumsum(sizes) - sizes
+    within = np.arange(int(sizes.sum())) - np.repeat(np.cumsum(sizes[order]) - sizes[order], sizes[order])
+    return np.repeat(starts[order], sizes[order]) + within
 
 
 def _token_stream(spec: TargetSpec, table: _Parts, contents: Contents) -> Stream:

@@ -28,6 +28,7 @@ from sm_store import catalog, commit, document, durable, status, targets
 from sm_store.catalog import PartInfo
 from sm_store.errors import StoreError, StoreFormatError, StoreMissing
 from sm_store.identity import Identity, diff_json, require_same
+from sm_store.index import write_index
 from sm_store.ragged import shard_name
 from sm_store.reader import ChecksumPolicy, ShardFiles
 from sm_store.records import Batch, Record, Reject, TargetSpec
@@ -272,6 +273,14 @@ class Store:
         target = self.targets(name)
         with self._hold(shard):
             return commit.write_missing_targets(self.root, self.identity, target, shard, token_ids)
+
+    def compact(self) -> None:
+        """Index the catalogs of many shards, so that the store opens in seconds: after an extraction."""
+        with durable.locked(self.root, "index", wait=True):
+            write_index(self.root / "catalog", catalog.SCHEMA, self.identity.sha256())
+            for name, spec in self._specs.items():
+                folder, made_by = self.root / "targets" / name / "catalog", self.targets(name).fingerprint()
+                write_index(folder, catalog.TARGET_SCHEMAS[spec.kind], made_by)
 
     # -- state -------------------------------------------------------------------------------------------
 

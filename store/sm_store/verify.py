@@ -26,6 +26,7 @@ from sm_store.catalog import PartInfo
 from sm_store.dtypes import numpy_dtype
 from sm_store.durable import Written, checksum
 from sm_store.errors import StoreError
+from sm_store.index import INDEX, drop_index, indexed_columns, read_index, remove_part
 from sm_store.ragged import shard_name
 from sm_store.records import TargetSpec
 from sm_store.shard_zarr import group_json, offsets_name
@@ -123,13 +124,16 @@ def discard(path: str | Path, report: VerifyReport) -> None:
         StoreBusy: a shard is being written.
     """
     root = Path(path)
+    for damage in report.damages:
+        if damage.file.endswith(INDEX):
+            drop_index((root / damage.file).parent)
     for shard in report.bad_shards():
         with durable.locked(root, f"shard-{shard_name(shard)}"):
             commit.discard_shard(root, shard)
     for name, shards in report.bad_targets().items():
         for shard in shards:
             with durable.locked(root, f"shard-{shard_name(shard)}"):
-                durable.remove(catalog.part_path(root / "targets" / name / "catalog", shard))
+                remove_part(root / "targets" / name / "catalog", shard)
 
 
 class _Verifier:
@@ -146,6 +150,7 @@ class _Verifier:
 
     def report(self) -> VerifyReport:
         self._groups()
+        self._index(self.root / "catalog", catalog.SCHEMA, self.identity.sha256(), None)
         done = catalog.shards_in(self.root / "catalog")
         for shard in done:
             self._shard(shard)
@@ -167,6 +172,22 @@ class _Verifier:
             problem = self._file(name, written)
             if problem:
                 self.damages.append(Damage(name, problem))
+
+    def _index(self, folder: Path, schema: pa.Schema, made_by: str, target: str | None) -> None:
+        """An index must say what the parts say."""
+        file = str((folder / INDEX).relative_to(self.root))
+        try:
+            index = read_index(folder, made_by)
+        except StoreError as error:
+            self.damages.append(Damage(file, str(error), target=target))
+            return
+        if index is None:
+            return
+        for part, start, stop in zip(index.parts, index.starts[:-1].tolist(), index.starts[1:].tolist(), strict=True):
+            with suppress(StoreError):  # a damaged part is named when its shard is read
+                info, table = catalog.read_part(folder, part.shard, indexed_columns(schema))
+                if info != part or not table.equals(index.table.slice(start, stop - start).cast(table.schema)):
+                    self.damages.append(Damage(file, f"differs from the part of shard {part.shard}", target=target))
 
     def _shard(self, shard: int) -> None:
         names = ["id", "frames", "offset", "crc32c"]
@@ -195,6 +216,7 @@ class _Verifier:
             if problem:
                 self.damages.append(Damage(path, problem, target=spec.name))
         folder = target.folder / "catalog"
+        self._index(folder, catalog.TARGET_SCHEMAS[spec.kind], target.fingerprint(), spec.name)
         for shard in sorted(set(catalog.shards_in(folder)) & set(done)):
             read = self._part(folder, shard, catalog.TARGET_SCHEMAS[spec.kind].names, target.fingerprint(), spec.name)
             if read is not None:

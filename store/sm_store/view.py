@@ -33,6 +33,7 @@ class View:
     def __init__(self, root: Path, identity: Identity, files: ShardFiles, policy: ChecksumPolicy) -> None:
         self.root = root
         self.contents = read_contents(root, identity)
+        self._made_by = identity.sha256()
         self._files = files
         self._policy: ChecksumPolicy = policy
         self._columns: dict[str, pa.ChunkedArray] = {}
@@ -54,7 +55,7 @@ class View:
             raise StoreError(f"no catalog column {unknown[0]!r}; there are {', '.join(catalog.SCHEMA.names)}")
         fresh = [name for name in names if name not in self._columns]
         if fresh:
-            table = read_columns(self.root, self.contents, fresh)
+            table = read_columns(self.root, self._made_by, self.contents, fresh)
             self._columns.update({name: table.column(name) for name in fresh})
         return pa.table({name: self._columns[name] for name in names})
 
