@@ -23,8 +23,11 @@ from sm_store.errors import InputError, RunFailed
 def corpus(tmp_path_factory):
     out = tmp_path_factory.mktemp("corpus") / "demo"
     counts = write_demo_corpus(out, utterances=40, seed=3)
-    lines = [json.loads(line) for line in (out / "manifest.jsonl").read_text().splitlines()]
-    return out, counts, lines
+    return out, counts, read_lines(out)
+
+
+def read_lines(folder):
+    return [json.loads(line) for line in (folder / "manifest.jsonl").read_text().splitlines()]
 
 
 def test_no_sentence_is_in_two_splits_or_twice():
@@ -70,15 +73,17 @@ def test_sentences_are_normalised_text_of_the_grammar():
 
 
 def test_the_command_gives_the_same_bytes_for_the_same_arguments(tmp_path):
-    folders = [tmp_path / name for name in ("first", "second")]
+    folders = [tmp_path / name for name in ("first", "second", "third")]
     for folder in folders:
-        command = [sys.executable, "-m", "sm_pipeline.cli", "demo-corpus", str(folder), "--utterances", "12"]
+        command = [sys.executable, "-m", "sm_pipeline.cli", "demo-corpus", str(folder), "--utterances", "30"]
         subprocess.run(command, check=True, capture_output=True)
     files = [sorted(path.relative_to(folder) for path in folder.rglob("*.*")) for folder in folders]
-    assert files[0] == files[1]
-    assert len(files[0]) == 13
+    assert files[0] == files[1] == files[2]
+    assert len(files[0]) == 31
+    assert {line["speaker"] for line in read_lines(folders[0])} == set(VOICES)
     for name in files[0]:
-        assert (folders[0] / name).read_bytes() == (folders[1] / name).read_bytes(), name
+        first, *others = ((folder / name).read_bytes() for folder in folders)
+        assert all(other == first for other in others), name
 
 
 def test_another_seed_gives_other_sentences():
