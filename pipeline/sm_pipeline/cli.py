@@ -37,6 +37,9 @@ ManifestArgument = Annotated[Path, typer.Argument(help="Manifest: a JSONL file w
 StoreArgument = Annotated[Path, typer.Argument(help="Folder of a store.")]
 StoreOption = Annotated[Path, typer.Option("--store", help="Folder of the store; extract makes or continues it.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
+HtmlOption = Annotated[
+    Path | None, typer.Option("--html", help="Write one page with figures too: a file that needs nothing else.")
+]
 EncoderOption = Annotated[
     str,
     typer.Option("--encoder", help="A folder, a Hub id (owner/name[@revision]) or the preset tiny-seamless."),
@@ -254,11 +257,16 @@ def status(
 
 
 @app.command()
-def inspect(store: StoreArgument, as_json: JsonOption = False) -> None:
+def inspect(store: StoreArgument, html: HtmlOption = None, as_json: JsonOption = False) -> None:
     """What is inside: identity, lengths, splits, languages, speakers, target sets."""
     from sm_pipeline.inspection import inspect_lines, inspect_store
 
-    facts = inspect_store(store)
+    if html is None:
+        facts = inspect_store(store)
+    else:
+        from sm_pipeline.page import write_page
+
+        facts = write_page(store, html)
     if as_json:
         _print_json(facts)
     else:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from sm_pipeline.console import progress
 from sm_store import Store
@@ -18,6 +19,7 @@ from sm_store.ledger import REASONS
 from sm_store.verify import VerifyReport, verify
 
 GIGABYTE = 1e9
+GROUPS = ("lang", "speaker", "split", "corpus")  # catalog columns by which utterances are counted
 MOST_COMMON = 8  # values of a catalog column that `inspect` names
 QUANTILES = {"shortest": 0.0, "5 %": 0.05, "median": 0.5, "95 %": 0.95, "longest": 1.0}
 
@@ -66,13 +68,17 @@ def inspect_store(path: Path) -> dict[str, Any]:
     Raises:
         StoreError: no store there, or a damaged one.
     """
-    store = Store.open(path)
-    table = store.columns(["duration", "lang", "speaker", "split", "corpus"])
+    return inspect_opened(Store.open(path))
+
+
+def inspect_opened(store: Store) -> dict[str, Any]:
+    """`inspect_store` of a store that is open already."""
+    table = store.columns(["duration", *GROUPS])
     facts = store.status()
     facts["identity"] = store.identity.to_json()
-    facts["seconds"] = _quantiles(table.column("duration").to_numpy())
-    facts["frames_per_record"] = _quantiles(store.frames)
-    facts["fields"] = {name: _values(table.column(name)) for name in table.column_names if name != "duration"}
+    facts["seconds"] = quantiles(table.column("duration").to_numpy())
+    facts["frames_per_record"] = quantiles(store.frames)
+    facts["fields"] = {name: _values(table.column(name)) for name in GROUPS}
     for name in store.target_names:
         facts["targets"][name] |= _target(store, name)
     return facts
@@ -104,7 +110,7 @@ def inspect_lines(facts: Mapping[str, Any]) -> list[str]:
             f"mean square {target['table_scale']:.3g}, tokens {_in_a_row(target['tokens_per_record'])}, "
             f"without target {target['untargeted']}"
         )
-    return lines
+    return lines + ([f"  page      {facts['html']}"] if "html" in facts else [])
 
 
 def verify_store(path: Path) -> VerifyReport:
@@ -137,19 +143,19 @@ def _target(store: Store, name: str) -> dict[str, Any]:
     }
     complete = store.done_shards() <= store.done_shards(name)
     counts = store.token_counts(name) if complete else np.zeros(0, np.int64)
-    return {**facts, "tokens_per_record": _quantiles(counts), "untargeted": int((counts == 0).sum())}
+    return {**facts, "tokens_per_record": quantiles(counts), "untargeted": int((counts == 0).sum())}
 
 
-def _quantiles(values: np.ndarray) -> dict[str, float]:
-    return {name: float(np.quantile(values, at)) for name, at in QUANTILES.items()} if len(values) else {}
+def quantiles(values: np.ndarray) -> dict[str, float]:
+    """`QUANTILES` of (n,) numbers by their names; empty where there are none."""
+    found = np.quantile(values, list(QUANTILES.values())).tolist() if len(values) else []
+    return dict(zip(QUANTILES, found, strict=bool(found)))
 
 
 def _values(column: Any) -> dict[str, Any]:
-    counted = sorted(
-        ((item["values"], item["counts"]) for item in column.drop_null().value_counts().to_pylist()),
-        key=lambda item: (-item[1], item[0]),
-    )
-    return {"distinct": len(counted), "most_common": dict(counted[:MOST_COMMON])}
+    counted = pa.Table.from_struct_array(column.drop_null().value_counts())
+    first = counted.sort_by([("counts", "descending"), ("values", "ascending")]).slice(0, MOST_COMMON).to_pylist()
+    return {"distinct": len(counted), "most_common": {item["values"]: item["counts"] for item in first}}
 
 
 def _in_a_row(figures: Mapping[str, float]) -> str:

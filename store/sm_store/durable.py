@@ -19,6 +19,7 @@ are `flock`s: they vanish with the process that held them, however it ended.
 from __future__ import annotations
 
 import fcntl
+import glob
 import os
 import secrets
 import shutil
@@ -237,7 +238,7 @@ def sync_folder(path: Path) -> None:
 
 def leftovers(path: Path) -> list[Path]:
     """Temporary files and folders that crashed writers of `path` left beside it."""
-    return sorted(path.parent.glob(f".{path.name}.tmp-*")) if path.parent.is_dir() else []
+    return sorted(path.parent.glob(f".{glob.escape(path.name)}.tmp-*")) if path.parent.is_dir() else []
 
 
 def is_leftover(name: str) -> bool:

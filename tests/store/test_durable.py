@@ -42,6 +42,14 @@ def test_write_file_removes_what_a_crash_left(tmp_path):
     assert sorted(entry.name for entry in tmp_path.iterdir()) == [".other.tmp-77-abcd", "file"]
 
 
+@pytest.mark.parametrize("name", ["*", "a[b]", "**.html", "?b"])
+def test_only_the_leftovers_of_that_very_name_are_removed(tmp_path, name):
+    (tmp_path / f".{name}.tmp-1-dead").write_bytes(b"half")
+    (tmp_path / ".ab.tmp-1-alive").write_bytes(b"another writer's")
+    write_file(tmp_path / name, b"whole")
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([name, ".ab.tmp-1-alive"])
+
+
 def test_a_failed_write_keeps_the_old_file(tmp_path, monkeypatch):
     write_file(tmp_path / "file", b"old")
 

@@ -1,0 +1,190 @@
+"""Figures for a page: inline SVG in the page's own colours, drawn by matplotlib.
+
+    draw_histogram(survey.durations, "fig-seconds", "seconds")      '<svg id="fig-seconds" role="img" ...'
+    draw_fit(target.fit, "fig-fit")
+
+matplotlib draws in a few stand-in colours, which become CSS variables (`--ink`, `--rule`, `--bar`, `--mark`) that the
+page sets for light and dark mode. Ids get the figure's name as prefix, so that many figures fit into one page. The
+same numbers give the same bytes. matplotlib is imported when a figure is drawn, not before.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from sm_pipeline.survey import Fit, Histogram
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+INK, RULE, BAR, MARK = "#010203", "#020301", "#030102", "#010302"
+VARIABLES = {INK: "var(--ink)", RULE: "var(--rule)", BAR: "var(--bar)", MARK: "var(--mark)"}
+SIZE = (4.2, 2.6)  # inches; the page scales figures to its columns
+SQUARE = (4.2, 4.0)
+OPACITIES = (0.25, 0.45, 0.65, 0.85, 1.0)  # of the cells of a grid, from few to many
+STYLE: dict[Any, Any] = {  # matplotlib's stubs know its keys as literals
+    "axes.axisbelow": True,
+    "axes.edgecolor": RULE,
+    "axes.formatter.use_mathtext": False,
+    "axes.grid": True,
+    "axes.grid.axis": "y",
+    "axes.labelcolor": INK,
+    "axes.spines.left": False,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "figure.constrained_layout.use": True,
+    "font.size": 10,
+    "grid.color": RULE,
+    "grid.linewidth": 0.6,
+    "legend.frameon": False,
+    "legend.labelcolor": INK,
+    "svg.fonttype": "none",  # letters stay text: small, selectable, in the page's font
+    "svg.hashsalt": "speechmapper",
+    "text.color": INK,
+    "xtick.color": RULE,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "ytick.left": False,
+}
+
+
+def draw_histogram(
+    shown: Histogram, name: str, x_label: str, y_label: str = "utterances", mark: tuple[str, float] | None = None
+) -> str:
+    """Bars over bins, as SVG.
+
+    Args:
+        name: the figure's id in the page: letters, digits, `-`.
+        mark: a word and the number on the x axis at which it stands, with a line.
+    """
+    with _figure(SIZE) as (figure, axes):
+        axes.stairs(shown.counts, shown.edges, fill=True, color=BAR)
+        axes.set(xlabel=x_label, ylabel=y_label, ylim=(0, shown.counts.max() * (1.15 if mark else 1.05)))
+        if mark is not None:
+            _mark(axes, *mark)
+        _ticks(axes, shown.whole)
+        return _svg(figure, name, _words(shown, x_label, y_label))
+
+
+def draw_fit(shown: Fit, name: str) -> str:
+    """Utterances by output vectors and tokens, stronger colour for more of them, with the line of what fits."""
+    from matplotlib.patches import Patch
+
+    limit = float(shown.edges[-1])
+    with _figure(SQUARE) as (figure, axes):
+        handles: list[Any] = axes.plot([0.5, limit], [-0.5, limit - 1], color=MARK, linewidth=1.5)
+        handles[0].set_label("tokens + 1 = vectors")
+        for (fewest, most), opacity in zip(levels(int(shown.utterances.max())), OPACITIES, strict=False):
+            inside = (shown.utterances >= fewest) & (shown.utterances <= most)
+            _cells(axes, shown.edges, inside, opacity)
+            handles.append(Patch(color=BAR, alpha=opacity, linewidth=0, label=_interval(fewest, most)))
+        axes.set(xlabel="output vectors", ylabel="tokens", xlim=(0, limit), ylim=(0, limit))
+        axes.grid(True, axis="both")
+        axes.legend(handles=handles, loc="upper left", fontsize=9, handlelength=1.2, labelspacing=0.3)
+        _ticks(axes, whole=True)
+        words = f"Utterances by output vectors and tokens: {int(shown.utterances.sum()):,} utterances"
+        return _svg(figure, name, f"{words}, {shown.pad_share:.0%} of all vectors are pads")
+
+
+def levels(most: int) -> list[tuple[int, int]]:
+    """Up to five ranges of counts from 1 to `most`, each about as many times longer than the one before."""
+    bounds = np.unique(np.round(np.geomspace(1, most + 1, len(OPACITIES) + 1)).astype(int))
+    return [(low, high - 1) for low, high in pairwise(bounds.tolist())]
+
+
+def _interval(fewest: int, most: int) -> str:
+    """A range of counts; the first one, from 1, says what is counted: the others must leave room for the line."""
+    numbers = f"{fewest:,}" if fewest == most else f"{fewest:,} to {most:,}"
+    return f"{numbers} utterance{'s' if most > 1 else ''}" if fewest == 1 else numbers
+
+
+def _cells(axes: Axes, edges: np.ndarray, inside: np.ndarray, opacity: float) -> None:
+    """The cells that are `inside`, as one shape: a page of many thousand shapes would be slow."""
+    from matplotlib.patches import PathPatch
+    from matplotlib.path import Path
+
+    at = np.argwhere(inside)
+    corners = at[:, None, :] + np.asarray([(0, 0), (1, 0), (1, 1), (0, 1), (0, 0)])
+    codes = [Path.MOVETO, Path.LINETO, Path.LINETO, Path.LINETO, Path.CLOSEPOLY] * len(at)
+    if len(at):
+        path = Path(edges[corners.reshape(-1, 2)], codes)
+        axes.add_patch(PathPatch(path, facecolor=BAR, alpha=opacity, linewidth=0, antialiased=False))
+
+
+def _mark(axes: Axes, word: str, at: float) -> None:
+    axes.axvline(at, color=MARK, linewidth=1.5)
+    low, high = axes.get_xlim()
+    left = at > (low + high) / 2  # the word stands on the side with more room
+    axes.annotate(
+        word,
+        (at, 1),
+        xycoords=("data", "axes fraction"),
+        xytext=(-4 if left else 4, -2),
+        textcoords="offset points",
+        horizontalalignment="right" if left else "left",
+        verticalalignment="top",
+        color=MARK,
+    )
+
+
+def _ticks(axes: Axes, whole: bool) -> None:
+    """Few ticks at round numbers, large counts as 20k or 3M; x at integers where they are `whole`."""
+    from matplotlib.ticker import EngFormatter, MaxNLocator
+
+    steps = [1, 2, 5, 10]
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=whole, steps=steps, min_n_ticks=1))
+    axes.yaxis.set_major_locator(MaxNLocator(5, integer=True, steps=steps, min_n_ticks=1))
+    axes.yaxis.set_major_formatter(EngFormatter(sep=""))
+
+
+def _words(shown: Histogram, x_label: str, y_label: str) -> str:
+    """The figure for those who do not see it."""
+    low, median, high = list(shown.quantiles.values())[:: len(shown.quantiles) // 2]
+    return f"Histogram of {x_label}: {shown.total:,} {y_label} from {low:.4g} to {high:.4g}, median {median:.4g}"
+
+
+@contextmanager
+def _figure(size: tuple[float, float]) -> Iterator[tuple[Figure, Axes]]:
+    """An empty figure in the house's style, whatever the user's matplotlibrc says, and without log lines about the
+    font cache that the first import of matplotlib builds."""
+    log = logging.getLogger("matplotlib")
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        import matplotlib
+        from matplotlib.figure import Figure
+
+        with matplotlib.rc_context():
+            matplotlib.rcdefaults()
+            matplotlib.rcParams.update(STYLE)
+            figure = Figure(figsize=size)
+            yield figure, figure.add_subplot()
+    finally:
+        log.setLevel(level)
+
+
+def _svg(figure: Figure, name: str, words: str) -> str:
+    """The figure as an element of a page: no XML header, no metadata, ids of its own, CSS colours, no fixed size."""
+    out = io.StringIO()
+    nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+    figure.savefig(out, format="svg", transparent=True, metadata=nothing)
+    svg = out.getvalue()
+    start = re.search(r'<svg[^>]*? viewBox="([^"]*)"[^>]*>', svg)
+    if start is None:
+        raise ValueError("matplotlib wrote no <svg viewBox>")
+    body = svg[start.end() :]
+    body = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-", body)
+    body = re.sub(r" font-family: [^;\"]+;", "", body)  # the page's own
+    body = re.sub(r"<style.*?</style>", "", body, flags=re.DOTALL)  # it would hold for the whole page
+    for colour, variable in VARIABLES.items():
+        body = body.replace(colour, variable)
+    return f'<svg id="{name}" viewBox="{start[1]}" role="img" aria-label="{words}">{body}'
