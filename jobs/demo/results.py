@@ -52,7 +52,7 @@ def print_table(results: dict[str, Any]) -> None:
     extract = results["extract"]
     console.print(
         f"{extract['hours']:.2f} hours of speech, encoded {extract['x_realtime']:.0f} times faster than real time; "
-        f"relative MSE after stage 1 {results['stage1']['relative_mse']:.3f}; {results['seconds']:.0f} s in all"
+        f"relative MSE after stage 1 {results['stage1']['relative_mse']:.2g}; {results['seconds']:.0f} s in all"
     )
 
 

@@ -64,6 +64,10 @@ class BatchReader:
         self._features = Reader(files, features, policy)
         self._pools = {False: BufferPool(), True: BufferPool(pinned=True)}
 
+    def each(self, indices: np.ndarray) -> list[np.ndarray]:
+        """Features of each record, (T, D), without padding."""
+        return self._features.flat(indices)
+
     def read(self, indices: np.ndarray, target: TargetReader | None = None, pin: bool = False) -> Batch:
         """A batch of the records at `indices`, (B,) int64, in that order.
 

@@ -84,8 +84,15 @@ def write_shard(
     catalog.commit(root / "catalog", shard, catalog.encode(catalog.SCHEMA, columns, info))
 
 
-def write_missing_targets(root: Path, identity: Identity, target: TargetSet, shard: int, ids: TokenIds) -> list[Reject]:
-    """Targets for a committed shard, leaving out (and returning) the records whose text does not fit."""
+def write_missing_targets(
+    root: Path, identity: Identity, target: TargetSet, shard: int, content: tuple[TokenIds, Sequence[Reject]]
+) -> list[Reject]:
+    """Targets for a committed shard, leaving out (and returning) the records whose text does not fit.
+
+    Args:
+        content: token ids of every record, and what is known before of those that have none.
+    """
+    ids, known = content
     folder, what = root / "targets" / target.name, f"shard {shard}, targets {target.name!r}"
     if catalog.part_path(folder / "catalog", shard).exists():
         raise StoreError(f"{root}: {what} are there already; they are never changed")
@@ -93,19 +100,23 @@ def write_missing_targets(root: Path, identity: Identity, target: TargetSet, sha
     frames = table.column("frames").to_numpy().astype(np.int64)
     if len(ids) != len(frames):
         raise StoreError(f"{what}: token ids of {len(ids)} records for {len(frames)}")
-    kept, rejects = [], []
+    kept, rejects = [], list(known)
     vectors = target.spec.geometry.num_vectors(frames).tolist()
     for name, entry, room in zip(table.column("id").to_pylist(), ids, vectors, strict=True):
         fits = len(entry) + 1 <= room
         kept.append(entry if fits else np.zeros(0, np.int32))
         if not fits:
             rejects.append(Reject(name, "text_too_long", f"{len(entry)} tokens + 1 pad > {room} vectors"))
-    path = folder / "ledger" / f"{shard_name(shard)}.jsonl"
-    rejected = {str(path.relative_to(root)): write_file(path, ledger.encode(rejects))}
-    targets = check_ids(target, shard, frames, kept)
+    write_late_targets(root, identity, check_ids(target, shard, frames, kept), rejects)
+    return rejects
+
+
+def write_late_targets(root: Path, identity: Identity, targets: ShardTargets, rejects: Sequence[Reject]) -> None:
+    """Targets for a committed shard, as files of their own, with a ledger of the records that have none."""
+    path = ledger.ledger_file(targets.shard, f"targets/{targets.target.name}/ledger")
+    rejected = {path: write_file(root / path, ledger.encode(rejects))}
     written = _write_own(root, identity, targets)
     _commit_targets(root, targets, ShardWritten(written.extents, {**written.files, **rejected}))
-    return rejects
 
 
 def remove_target_parts(root: Path, shard: int) -> None:

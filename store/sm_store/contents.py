@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -134,9 +135,19 @@ def read_fields(root: Path, contents: Contents, index: int) -> tuple[str, Fields
     """One record's id and fields."""
     ordinal = int(contents.features.file_of(np.asarray(index)))
     row = index - int(contents.starts[ordinal])
-    names = ["id", *(entry.name for entry in fields(Fields))]
-    table = catalog.read_part(root / "catalog", contents.shards[ordinal], names)[1]
-    entry = table.slice(row, 1).to_pylist()[0]
+    return _fields(_fields_table(root, contents.shards[ordinal]).slice(row, 1).to_pylist()[0])
+
+
+def read_shard_fields(root: Path, shard: int) -> list[tuple[str, Fields]]:
+    """Id and fields of every record of a shard."""
+    return [_fields(entry) for entry in _fields_table(root, shard).to_pylist()]
+
+
+def _fields_table(root: Path, shard: int) -> pa.Table:
+    return catalog.read_part(root / "catalog", shard, ["id", *(entry.name for entry in fields(Fields))])[1]
+
+
+def _fields(entry: dict[str, Any]) -> tuple[str, Fields]:
     translation = entry.pop("translation")
     return entry.pop("id"), Fields(**entry, translation=dict(translation) if translation else None)
 

@@ -67,9 +67,14 @@ def decode(data: bytes, what: str) -> list[Reject]:
     return rejects
 
 
-def read(root: Path, part: PartInfo) -> list[Reject]:
+def ledger_file(shard: int, folder: str = "ledger") -> str:
+    """A shard's ledger, below the store; `targets/NAME/ledger` is the folder of a target set added later."""
+    return f"{folder}/{shard_name(shard)}.jsonl"
+
+
+def read(root: Path, part: PartInfo, folder: str = "ledger") -> list[Reject]:
     """The rejects of a committed shard. Raises StoreCorrupt where the file is not what was written."""
-    path = f"ledger/{shard_name(part.shard)}.jsonl"
+    path = ledger_file(part.shard, folder)
     try:
         data = (root / path).read_bytes()
     except FileNotFoundError:

@@ -171,6 +171,14 @@ class Store:
         """
         return self._view.read(indices, self.targets(targets) if targets else None, pin)
 
+    def shard(self, ordinal: int) -> tuple[list[Record], list[Reject]]:
+        """All records and rejects of one of `parts`: a whole shard in memory."""
+        return self._view.shard(ordinal)
+
+    def shard_token_ids(self, ordinal: int, name: str) -> list[np.ndarray]:
+        """A target set's token ids for the records of one of `parts`; an empty array: no target."""
+        return self._view.shard_token_ids(ordinal, self.targets(name))
+
     # -- targets -----------------------------------------------------------------------------------------
 
     @property
@@ -264,15 +272,24 @@ class Store:
             commit.write_shard(self.root, self.identity, shard, (records, rejects), chosen)
         self.refresh()
 
-    def commit_targets(self, name: str, shard: int, token_ids: Sequence[np.ndarray]) -> list[Reject]:
+    def commit_targets(
+        self,
+        name: str,
+        shard: int,
+        token_ids: Sequence[np.ndarray],
+        rejects: Sequence[Reject] = (),
+    ) -> list[Reject]:
         """Add a target set's rows to a committed shard, one array of token ids a record.
 
         A record whose text does not fit (tokens + 1 > its vectors) gets no target (0 tokens) and is listed in
         `targets/NAME/ledger`; those are returned.
+
+        Args:
+            rejects: records without token ids whose text was found not to fit before, when copying a store.
         """
         target = self.targets(name)
         with self._hold(shard):
-            return commit.write_missing_targets(self.root, self.identity, target, shard, token_ids)
+            return commit.write_missing_targets(self.root, self.identity, target, shard, (token_ids, rejects))
 
     def compact(self) -> None:
         """Index the catalogs of many shards, so that the store opens in seconds: after an extraction."""

@@ -19,7 +19,7 @@ import pyarrow as pa
 
 from sm_store import catalog, ledger
 from sm_store.batches import BatchReader, TargetReader
-from sm_store.contents import read_columns, read_contents, read_fields, read_target
+from sm_store.contents import read_columns, read_contents, read_fields, read_shard_fields, read_target
 from sm_store.errors import StoreError
 from sm_store.identity import Identity
 from sm_store.reader import ChecksumPolicy, ShardFiles
@@ -67,6 +67,21 @@ class View:
         identifier, fields = read_fields(self.root, self.contents, index)
         features = self._batches.read(np.asarray([index])).features_BTD[0]
         return Record(identifier, features, fields)
+
+    def shard(self, ordinal: int) -> tuple[list[Record], list[Reject]]:
+        """All records and rejects of one of `contents.parts`."""
+        part, rows = self.contents.parts[ordinal], self._rows(ordinal)
+        described = read_shard_fields(self.root, part.shard)
+        features = self._batches.each(rows)
+        records = [Record(name, rows, fields) for (name, fields), rows in zip(described, features, strict=True)]
+        return records, ledger.read(self.root, part)
+
+    def shard_token_ids(self, ordinal: int, target: TargetSet) -> list[np.ndarray]:
+        """Token ids of the records of one of `contents.parts`; an empty array: no target."""
+        return self.target(target).tokens.flat(self._rows(ordinal))
+
+    def _rows(self, ordinal: int) -> np.ndarray:
+        return np.arange(*self.contents.starts[ordinal : ordinal + 2])
 
     def read(self, indices: Sequence[int] | np.ndarray, target: TargetSet | None, pin: bool) -> Batch:
         """A padded batch of some records, in the order given."""
