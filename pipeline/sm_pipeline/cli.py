@@ -40,6 +40,7 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object 
 HtmlOption = Annotated[
     Path | None, typer.Option("--html", help="Write one page with figures too: a file that needs nothing else.")
 ]
+OutStoreArgument = Annotated[Path, typer.Argument(help="Folder of the store to make or continue.")]
 EncoderOption = Annotated[
     str,
     typer.Option("--encoder", help="A folder, a Hub id (owner/name[@revision]) or the preset tiny-seamless."),
@@ -286,7 +287,51 @@ def verify(store: StoreArgument, as_json: JsonOption = False) -> None:
             typer.echo(str(damage))
         typer.echo(f"{store}: {verify_words(report)}")
     if not report.ok:
-        raise RunFailed(f"{store}: damaged in {len(report.damages)} places; extract the bad shards again")
+        raise RunFailed(f"{store}: damaged in {len(report.damages)} places; `sm-pipeline repair {store}`")
+
+
+@app.command()
+def repair(
+    store: StoreArgument,
+    manifest: Annotated[
+        Path | None, typer.Option(help="Where the manifest lies now, if it was moved since the extraction.")
+    ] = None,
+    device: DeviceOption = "auto",
+    as_json: JsonOption = False,
+) -> None:
+    """Make again what verify finds bad, and nothing else, with the bytes it had."""
+    from sm_pipeline.repair import repair as repair_store
+
+    _report(repair_store(store, manifest, device), as_json)
+
+
+@app.command()
+def export(
+    store: StoreArgument, out: OutStoreArgument, layout: LayoutOption = "webdataset", as_json: JsonOption = False
+) -> None:
+    """The same store in the other format, bit for bit. Run again, it continues."""
+    from sm_pipeline.inspection import export_store
+
+    _report(export_store(store, out, layout), as_json)
+
+
+@app.command()
+def merge(
+    out: OutStoreArgument,
+    stores: Annotated[list[Path], typer.Argument(help="Folders of the stores, in the order of their shards.")],
+    layout: Annotated[
+        settings.Layout | None, typer.Option("--format", help="Of the shards. Default: the first store's.")
+    ] = None,
+    target: Annotated[
+        list[str] | None, typer.Option(help="A target set to take along; repeatable. Default: all, if all have them.")
+    ] = None,
+    features_only: Annotated[bool, typer.Option("--features-only", help="Take no target sets along.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Several stores of one encoder as one. Run again, it continues."""
+    from sm_pipeline.inspection import merge_stores
+
+    _report(merge_stores(out, stores, layout, [] if features_only else target), as_json)
 
 
 def main() -> None:

@@ -16,7 +16,7 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -33,6 +33,7 @@ from sm_pipeline.encoders.base import Encoder
 from sm_pipeline.engines.local import Run, Task, run_units
 from sm_pipeline.manifest import Manifest, Utterance, read_manifest
 from sm_pipeline.plan import UnitRule, WorkUnit, plan_units
+from sm_pipeline.recipe import Recipe
 from sm_pipeline.signals import stop_on_signals
 from sm_pipeline.targets import build_targets
 from sm_pipeline.text import NORMALIZER
@@ -123,15 +124,22 @@ def extract(config: ExtractConfig) -> Summary:
         targets.add_to(store)
         lacking = sorted(store.done_shards() - store.done_shards(targets.spec.name))
         embed_shards(store, targets.spec.name, lacking)  # shards of an earlier run without this LLM
-    todo = [unit for unit in job.units if unit.shard not in store.done_shards()]
-    workers = config.workers or default_workers(job.device, sum(unit.seconds for unit in todo))
-    workers = min(workers, max(len(todo), 1))
+    Recipe.of(config, name).save(store.root)
     ran = time.monotonic()
-    results = _run(job, worker_setup(job, name), todo, workers) if todo else []
+    workers, results = run_job(job, worker_setup(job, name))
     store.compact()
     store.refresh()
     now = time.monotonic()
     return _summary(job, store, results, (workers, now - began, now - ran))
+
+
+def run_job(job: Job, setup: WorkerSetup, only: Collection[int] | None = None) -> tuple[int, list[UnitResult]]:
+    """Run the units whose shard is not committed (and is one of `only`): how many workers, and the results."""
+    done = Store.open(job.config.store).done_shards()
+    todo = [unit for unit in job.units if unit.shard not in done and (only is None or unit.shard in only)]
+    workers = job.config.workers or default_workers(job.device, sum(unit.seconds for unit in todo))
+    workers = min(workers, max(len(todo), 1))
+    return workers, _run(job, setup, todo, workers) if todo else []
 
 
 def prepare(config: ExtractConfig) -> Job:

@@ -6,7 +6,7 @@ print("\\n".join(inspect_lines(facts)))
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from sm_pipeline.console import progress
 from sm_store import Store
+from sm_store.convert import Converted, export, merge
 from sm_store.ledger import REASONS
 from sm_store.verify import VerifyReport, verify
 
@@ -122,6 +123,18 @@ def verify_store(path: Path) -> VerifyReport:
     total = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
     with progress(total / GIGABYTE, "verify", "GB") as shown:
         return verify(path, lambda count: shown.advance(count / GIGABYTE))
+
+
+def export_store(path: Path, out: Path, layout: str) -> Converted:
+    """The store in another layout, showing progress. Raises as `sm_store.convert.export`."""
+    with progress(len(Store.open(path)), "export", "records") as shown:
+        return export(path, out, layout, shown.advance)
+
+
+def merge_stores(out: Path, paths: Sequence[Path], layout: str | None, targets: Sequence[str] | None) -> Converted:
+    """Several stores as one, showing progress. Raises as `sm_store.convert.merge`."""
+    with progress(sum(len(Store.open(path)) for path in paths), "merge", "records") as shown:
+        return merge(out, paths, layout, targets, shown.advance)
 
 
 def verify_words(report: VerifyReport) -> str:

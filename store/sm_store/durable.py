@@ -227,6 +227,15 @@ def remove(path: Path) -> None:
         sync_folder(path.parent)
 
 
+def move_files(source: Path, target: Path) -> None:
+    """Put every file below the folder `source` at its place below `target`, one rename each; `source` goes."""
+    for path in sorted(path for path in source.rglob("*") if path.is_file()):
+        final = target / path.relative_to(source)
+        make_folder(final.parent)
+        _replace(path, final)
+    remove(source)
+
+
 def sync_folder(path: Path) -> None:
     """fsync of a folder's entries."""
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)

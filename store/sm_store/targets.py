@@ -27,7 +27,7 @@ import numpy as np
 
 from sm_store import document
 from sm_store.dtypes import to_float32, to_storage
-from sm_store.durable import Written, checksum, staged
+from sm_store.durable import Written, checksum, move_files, staged
 from sm_store.errors import ConfigError, StoreCorrupt, StoreError, StoreFormatError
 from sm_store.identity import canonical, diff_json, require_same
 from sm_store.records import TargetSpec
@@ -177,6 +177,18 @@ def write_target_set(
         files = {name: [entry.size, entry.crc32c] for name, entry in stage.files.items()}
         body = {"spec": spec.to_json(), "table_dtype": dtype, "files": files}
         stage.add("target.json", document.encode(body))
+
+
+def restore_target_set(root: Path, spec: TargetSpec, table: np.ndarray, tokenizer: Mapping[str, bytes]) -> None:
+    """Write a target set's own files again, as they were; its shards stay.
+
+    Raises:
+        StoreError: the table or the tokenizer is not what the spec says.
+    """
+    folder = root / "targets" / spec.name
+    made = folder.with_name(f".{spec.name}.restored")
+    write_target_set(made, spec, table, tokenizer, zarr=(root / "zarr.json").exists())
+    move_files(made, folder)
 
 
 def narrowest(table: np.ndarray) -> tuple[np.ndarray, str]:

@@ -32,6 +32,7 @@ from sm_store.records import TargetSpec
 from sm_store.shard_zarr import group_json, offsets_name
 from sm_store.targets import TargetSet
 
+_GROUPS = ("zarr.json", "shards/zarr.json", "targets/zarr.json")
 _PIECE = 8 * 1024 * 1024
 Progress = Callable[[int], None]
 _StreamColumns = tuple[str, str, int, str]  # data, counts column, bytes a row, prefix of the extent columns
@@ -52,6 +53,11 @@ class Damage:
     record: int | None = None
     id: str | None = None
     target: str | None = None
+
+    @property
+    def is_index(self) -> bool:
+        """Whether it is a catalog's index, which only repeats what the parts say."""
+        return self.file.endswith(INDEX)
 
     def __str__(self) -> str:
         target = [f"targets {self.target}"] if self.target is not None else []
@@ -125,8 +131,10 @@ def discard(path: str | Path, report: VerifyReport) -> None:
     """
     root = Path(path)
     for damage in report.damages:
-        if damage.file.endswith(INDEX):
+        if damage.is_index:
             drop_index((root / damage.file).parent)
+        elif damage.file in _GROUPS:
+            durable.write_file(root / damage.file, group_json())
     for shard in report.bad_shards():
         with durable.locked(root, f"shard-{shard_name(shard)}"):
             commit.discard_shard(root, shard)
@@ -167,7 +175,7 @@ class _Verifier:
     def _groups(self) -> None:
         if self.identity.layout != "zarr":
             return
-        for name in ("zarr.json", "shards/zarr.json", "targets/zarr.json"):
+        for name in _GROUPS:
             written = Written(len(group_json()), checksum(group_json()))
             problem = self._file(name, written)
             if problem:

@@ -1,0 +1,92 @@
+"""How a store can be made again: what its identity does not say, written beside it by `extract`.
+
+    extract.json     {"manifest": "/data/corpus/manifest.jsonl", "audio_root": null, "encoder": "tiny-seamless", ...}
+
+The identity says what decides the bytes; this says where the things are on this machine. It is not compared,
+and a store that was exported or merged has none: its source is what can be made again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from sm_pipeline.config import ExtractConfig
+from sm_store import Identity, document
+from sm_store.durable import write_file
+from sm_store.errors import StoreFormatError, StoreMissing
+
+RECIPE = "extract.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """What `extract` was given.
+
+    Attributes:
+        manifest, audio_root: absolute paths. encoder: as named; a folder as an absolute path.
+        batch_seconds: of audio encoded at once.
+        targets: the target set that was written with the features, None: none.
+    """
+
+    manifest: str
+    audio_root: str | None
+    encoder: str
+    batch_seconds: float
+    targets: str | None
+
+    @classmethod
+    def of(cls, config: ExtractConfig, targets: str | None) -> Recipe:
+        """The recipe of an extraction."""
+        encoder = Path(config.encoder)
+        return cls(
+            manifest=str(config.manifest.resolve()),
+            audio_root=str(config.audio_root.resolve()) if config.audio_root is not None else None,
+            encoder=str(encoder.resolve()) if encoder.is_dir() else config.encoder,
+            batch_seconds=config.batch_seconds,
+            targets=targets,
+        )
+
+    def save(self, store: Path) -> None:
+        """Write it into a store; nothing happens where it is there already."""
+        data = document.encode(asdict(self))
+        path = store / RECIPE
+        if not path.is_file() or path.read_bytes() != data:
+            write_file(path, data)
+
+    def config(self, store: Path, identity: Identity, device: str, manifest: Path | None = None) -> ExtractConfig:
+        """The extraction that made a store of this identity; `manifest` where it lies elsewhere by now."""
+        encoder, plan = identity.encoder, identity.plan
+        return ExtractConfig(
+            manifest=manifest or Path(self.manifest),
+            store=store,
+            encoder=self.encoder,
+            layer=encoder.get("layer"),
+            average=identity.average,
+            layout=identity.layout,  # type: ignore[arg-type]  # checked by ExtractConfig
+            dtype=identity.dtype,  # type: ignore[arg-type]
+            device=device,
+            compute_dtype=encoder.get("compute_dtype", "auto"),
+            split=identity.split,
+            audio_root=Path(self.audio_root) if self.audio_root is not None and manifest is None else None,
+            max_seconds=identity.front_end["max_seconds"],
+            batch_seconds=self.batch_seconds,
+            shard_utterances=plan["max_utterances"],
+        )
+
+
+def load_recipe(store: Path) -> Recipe:
+    """The recipe of a store.
+
+    Raises:
+        StoreMissing: it has none. StoreFormatError, StoreCorrupt: it cannot be read.
+    """
+    if not (store / RECIPE).is_file():
+        raise StoreMissing(
+            f"{store}: has no {RECIPE}, so it was not made by `sm-pipeline extract`; repair what it was exported or "
+            "merged from, and export or merge again"
+        )
+    try:
+        return Recipe(**document.read(store / RECIPE))
+    except TypeError as error:
+        raise StoreFormatError(f"{store / RECIPE}: missing or unknown keys ({error})") from None
