@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, get_args
 
+from sm_store.codec import CHOICES, codec_of
 from sm_store.errors import ConfigError
 from sm_store.geometry import Geometry
 
@@ -57,6 +58,7 @@ class ExtractConfig:
         average: encoder frames averaged into one.
         targets: the LLM whose targets are written too; None: features alone.
         layout: of the shards, zarr or webdataset. dtype: of the stored features.
+        compression: one of `sm_store.codec.CHOICES`, or a codec's full name as an identity gives it.
         engine: who runs the units. workers: processes; None: one a GPU, or one a CPU core.
         device: torch device, or auto. compute_dtype: precision of the encoder, or auto.
         split: only the utterances of this split.
@@ -75,6 +77,7 @@ class ExtractConfig:
     targets: TargetConfig | None = None
     layout: Layout = "zarr"
     dtype: StoreDtype = "float16"
+    compression: str = "none"
     engine: Engine = "local"
     workers: int | None = None
     device: str = "auto"
@@ -90,6 +93,7 @@ class ExtractConfig:
         _one_of("--engine", self.engine, get_args(Engine))
         _one_of("--format", self.layout, get_args(Layout))
         _one_of("--dtype", self.dtype, get_args(StoreDtype))
+        codec_of(self.codec, 2)
         _at_least("--average", self.average, 1)
         _at_least("--shard-utterances", self.shard_utterances, 1)
         _at_least("--workers", self.workers, 1)
@@ -98,6 +102,11 @@ class ExtractConfig:
         for flag, value in (("--max-seconds", self.max_seconds), ("--batch-seconds", self.batch_seconds)):
             if not 0 < value < float("inf"):
                 raise ConfigError(f"{flag} {value}: give a positive number of seconds")
+
+    @property
+    def codec(self) -> str | None:
+        """Full name of the codec, None for none."""
+        return CHOICES.get(self.compression, self.compression)
 
 
 def _one_of(flag: str, value: str, choices: tuple[str, ...]) -> None:

@@ -171,6 +171,7 @@ def make_identity(job: Job) -> Identity:
         average=config.average,
         frame_rate=job.encoder.frame_rate / config.average,
         dtype=config.dtype,
+        compression=config.codec,
         layout=config.layout,
         front_end=front_end,
         normalizer=NORMALIZER,

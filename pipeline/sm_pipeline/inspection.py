@@ -95,7 +95,7 @@ def inspect_lines(facts: Mapping[str, Any]) -> list[str]:
         f"  encoder   {encoder.get('id')}{revision}, layer {encoder.get('layer')} ({encoder.get('tap')}), "
         f"width {encoder['width']}",
         f"  features  {identity['dtype']}, {identity['frame_rate']:g} a second "
-        f"(mean of {identity['average']}), as {identity['layout']}",
+        f"(mean of {identity['average']}), as {identity['layout']}, compression {identity['compression'] or 'none'}",
         f"  seconds   {_in_a_row(facts['seconds'])}",
         f"  frames    {_in_a_row(facts['frames_per_record'])}",
     ]

@@ -65,6 +65,7 @@ class Recipe:
             average=identity.average,
             layout=identity.layout,  # type: ignore[arg-type]  # checked by ExtractConfig
             dtype=identity.dtype,  # type: ignore[arg-type]
+            compression=identity.compression or "none",
             device=device,
             compute_dtype=encoder.get("compute_dtype", "auto"),
             split=identity.split,

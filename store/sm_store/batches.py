@@ -11,11 +11,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from sm_store.blocks import BlockReader
 from sm_store.buffers import BufferPool
 from sm_store.contents import TargetContents
 from sm_store.reader import ChecksumPolicy, Reader, ShardFiles, Stream
 from sm_store.records import Batch
 from sm_store.targets import TargetSet
+
+
+def reader_of(files: ShardFiles, stream: Stream, policy: ChecksumPolicy) -> Reader:
+    """The reader of a stream: by ranges of bytes, or through its codec."""
+    return Reader(files, stream, policy) if stream.codec is None else BlockReader(files, stream, stream.codec, policy)
 
 
 class TargetReader:
@@ -25,7 +31,7 @@ class TargetReader:
         self._target = target
         self._vectors = contents.vectors
         self.tokens = Reader(files, contents.tokens, policy)
-        self._dense = Reader(files, contents.dense, policy) if contents.dense else None
+        self._dense = reader_of(files, contents.dense, policy) if contents.dense else None
 
     def read(self, indices: np.ndarray, pool: BufferPool) -> TargetRows:
         """The targets of some records, (B, U, E), zero beyond each record's own U."""
@@ -61,7 +67,7 @@ class BatchReader:
     """Reads padded batches into memory that is used again when they are gone."""
 
     def __init__(self, files: ShardFiles, features: Stream, policy: ChecksumPolicy) -> None:
-        self._features = Reader(files, features, policy)
+        self._features = reader_of(files, features, policy)
         self._pools = {False: BufferPool(), True: BufferPool(pinned=True)}
 
     def each(self, indices: np.ndarray) -> list[np.ndarray]:

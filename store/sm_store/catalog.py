@@ -33,6 +33,7 @@ SCHEMA = pa.schema(
         pa.field("row", pa.int32(), nullable=False),
         pa.field("frames", pa.int32(), nullable=False),
         pa.field("offset", pa.int64(), nullable=False),
+        pa.field("stored", pa.int64(), nullable=False),
         pa.field("crc32c", pa.uint32(), nullable=False),
         pa.field("text", pa.string(), nullable=False),
         pa.field("duration", pa.float64(), nullable=False),
@@ -54,6 +55,7 @@ _TOKENS = [
 ]
 _EMBEDDINGS = [
     pa.field("offset", pa.int64(), nullable=False),
+    pa.field("stored", pa.int64(), nullable=False),
     pa.field("crc32c", pa.uint32(), nullable=False),
 ]
 TARGET_SCHEMAS = {"table": pa.schema(_TOKENS), "dense": pa.schema(_TOKENS + _EMBEDDINGS)}

@@ -20,6 +20,7 @@ import numpy as np
 
 from sm_store import catalog, ledger, shard_tar, shard_zarr
 from sm_store.catalog import PartInfo
+from sm_store.codec import codec_of
 from sm_store.dtypes import is_finite, numpy_dtype
 from sm_store.durable import write_file
 from sm_store.errors import StoreError
@@ -47,7 +48,7 @@ class ShardTargets:
         vectors: list[int] = self.target.spec.geometry.num_vectors(self.frames).tolist()
         return vectors
 
-    def streams(self) -> list[Ragged]:
+    def streams(self, identity: Identity) -> list[Ragged]:
         """What the target set stores for these records."""
         spec = self.target.spec
         counts = [len(entry) for entry in self.ids]
@@ -55,7 +56,8 @@ class ShardTargets:
         if spec.kind == "table":
             return [tokens]
         rows = DenseRows(self.target, self.ids, self.vectors)
-        return [Ragged("embeddings", f"{spec.name}.npy", rows, self.vectors, spec.width, spec.dtype), tokens]
+        codec = codec_of(identity.compression, numpy_dtype(spec.dtype).itemsize)
+        return [Ragged("embeddings", f"{spec.name}.npy", rows, self.vectors, spec.width, spec.dtype, codec), tokens]
 
 
 def write_shard(
@@ -141,10 +143,11 @@ def _write_data(
     """Features, and targets: in the same samples of a tar, or as zarr arrays of their own."""
     rows = [record.features for record in records]
     counts = [len(entry) for entry in rows]
-    features = Ragged("features", "features.npy", rows, counts, identity.width, identity.dtype)
+    codec = codec_of(identity.compression, numpy_dtype(identity.dtype).itemsize)
+    features = Ragged("features", "features.npy", rows, counts, identity.width, identity.dtype, codec)
     samples = [_sample(identity, record) for record in records]
     if identity.layout == "webdataset":
-        streams = [features, *(stream for entry in targets for stream in entry.streams())]
+        streams = [features, *(stream for entry in targets for stream in entry.streams(identity))]
         written = shard_tar.write(root, ShardContent("shards", shard, streams, samples))
         for entry in targets:
             _commit_targets(root, entry, ShardWritten(written.extents, {}))
@@ -159,7 +162,7 @@ def _write_own(root: Path, identity: Identity, targets: ShardTargets) -> ShardWr
     """The targets of a shard as files of their own."""
     samples: list[Mapping[str, Any]] = [{"row": row} for row in range(len(targets.ids))]
     place = f"targets/{targets.target.name}/shards"
-    content = ShardContent(place, targets.shard, targets.streams(), samples)
+    content = ShardContent(place, targets.shard, targets.streams(identity), samples)
     return _WRITERS[identity.layout](root, content)
 
 
@@ -177,7 +180,7 @@ def _commit_targets(root: Path, targets: ShardTargets, written: ShardWritten) ->
     data = {"tokens": tokens.file}
     if target.spec.kind == "dense":
         dense = written.extents[f"{target.name}.npy"]
-        columns |= {"offset": dense.offsets, "crc32c": dense.crc32c}
+        columns |= {"offset": dense.offsets, "stored": dense.stored, "crc32c": dense.crc32c}
         data["embeddings"] = dense.file
     info = PartInfo(targets.shard, target.fingerprint(), data, written.files)
     part = catalog.encode(catalog.TARGET_SCHEMAS[target.spec.kind], columns, info)
@@ -248,6 +251,7 @@ def _catalog_columns(shard: int, records: Sequence[Record], frames: np.ndarray, 
         "row": np.arange(len(records)),
         "frames": frames,
         "offset": extents.offsets,
+        "stored": extents.stored,
         "crc32c": extents.crc32c,
     }
     for name in [entry.name for entry in catalog.SCHEMA if entry.name not in columns]:

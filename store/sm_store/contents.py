@@ -21,6 +21,7 @@ import pyarrow as pa
 
 from sm_store import catalog
 from sm_store.catalog import PartInfo
+from sm_store.codec import codec_of
 from sm_store.dtypes import numpy_dtype
 from sm_store.errors import StoreCorrupt, StoreFormatError, StoreMissing
 from sm_store.identity import Identity
@@ -29,7 +30,7 @@ from sm_store.reader import Stream
 from sm_store.records import Fields, TargetSpec
 
 _REMEDY = "run `sm-pipeline verify`"
-_FEATURES = ["frames", "offset", "crc32c"]
+_FEATURES = ["frames", "offset", "stored", "crc32c"]
 _TOKENS = ["vectors", "tokens", "tokens_offset", "tokens_crc32c"]
 
 
@@ -83,6 +84,8 @@ def read_contents(root: Path, identity: Identity) -> Contents:
         shards=table.shards,
         files=files,
         sizes=sizes,
+        codec=codec_of(identity.compression, numpy_dtype(identity.dtype).itemsize),
+        stored=table.columns["stored"],
     )
     features.check(root)
     if len(features.counts) and int(features.counts.min()) < 1:
@@ -102,7 +105,7 @@ def read_target(root: Path, spec: TargetSpec, made_by: str, contents: Contents) 
     if missing:
         count = f"{len(missing)} of {len(contents.parts)} shards (first: {missing[0]})"
         raise StoreMissing(f"{root}: target set {spec.name!r} lacks {count}; run `sm-pipeline embed` again")
-    names = _TOKENS if spec.kind == "table" else [*_TOKENS, "offset", "crc32c"]
+    names = _TOKENS if spec.kind == "table" else [*_TOKENS, "offset", "stored", "crc32c"]
     table = _read_parts(folder, contents.shards, names, made_by)
     if not np.array_equal(table.starts, contents.starts):
         raise StoreCorrupt(f"{folder}: holds other records than the features do; {_REMEDY}")
@@ -233,6 +236,8 @@ def _dense_stream(spec: TargetSpec, table: _Parts, contents: Contents) -> Stream
         shards=table.shards,
         files=files,
         sizes=sizes,
+        codec=contents.features.codec,
+        stored=table.columns["stored"],
     )
 
 

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from sm_store.codec import codec_of
 from sm_store.dtypes import NUMPY
 from sm_store.errors import ConfigError, IdentityMismatch, StoreFormatError
 
@@ -58,6 +59,7 @@ class Identity:
             raise ConfigError(f"store layout {self.layout!r}: choose {' or '.join(LAYOUTS)}")
         if self.dtype not in NUMPY:
             raise ConfigError(f"store dtype {self.dtype!r}: choose one of {', '.join(NUMPY)}")
+        codec_of(self.compression, NUMPY[self.dtype].itemsize)
         width = self.encoder.get("width")
         if not isinstance(width, int) or width < 1:
             raise ConfigError(f"store identity: encoder.width must be a positive integer, not {width!r}")

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from sm_store.codec import Codec
 from sm_store.dtypes import numpy_dtype
 from sm_store.durable import Written
 
@@ -28,7 +29,7 @@ class Ragged:
         array: name of the zarr array. member: extension in a tar sample.
         rows: one (n, width) or, where width is None, (n,) array a record. They may be made as they are asked
             for, so each is asked for once. counts: their lengths n.
-        dtype: a storage dtype, or `int32`.
+        dtype: a storage dtype, or `int32`. codec: None: as they are.
     """
 
     array: str
@@ -37,6 +38,7 @@ class Ragged:
     counts: Sequence[int]
     width: int | None
     dtype: str
+    codec: Codec | None = None
 
     @property
     def numpy_dtype(self) -> np.dtype:
@@ -49,11 +51,16 @@ class Ragged:
 
 @dataclass(frozen=True, slots=True)
 class Extents:
-    """Where the records' rows are: byte offsets in one file (path below the store) and a crc32c each."""
+    """Where the records' rows are: byte offsets in one file (path below the store) and a crc32c each.
+
+    Attributes:
+        stored: bytes of each record's block where a codec made one of it, 0 where its rows lie in chunks.
+    """
 
     file: str
     offsets: np.ndarray
     crc32c: np.ndarray
+    stored: np.ndarray
 
 
 @dataclass(frozen=True, slots=True)

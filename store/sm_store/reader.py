@@ -20,6 +20,7 @@ from typing import Literal
 import google_crc32c
 import numpy as np
 
+from sm_store.codec import Codec
 from sm_store.durable import sizes_of
 from sm_store.errors import ConfigError, StoreCorrupt
 from sm_store.plan_reads import Run, plan_reads
@@ -40,6 +41,9 @@ class Stream:
         counts, offsets, crc32c: (records,) rows, first byte and checksum of each record.
         starts: (shards + 1,) first record of each shard. shards: (shards,) their numbers.
         files: one path below the store a shard. sizes: (shards,) bytes each must have.
+        codec: None: a record's rows are `counts * row_bytes` bytes of the file at its offset.
+        stored: with a codec, bytes of the record's own block at its offset; 0: its rows lie in chunks, and its
+            offset counts decoded bytes.
     """
 
     label: str
@@ -52,6 +56,8 @@ class Stream:
     shards: np.ndarray
     files: Sequence[str]
     sizes: np.ndarray
+    codec: Codec | None = None
+    stored: np.ndarray | None = None
 
     @property
     def row_bytes(self) -> int:
@@ -75,7 +81,11 @@ class Stream:
                 raise StoreCorrupt(f"shard {shard} ({self.label}): {path}: {what}; {_REMEDY}")
         for file, size in enumerate(self.sizes.tolist()):
             part = slice(int(self.starts[file]), int(self.starts[file + 1]))
-            ends = self.offsets[part] + self.counts[part].astype(np.int64) * self.row_bytes
+            lengths = self.counts[part].astype(np.int64) * self.row_bytes
+            if self.codec is not None and self.stored is not None:
+                in_chunks = self.stored[part] == 0  # where those end, their chunk index says
+                lengths = np.where(in_chunks, -self.offsets[part], self.stored[part])
+            ends = self.offsets[part] + lengths
             bad = (self.offsets[part] < 0) | (self.counts[part] < 0) | (ends > size)
             if bad.any():
                 record = self.name(part.start + int(np.argmax(bad)))
@@ -203,13 +213,16 @@ class Reader:
         if self._policy == "never":
             return
         for position, dest, size in zip(run.wanted, run.dests, run.sizes, strict=True):
-            index = int(indices[position])
-            if self._policy == "first-epoch" and self._seen[index]:
-                continue
-            if google_crc32c.value(buffer[dest : dest + size]) != self.stream.crc32c[index]:
-                raise StoreCorrupt(f"{self.stream.name(index)}: bytes differ from what was written; {_REMEDY}")
-            if self._policy == "first-epoch":
-                self._seen[index] = True
+            self._check(int(indices[position]), buffer[dest : dest + size])
+
+    def _check(self, index: int, data: np.ndarray) -> None:
+        """Hold a record's bytes against its checksum, as the policy has it."""
+        if self._policy == "never" or (self._policy == "first-epoch" and self._seen[index]):
+            return
+        if google_crc32c.value(data) != self.stream.crc32c[index]:
+            raise StoreCorrupt(f"{self.stream.name(index)}: bytes differ from what was written; {_REMEDY}")
+        if self._policy == "first-epoch":
+            self._seen[index] = True
 
 
 def _after(pieces: list[memoryview], done: int) -> list[memoryview]:

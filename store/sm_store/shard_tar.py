@@ -18,10 +18,12 @@ from pathlib import Path
 
 import numpy as np
 
-from sm_store.durable import DurableFile, staged
+from sm_store.durable import DurableFile, checksum, staged
+from sm_store.errors import StoreError
 from sm_store.identity import canonical
 from sm_store.ragged import Extents, Ragged, ShardContent, ShardWritten, shard_name
 
+NPY_HEAD = 128  # bytes of a .npy header here
 _BLOCK = 512
 _RECORD = 20 * _BLOCK
 
@@ -32,16 +34,18 @@ def write(root: Path, content: ShardContent) -> ShardWritten:
     count = len(content.samples)
     offsets = {stream.member: np.zeros(count, np.int64) for stream in content.streams}
     sums = {stream.member: np.zeros(count, np.uint32) for stream in content.streams}
+    stored = {stream.member: np.zeros(count, np.int64) for stream in content.streams}
     with staged(root / path, folder=False) as stage, stage.create("") as out:
         for row, sample in enumerate(content.samples):
             key = sample_key(content.shard, row)
             _write_member(out, f"{key}.json", canonical(sample), np.empty(0, np.uint8))
             for stream in content.streams:
-                where, total = _write_array(out, f"{key}.{stream.member}", stream, row)
+                where, total, size = _write_array(out, f"{key}.{stream.member}", stream, row)
                 offsets[stream.member][row], sums[stream.member][row] = where, total
+                stored[stream.member][row] = size
         out.write(bytes(2 * _BLOCK))
         out.write(bytes(-out.size % _RECORD))
-    extents = {name: Extents(path, offsets[name], sums[name]) for name in offsets}
+    extents = {name: Extents(path, offsets[name], sums[name], stored[name]) for name in offsets}
     return ShardWritten(extents, {path: stage.files[""]})
 
 
@@ -57,9 +61,20 @@ def npy_header(array: np.ndarray) -> bytes:
     return out.getvalue()
 
 
-def _write_array(out: DurableFile, name: str, stream: Ragged, row: int) -> tuple[int, int]:
+def _write_array(out: DurableFile, name: str, stream: Ragged, row: int) -> tuple[int, int, int]:
+    """A record's rows as a .npy member, encoded where the stream has a codec.
+
+    Returns where they (or their block) are, the crc32c of the rows, and the size of the block, 0 for none.
+    """
     rows = np.ascontiguousarray(stream.rows[row], dtype=stream.numpy_dtype)
-    return _write_member(out, name, npy_header(rows), rows)
+    head = npy_header(rows)
+    if stream.codec is None:
+        return *_write_member(out, name, head, rows), 0
+    if len(head) != NPY_HEAD:
+        raise StoreError(f"{name}: a .npy header of {len(head)} bytes, where compressed members have {NPY_HEAD}")
+    block = stream.codec.encode(np.frombuffer(head + rows.tobytes(), np.uint8))
+    where, _ = _write_member(out, name + stream.codec.suffix, b"", np.frombuffer(block, np.uint8))
+    return where, checksum(rows), len(block)
 
 
 def _write_member(out: DurableFile, name: str, head: bytes, body: np.ndarray) -> tuple[int, int]:

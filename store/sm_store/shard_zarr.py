@@ -13,17 +13,19 @@ records.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from sm_store.durable import Stage, checksum, staged
+from sm_store.codec import Codec
+from sm_store.durable import DurableFile, Stage, checksum, staged
 from sm_store.identity import canonical
 from sm_store.ragged import Extents, Ragged, ShardContent, ShardWritten, shard_name
 
 _CHUNK_BYTES = 512 * 1024
+_CODED_CHUNK_BYTES = 64 * 1024
 _LITTLE = {"name": "bytes", "configuration": {"endian": "little"}}
 _CRC32C = {"name": "crc32c"}
 
@@ -37,7 +39,7 @@ def write(root: Path, content: ShardContent) -> ShardWritten:
         for stream in content.streams:
             offsets, sums = _write_rows(stage, stream)
             where = f"{base}/{data_file(stream.array, stream.width is not None)}"
-            extents[stream.member] = Extents(where, offsets, sums)
+            extents[stream.member] = Extents(where, offsets, sums, np.zeros(len(offsets), np.int64))
             _write_offsets(stage, stream)
     return ShardWritten(extents, {f"{base}/{name}": written for name, written in stage.files.items()})
 
@@ -57,36 +59,67 @@ def group_json(attributes: Mapping[str, Any] | None = None) -> bytes:
     return canonical({"zarr_format": 3, "node_type": "group", "attributes": dict(attributes or {})}) + b"\n"
 
 
-def chunk_rows(total: int, row_bytes: int) -> int:
-    """Rows in an inner chunk: about half a megabyte, a power of two, no more than the rows there are need."""
-    rows = 1
-    while rows * 2 * row_bytes <= _CHUNK_BYTES and rows < total:
+def chunk_rows(total: int, row_bytes: int, coded: bool = False) -> int:
+    """Rows in an inner chunk: a power of two, no more than the rows there are need.
+
+    About half a megabyte; an eighth of that with a codec, since a record needs its chunks decoded whole.
+    """
+    rows, most = 1, _CODED_CHUNK_BYTES if coded else _CHUNK_BYTES
+    while rows * 2 * row_bytes <= most and rows < total:
         rows *= 2
     return rows
 
 
-def shard_index(chunks: int, chunk_bytes: int) -> bytes:
-    """The sharding codec's index of consecutive chunks: (offset, size) pairs and their crc32c."""
-    index = np.empty((chunks, 2), "<u8")
-    index[:, 0] = np.arange(chunks, dtype=np.uint64) * np.uint64(chunk_bytes)
-    index[:, 1] = chunk_bytes
+def shard_index(sizes: Sequence[int]) -> bytes:
+    """The sharding codec's index of consecutive chunks of these sizes: (offset, size) pairs and their crc32c."""
+    index = np.empty((len(sizes), 2), "<u8")
+    index[:, 1] = sizes
+    index[:, 0] = np.cumsum(index[:, 1]) - index[:, 1]
     return index.tobytes() + checksum(index).to_bytes(4, "little")
 
 
 def _write_rows(stage: Stage, stream: Ragged) -> tuple[np.ndarray, np.ndarray]:
     total, row_bytes = sum(stream.counts), stream.row_bytes
-    chunk = chunk_rows(total, row_bytes)
+    chunk = chunk_rows(total, row_bytes, stream.codec is not None)
     chunks = -(-total // chunk)
     stage.add(f"{stream.array}/zarr.json", _array_json(stream, total, chunk, chunks))
     offsets = (np.cumsum([0, *stream.counts], dtype=np.int64) * row_bytes)[:-1]
     sums = np.zeros(len(stream.counts), np.uint32)
     if total:
         with stage.create(data_file(stream.array, stream.width is not None)) as out:
-            for position, rows in enumerate(stream.rows):
-                sums[position] = out.write(rows)
-            out.write(bytes((chunks * chunk - total) * row_bytes))
-            out.write(shard_index(chunks, chunk * row_bytes))
+            if stream.codec is not None:
+                _write_coded(out, stream, stream.codec, chunk * row_bytes, sums)
+            else:
+                for position, rows in enumerate(stream.rows):
+                    sums[position] = out.write(rows)
+                out.write(bytes((chunks * chunk - total) * row_bytes))
+                out.write(shard_index([chunk * row_bytes] * chunks))
     return offsets, sums
+
+
+def _write_coded(out: DurableFile, stream: Ragged, codec: Codec, chunk_bytes: int, sums: np.ndarray) -> None:
+    """Encode chunk after chunk of the records' rows, zeros behind the last; `sums` are of the rows as given."""
+    sizes: list[int] = []
+    chunk, filled = np.zeros(chunk_bytes, np.uint8), 0
+    for position, rows in enumerate(stream.rows):
+        data = np.ascontiguousarray(rows, dtype=stream.numpy_dtype).reshape(-1).view(np.uint8)
+        sums[position] = checksum(data)
+        while len(data):
+            taken = min(len(data), chunk_bytes - filled)
+            chunk[filled : filled + taken] = data[:taken]
+            data, filled = data[taken:], filled + taken
+            if filled == chunk_bytes:
+                sizes.append(_write_block(out, codec.encode(chunk)))
+                filled = 0
+    if filled:
+        chunk[filled:] = 0
+        sizes.append(_write_block(out, codec.encode(chunk)))
+    out.write(shard_index(sizes))
+
+
+def _write_block(out: DurableFile, block: bytes) -> int:
+    out.write(block)
+    return len(block)
 
 
 def _write_offsets(stage: Stage, stream: Ragged) -> None:
@@ -102,7 +135,7 @@ def _array_json(stream: Ragged, total: int, chunk: int, chunks: int) -> bytes:
         "name": "sharding_indexed",
         "configuration": {
             "chunk_shape": [chunk, *tail],
-            "codecs": [_LITTLE],
+            "codecs": [_LITTLE, *([stream.codec.metadata] if stream.codec is not None else [])],
             "index_codecs": [_LITTLE, _CRC32C],
             "index_location": "end",
         },

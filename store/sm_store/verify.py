@@ -22,12 +22,15 @@ import numpy as np
 import pyarrow as pa
 
 from sm_store import catalog, commit, document, durable, ledger
+from sm_store.blocks import BlockReader
 from sm_store.catalog import PartInfo
+from sm_store.codec import Codec, codec_of
 from sm_store.dtypes import numpy_dtype
 from sm_store.durable import Written, checksum
 from sm_store.errors import StoreError
 from sm_store.index import INDEX, drop_index, indexed_columns, read_index, remove_part
 from sm_store.ragged import shard_name
+from sm_store.reader import ShardFiles, Stream
 from sm_store.records import TargetSpec
 from sm_store.shard_zarr import group_json, offsets_name
 from sm_store.targets import TargetSet
@@ -151,6 +154,7 @@ class _Verifier:
         self.root = root
         self.identity, self.specs = document.read_store(root)
         self.progress = progress
+        self.codec = codec_of(self.identity.compression, numpy_dtype(self.identity.dtype).itemsize)
         self.damages: list[Damage] = []
         self.bytes = 0
         self.records = 0
@@ -198,7 +202,7 @@ class _Verifier:
                     self.damages.append(Damage(file, f"differs from the part of shard {part.shard}", target=target))
 
     def _shard(self, shard: int) -> None:
-        names = ["id", "frames", "offset", "crc32c"]
+        names = ["id", "frames", "offset", "stored", "crc32c"]
         read = self._part(self.root / "catalog", shard, names, self.identity.sha256(), None)
         if read is None:
             return
@@ -278,7 +282,9 @@ class _Verifier:
     ) -> None:
         data, counts, row_bytes, prefix = stream
         file = info.data.get(data, "")
-        if file in bad:
+        if file in bad and self.codec is not None and not prefix:
+            self._coded_records(info, file, table, (counts, row_bytes, self.codec), target)
+        elif file in bad:
             self._records(info, file, _extents(table, counts, row_bytes, prefix), target)
         if self.identity.layout == "zarr":
             self._offsets(info, data, table.column(counts).to_numpy(), target)
@@ -309,6 +315,29 @@ class _Verifier:
                     problem = "bytes differ" if len(data) == size else "cut off"
                     name = ids[row] if row < len(ids) else None
                     self.damages.append(Damage(file, problem, info.shard, row, name, target))
+
+    def _coded_records(
+        self, info: PartInfo, file: str, table: pa.Table, rows: tuple[str, int, Codec], target: str | None
+    ) -> None:
+        """The same for records that a codec has to decode first."""
+        path, ids = self.root / file, self.ids.get(info.shard, [])
+        if not path.is_file():
+            return
+        counts, offsets, stored, sums = (
+            table.column(name).to_numpy() for name in (rows[0], "offset", "stored", "crc32c")
+        )
+        size, codec = path.stat().st_size, rows[2]
+        stream = Stream(
+            "", (rows[1],), np.dtype(np.uint8), counts, offsets, sums, np.asarray([0, len(counts)]),
+            np.asarray([info.shard]), [file], np.asarray([size]), codec, stored,
+        )  # fmt: skip
+        reader = BlockReader(ShardFiles(self.root), stream, codec, "always")
+        for row in range(len(counts)):
+            try:
+                reader.flat(np.asarray([row]))
+            except StoreError:
+                name = ids[row] if row < len(ids) else None
+                self.damages.append(Damage(file, "bytes differ", info.shard, row, name, target))
 
     def _duplicates(self) -> None:
         """Ids that more than one shard holds; compared by 64-bit digests, so that millions fit."""

@@ -20,12 +20,13 @@ from tests.pipeline import llms
 from tests.store.building import tree
 
 
-@pytest.fixture(scope="module", params=["zarr", "webdataset"])
+@pytest.fixture(scope="module", params=[("zarr", "none"), ("webdataset", "none"), ("zarr", "zstd")], ids="-".join)
 def made(request, tiny_corpus, tiny_llm, tmp_path_factory):
     """A store of three shards: one target set made with the features, one added later. Read only."""
     folder = tmp_path_factory.mktemp("repair")
     settings = ExtractConfig(
-        tiny_corpus, folder / "s", encoder="tiny-seamless", device="cpu", workers=1, layout=request.param,
+        tiny_corpus, folder / "s", encoder="tiny-seamless", device="cpu", workers=1,
+        layout=request.param[0], compression=request.param[1],
         shard_utterances=3, targets=TargetConfig(str(tiny_llm), name="first"),
     )  # fmt: skip
     extract(settings)

@@ -24,7 +24,12 @@ def kind(request):
     return request.param
 
 
+@pytest.fixture(params=[None, "zstd:1", "blosc:lz4:5:bitshuffle"], ids=["raw", "zstd", "blosc"])
+def compression(request):
+    return request.param
+
+
 @pytest.fixture
-def store(tmp_path, layout):
-    """A store of three shards with a dense target set, in each layout."""
-    return building.build(tmp_path / "s.store", layout=layout)
+def store(tmp_path, layout, compression):
+    """A store of three shards with a dense target set, in each layout, with each codec."""
+    return building.build(tmp_path / "s.store", layout=layout, compression=compression)
