@@ -37,8 +37,13 @@ lint: install ## style, types, import rules, sizes
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: install ## benchmarks, side by side with what one would use instead
-	$(BIN)/python tests/bench/run.py
+# What the benchmarks compare with lies beside the environment, so that it changes nothing in it.
+$(VENV)/bench/.installed: requirements-bench.lock $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target $(VENV)/bench --requirement requirements-bench.lock
+	touch $@
+
+bench: install $(VENV)/bench/.installed ## benchmarks, side by side with what one would use instead
+	PYTHONPATH=$(VENV)/bench $(BIN)/python tests/bench/run.py $(BENCH)
 
 clean: ## remove what the targets made
 	rm -rf $(VENV) $(DEMO) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

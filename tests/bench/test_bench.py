@@ -1,0 +1,29 @@
+"""The benchmarks run, at tiny sizes: a benchmark that broke would be noticed when its figures are wanted."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from sm_store import Store
+from tests.bench import opening, reading
+
+
+def test_all_readers_read_the_same_amount(tmp_path):
+    batches = np.random.default_rng(0).permutation(64).reshape(-1, reading.BATCH)
+    reading.build(tmp_path / "zarr", 64)
+    reading.build(tmp_path / "zstd", 64, compression="zstd:1")
+    expected = reading.read_preadv(tmp_path / "zarr", batches)
+    longest = reading.lengths(64)[batches].max(axis=1)
+    assert expected == int(longest.sum()) * reading.BATCH * reading.WIDTH * 2
+    for policy in ("always", "never"):
+        assert reading.read_store(tmp_path / "zarr", batches, policy) == expected
+    assert reading.read_store(tmp_path / "zstd", batches, "always") == expected
+    assert reading.read_zarr(tmp_path / "zarr", batches) == expected
+    assert reading.cold(lambda: reading.read_store(tmp_path / "zarr", batches, "always"), tmp_path) > 0
+
+
+def test_the_synthetic_catalog_is_a_store(tmp_path):
+    opening.build(tmp_path / "s", 1500)
+    store = Store.open(tmp_path / "s")
+    assert len(store) == 1500 and len(store.parts) == 3
+    assert len(store.select(split="dev")) == opening.SHARD_UTTERANCES
