@@ -81,9 +81,10 @@ def _write_member(out: DurableFile, name: str, head: bytes, body: np.ndarray) ->
     """Append a member of `head` then `body`; returns the body's position in the tar and its crc32c."""
     info = tarfile.TarInfo(name)
     info.size, info.mode, info.mtime = len(head) + body.nbytes, 0o644, 0
-    out.write(info.tobuf(format=tarfile.USTAR_FORMAT))
-    out.write(head)
+    out.write(info.tobuf(format=tarfile.USTAR_FORMAT) + head)
     where = out.size
-    total = out.write(body)
-    out.write(bytes(-out.size % _BLOCK))
+    total = out.write(body) if body.size else 0
+    padding = -out.size % _BLOCK
+    if padding:
+        out.write(bytes(padding))
     return where, total
