@@ -20,7 +20,7 @@ BLOCKS = (ast.For, ast.While, ast.If)  # `with` and `try` are scopes, not decisi
 # Each of these can run code that a file brings with it, or decodes what it should not.
 FORBIDDEN_CALLS = re.compile(r"\b(pickle\.|torch\.load\(|yaml\.load\(|\.decode\(\)\s*#\s*webdataset|eval\(\")")
 FORBIDDEN_WORDS = re.compile(r"trust_remote_code\s*=\s*True")
-TESTS_TO_SOURCE = 0.75  # a ratchet on the way to 1.0: raise it, never lower it
+TESTS_TO_SOURCE = 0.85  # a ratchet on the way to 1.0: raise it, never lower it
 VAGUE_NAMES = {"utils", "helpers", "common", "misc"}
 
 
