@@ -115,7 +115,7 @@ def write_missing_targets(
 
 def write_late_targets(root: Path, identity: Identity, targets: ShardTargets, rejects: Sequence[Reject]) -> None:
     """Targets for a committed shard, as files of their own, with a ledger of the records that have none."""
-    path = ledger.ledger_file(targets.shard, f"targets/{targets.target.name}/ledger")
+    path = ledger.ledger_file(targets.shard, targets.target.ledger)
     rejected = {path: write_file(root / path, ledger.encode(rejects))}
     written = _write_own(root, identity, targets)
     _commit_targets(root, targets, ShardWritten(written.extents, {**written.files, **rejected}))

@@ -20,11 +20,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from sm_store import catalog, ledger
-from sm_store.catalog import PartInfo
 from sm_store.errors import ConfigError, IdentityMismatch, StoreError, StoreMissing
 from sm_store.identity import Identity, canonical, diff_json
+from sm_store.records import Reject
 from sm_store.store import Store
-from sm_store.targets import TargetSet
 
 Progress = Callable[[int], None]
 # What stores that are merged may differ in; libraries' versions are never compared.
@@ -137,29 +136,27 @@ def _copy(source: Store, out: Store, names: Sequence[str], offset: int, progress
     copied = 0
     for ordinal, part in enumerate(source.parts):
         shard = part.shard + offset
-        sets = {name: _target_part(source.targets(name), part.shard) for name in names}
-        late = {name: info for name, info in sets.items() if _ledger_of(name, part.shard) in info.files}
+        later = {name for name in names if source.targets(name).added_later(part.shard)}
         with out.claim(shard) as to_do:
             if to_do:
                 records, rejects = source.shard(ordinal)
-                early = {name: source.shard_token_ids(ordinal, name) for name in names if name not in late}
+                early = {name: source.shard_token_ids(ordinal, name) for name in names if name not in later}
                 out.commit(shard, records, rejects, early)
                 copied += 1
-            for name, info in late.items():
-                if to_do or shard not in done[name]:
-                    rejects = ledger.read(source.root, info, f"targets/{name}/ledger")
-                    out.commit_targets(name, shard, source.shard_token_ids(ordinal, name), rejects)
+            for name in names:
+                # A shard that is there without them was copied before the set was there, or was asked for.
+                if name in later if to_do else shard not in done[name]:
+                    ids = source.shard_token_ids(ordinal, name)
+                    out.commit_targets(name, shard, ids, _target_rejects(source, name, part.shard))
         progress(int(source.starts[ordinal + 1] - source.starts[ordinal]))
     return copied
 
 
-def _target_part(target: TargetSet, shard: int) -> PartInfo:
-    return catalog.read_part(target.folder / "catalog", shard, [])[0]
-
-
-def _ledger_of(name: str, shard: int) -> str:
-    """The file that only targets added after the extraction have."""
-    return ledger.ledger_file(shard, f"targets/{name}/ledger")
+def _target_rejects(source: Store, name: str, shard: int) -> list[Reject]:
+    """Records of a shard that are known not to get a target; only a set added after the features keeps them."""
+    target = source.targets(name)
+    part, _ = catalog.read_part(target.folder / "catalog", shard, [])
+    return ledger.read(source.root, part, target.ledger) if target.added_later(shard) else []
 
 
 def _require_elsewhere(sources: Sequence[Path], out: Path) -> None:

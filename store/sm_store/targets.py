@@ -25,11 +25,12 @@ from typing import Any
 
 import numpy as np
 
-from sm_store import document
+from sm_store import catalog, document
 from sm_store.dtypes import to_float32, to_storage
 from sm_store.durable import Written, checksum, move_files, staged
 from sm_store.errors import ConfigError, StoreCorrupt, StoreError, StoreFormatError
 from sm_store.identity import canonical, diff_json, require_same
+from sm_store.ledger import ledger_file
 from sm_store.records import TargetSpec
 from sm_store.shard_zarr import group_json
 
@@ -53,6 +54,23 @@ class TargetSet:
     def tokenizer_dir(self) -> Path:
         """Folder of the LLM's tokenizer files."""
         return self.folder / _TOKENIZER
+
+    @property
+    def ledger(self) -> str:
+        """Folder, below the store, of the ledgers of records without a target."""
+        return f"targets/{self.name}/ledger"
+
+    def added_later(self, shard: int) -> bool:
+        """Whether a shard's targets were added after its features, as files of their own with a ledger.
+
+        Its part says so; where that is damaged or gone, the ledger's being there.
+        """
+        path = ledger_file(shard, self.ledger)
+        try:
+            part, _ = catalog.read_part(self.folder / "catalog", shard, [])
+        except StoreError:
+            return (self.folder.parent.parent / path).is_file()
+        return path in part.files
 
     @cached_property
     def stored_table(self) -> np.ndarray:

@@ -148,14 +148,14 @@ def test_killed_and_run_again_it_ends_the_same(tmp_path):
     assert building.tree(tmp_path / "killed") == building.tree(tmp_path / "undisturbed")
 
 
-def build_other(path, first=3, shards=2, kind="dense", **changes):
+def build_other(path, first=3, shards=2, kind="dense", name="llm", **changes):
     """A store of other utterances: shards 0, 1, ... hold what `building` calls shard `first`, ..."""
     store = Store.create(path, building.identity(manifest_sha256="ef", plan={"shards": shards}, **changes))
-    store.add_target_set(building.target_spec(kind=kind), building.table(), building.TOKENIZER)
+    store.add_target_set(building.target_spec(name, kind=kind), building.table(), building.TOKENIZER)
     for shard in range(shards):
         made = building.records(shard + first)
         ids = building.token_ids(shard + first, made)
-        store.commit(shard, made, building.rejects(shard + first), {"llm": ids})
+        store.commit(shard, made, building.rejects(shard + first), {name: ids})
 
 
 @pytest.mark.parametrize("out", [None, "zarr", "webdataset"])
@@ -222,6 +222,32 @@ def test_target_sets_must_be_in_all_or_be_chosen(tmp_path):
     assert Store.open(tmp_path / "all").target_names == ["llm"]
     merge(tmp_path / "bare", [tmp_path / "a", tmp_path / "b"], targets=[])
     assert Store.open(tmp_path / "bare").target_names == []
+
+
+def test_target_sets_left_out_at_first_come_along_when_run_again(tmp_path, layout):
+    """Also those that the sources got with their features."""
+    building.build(tmp_path / "a", layout=layout)
+    build_other(tmp_path / "b", layout=layout)
+    sources = [tmp_path / "a", tmp_path / "b"]
+    merge(tmp_path / "all", sources, targets=[])
+    merge(tmp_path / "all", sources)
+    merge(tmp_path / "at-once", sources)
+    assert Store.open(tmp_path / "all").status()["targets"]["llm"]["missing"] == []
+    assert contents(tmp_path / "all") == contents(tmp_path / "at-once")
+    assert verify(tmp_path / "all").ok
+
+
+def test_a_target_set_made_with_the_features_of_one_and_added_to_another(tmp_path, layout):
+    building.build(tmp_path / "a", layout=layout)
+    add_late_targets(tmp_path / "a")
+    build_other(tmp_path / "b", layout=layout, name="late", kind="table")
+    merge(tmp_path / "all", [tmp_path / "a", tmp_path / "b"], OTHER[layout], targets=["late"])
+    first, second, whole = (contents(tmp_path / name) for name in ("a", "b", "all"))
+    assert whole[2]["late"][2] == first[2]["late"][2] + second[2]["late"][2]
+    assert [(tmp_path / f"all/targets/late/ledger/0000{shard}.jsonl").exists() for shard in range(5)] == [
+        True, True, True, False, False,
+    ]  # fmt: skip
+    assert verify(tmp_path / "all").ok
 
 
 def test_target_sets_that_differ_are_refused(tmp_path):
