@@ -26,7 +26,7 @@ class Recipe:
     Attributes:
         manifest, audio_root: absolute paths. encoder: as named; a folder as an absolute path.
         batch_seconds: of audio encoded at once.
-        targets: the target set that was written with the features, None: none.
+        targets: the target set that the last extraction wrote with the features, None: none.
     """
 
     manifest: str
@@ -85,7 +85,7 @@ def load_recipe(store: Path) -> Recipe:
     if not (store / RECIPE).is_file():
         raise StoreMissing(
             f"{store}: has no {RECIPE}, so it was not made by `sm-pipeline extract`; repair what it was exported or "
-            "merged from, and export or merge again"
+            "merged from, remove this one, and export or merge again"
         )
     try:
         return Recipe(**document.read(store / RECIPE))

@@ -3,15 +3,17 @@
     summary = repair(Path("corpus.store"))
     summary.in_words()        corpus.store: 2 damages; extracted again: shards 3, 7; ...; every byte as written
 
-    verify --damages--> discard --bad shards--> extract, as `extract.json` says --> embed the other targets --> verify
+    verify --damages--> note, discard --bad shards--> extract, as `extract.json` says --> embed later targets --> verify
 
-Manifest, encoder and LLM are found good before anything is discarded. What is made again has the bytes it had.
+Manifest, encoder and LLM are found good before anything is discarded. What is made again has the bytes it had:
+`repair.json` notes what is discarded until it is, so a repair that is stopped goes on when it is run again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +21,18 @@ from sm_pipeline.config import TargetConfig
 from sm_pipeline.embed import embed_shards
 from sm_pipeline.extract import Job, make_identity, prepare, run_job, worker_setup
 from sm_pipeline.inspection import verify_store, verify_words
-from sm_pipeline.recipe import load_recipe
+from sm_pipeline.recipe import RECIPE, load_recipe
 from sm_pipeline.targets import Targets, build_targets
 from sm_store import Store, document
+from sm_store.catalog import part_path, shards_in
+from sm_store.durable import locked, remove, write_file
 from sm_store.errors import RunFailed
 from sm_store.identity import diff_json, require_same
 from sm_store.records import TargetSpec
-from sm_store.targets import restore_target_set
+from sm_store.targets import TargetSet, restore_target_set
 from sm_store.verify import Damage, VerifyReport, discard
+
+NOTE = "repair.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,9 +56,9 @@ class RepairSummary:
         return asdict(self)
 
     def in_words(self) -> str:
-        if not self.damages:
+        if not (self.damages or self.shards or self.targets):
             return f"{self.store}: nothing to repair; {self.checked}"
-        done = [f"{self.damages} damages"]
+        done = [f"{self.damages} damages" if self.damages else "a repair that was interrupted"]
         if self.shards:
             done.append(f"extracted again: shards {', '.join(map(str, self.shards))}")
         done += [f"targets {name} again: shards {', '.join(map(str, each))}" for name, each in self.targets.items()]
@@ -62,24 +68,57 @@ class RepairSummary:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
-    """What has to be made again, all of it known to be possible.
+class Lost:
+    """What has to be made again.
 
     Attributes:
-        shards: whose features are bad. targets: further shards with bad targets, by set.
-        job: the extraction, prepared; None where no shard is bad. with_features: the set it writes too.
-        restore: target sets whose own files are bad.
+        shards: to extract, each with the target set that was written with its features, if one was.
+        targets: shards to embed, by target set: those it was added to later.
     """
 
-    shards: list[int]
-    targets: dict[str, list[int]]
+    shards: Mapping[int, str | None]
+    targets: Mapping[str, list[int]]
+
+    def note(self, store: Path) -> None:
+        """Write it down before it is discarded: until it is made again, nothing else tells."""
+        write_file(store / NOTE, document.encode({"shards": list(self.shards.items()), "targets": self.targets}))
+
+    @classmethod
+    def noted(cls, store: Path, names: Collection[str]) -> Lost:
+        """What an interrupted repair had discarded and not made again, of the target sets `names`."""
+        if not (store / NOTE).is_file():
+            return cls({}, {})
+        data = document.read(store / NOTE)
+        done = set(shards_in(store / "catalog"))
+        targets = {name: set(shards_in(store / "targets" / name / "catalog")) for name in names}
+        return cls(
+            {shard: name if name in names else None for shard, name in data["shards"] if shard not in done},
+            {name: sorted(set(data["targets"].get(name, ())) - made) for name, made in targets.items()},
+        )
+
+    def union(self, other: Lost) -> Lost:
+        """Both."""
+        names = sorted({*self.targets, *other.targets})
+        targets = {name: sorted({*self.targets.get(name, ()), *other.targets.get(name, ())}) for name in names}
+        shards = {**self.shards, **other.shards}
+        return Lost(dict(sorted(shards.items())), {name: each for name, each in targets.items() if each})
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How it is made again, all of it known to be possible.
+
+    Attributes:
+        job: the extraction, prepared; None where no shard is bad. restore: target sets whose own files are bad.
+    """
+
+    lost: Lost
     job: Job | None
-    with_features: str | None
     restore: list[Targets]
 
 
 def repair(path: Path, manifest: Path | None = None, device: str = "auto") -> RepairSummary:
-    """Make again what is damaged.
+    """Make again what is damaged. Interrupted, the same call continues.
 
     Args:
         manifest: where it lies, if it was moved since the extraction.
@@ -87,41 +126,57 @@ def repair(path: Path, manifest: Path | None = None, device: str = "auto") -> Re
     Raises:
         StoreError: no store there, or store.json itself is damaged. StoreMissing: not made by an extraction.
         ManifestError, ModelError, IdentityMismatch: it cannot be made again; nothing was discarded.
-        RunFailed: damages are left.
+        StoreBusy: another process repairs it. RunFailed: damages are left.
     """
     found = verify_store(path)
-    if found.ok:
+    if found.ok and not (path / NOTE).exists():
         return RepairSummary(str(path), 0, [], {}, [], verify_words(found))
-    plan = _plan(path, found, manifest, device)
-    bad = tuple(Damage("", "", shard) for shard in plan.shards)
-    discard(path, replace(found, damages=(*found.damages, *bad)))
-    for targets in plan.restore:
-        restore_target_set(path, targets.spec, targets.llm.table_VE, targets.llm.tokenizer_files)
-    if plan.job is not None:
-        run_job(plan.job, worker_setup(plan.job, plan.with_features), set(plan.shards))
-    _embed(path, plan)
-    left = verify_store(path)
-    if not left.ok:
-        count = f"{len(left.damages)} damages are left"
-        raise RunFailed(f"{path}: {count} (first: {left.damages[0]}); `sm-pipeline verify` names them")
+    with locked(path, "repair"):
+        plan = _plan(path, found, manifest, device)
+        plan.lost.note(path)
+        _make_again(path, found, plan)
+        left = verify_store(path)
+        _require_whole(path, left)
+        remove(path / NOTE)
     restored = [targets.spec.name for targets in plan.restore]
-    return RepairSummary(str(path), len(found.damages), plan.shards, plan.targets, restored, verify_words(left))
+    shards, targets = sorted(plan.lost.shards), dict(plan.lost.targets)
+    return RepairSummary(str(path), len(found.damages), shards, targets, restored, verify_words(left))
 
 
 def _plan(path: Path, found: VerifyReport, manifest: Path | None, device: str) -> Plan:
     identity, specs = document.read_store(path)
-    targets = found.bad_targets()
-    shards = set(found.bad_shards())
-    job, with_features = None, None
-    if shards or targets:
-        recipe = load_recipe(path)
-        with_features = recipe.targets if recipe.targets in specs else None
-        shards |= set(targets.pop(with_features, [])) if with_features is not None else set()
-        if shards:
-            job = prepare(recipe.config(path, identity, device, manifest))
-            identity.require_same(make_identity(job), str(path))
-    restore = [_targets(specs[name]) for name in sorted(_damaged_sets(found.damages))]
-    return Plan(sorted(shards), targets, job, with_features, restore)
+    lost = _lost(path, found)
+    job = None
+    if lost.shards:
+        job = prepare(load_recipe(path).config(path, identity, device, manifest))
+        identity.require_same(make_identity(job), str(path))
+    return Plan(lost, job, [_targets(specs[name]) for name in sorted(_damaged_sets(found.damages))])
+
+
+def _lost(path: Path, found: VerifyReport) -> Lost:
+    """What is damaged, and what an interrupted repair left to do."""
+    _, specs = document.read_store(path)
+    sets = [TargetSet(path / "targets" / name, spec) for name, spec in sorted(specs.items())]
+    bad, bad_shards = found.bad_targets(), set(found.bad_shards())
+    shards: dict[int, str | None] = {}
+    targets: dict[str, list[int]] = {each.name: [] for each in sets}
+    for shard in sorted({*bad_shards, *chain.from_iterable(bad.values())}):
+        later = {each.name for each in sets if each.added_later(shard)}
+        bad_here = {name for name, each in bad.items() if shard in each}
+        whole = shard in bad_shards or not bad_here <= later
+        if whole:
+            shards[shard] = _written_with(path, shard, [each for each in sets if each.name not in later])
+        for name in later if whole else bad_here:
+            targets[name].append(shard)
+    return Lost.noted(path, specs).union(Lost(shards, targets))
+
+
+def _written_with(path: Path, shard: int, sets: Sequence[TargetSet]) -> str | None:
+    """Which of the target sets that were not added later was written with a shard's features."""
+    there = [each.name for each in sets if part_path(each.folder / "catalog", shard).exists()]
+    if not there and (path / RECIPE).is_file():  # its part is lost, too
+        there = [each.name for each in sets if each.name == load_recipe(path).targets]
+    return there[0] if there else None
 
 
 def _damaged_sets(damages: Sequence[Damage]) -> Collection[str]:
@@ -138,13 +193,31 @@ def _targets(spec: TargetSpec) -> Targets:
     return targets
 
 
-def _embed(path: Path, plan: Plan) -> None:
-    """Targets of the shards that have none now but had some: texts and tokenizer are in the store."""
+def _make_again(path: Path, found: VerifyReport, plan: Plan) -> None:
+    """Discard what is bad, write the files of target sets, extract, and embed what was added later."""
+    lost = plan.lost
+    bad = tuple(Damage("", "", shard) for shard in lost.shards)
+    discard(path, replace(found, damages=(*found.damages, *bad)))
+    for targets in plan.restore:
+        restore_target_set(path, targets.spec, targets.llm.table_VE, targets.llm.tokenizer_files)
+    if plan.job is not None:
+        for name in sorted(set(lost.shards.values()), key=str):
+            only = {shard for shard, written_with in lost.shards.items() if written_with == name}
+            run_job(plan.job, worker_setup(plan.job, name), only)
     store = Store.open(path)
     done = store.done_shards()
-    for name in store.target_names:
-        lost = {*plan.targets.get(name, []), *plan.shards}
-        lacking = sorted((lost & done) - store.done_shards(name))
-        if lacking:
-            embed_shards(store, name, lacking)
+    for name, shards in lost.targets.items():
+        embed_shards(store, name, sorted(set(shards) & done - store.done_shards(name)))
     store.compact()
+
+
+def _require_whole(path: Path, left: VerifyReport) -> None:
+    """Raises RunFailed where something is bad still, or was left to another process."""
+    if not left.ok:
+        count = f"{len(left.damages)} damages are left"
+        raise RunFailed(f"{path}: {count} (first: {left.damages[0]}); `sm-pipeline verify` names them")
+    rest = _lost(path, left)
+    waiting = sorted({*rest.shards, *chain.from_iterable(rest.targets.values())})
+    if waiting:
+        shards = ", ".join(map(str, waiting))
+        raise RunFailed(f"{path}: another process is writing shards {shards}; run `sm-pipeline repair` again after it")

@@ -204,7 +204,7 @@ def restore_target_set(root: Path, spec: TargetSpec, table: np.ndarray, tokenize
         StoreError: the table or the tokenizer is not what the spec says.
     """
     folder = root / "targets" / spec.name
-    made = folder.with_name(f".{spec.name}.restored")
+    made = folder.with_name(f".{spec.name}.tmp-restored")
     write_target_set(made, spec, table, tokenizer, zarr=(root / "zarr.json").exists())
     move_files(made, folder)
 

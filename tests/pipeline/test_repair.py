@@ -4,17 +4,28 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 
+import sm_pipeline.repair
 from sm_pipeline.config import ExtractConfig, TargetConfig
 from sm_pipeline.embed import embed
 from sm_pipeline.extract import extract
 from sm_pipeline.recipe import RECIPE, load_recipe
-from sm_pipeline.repair import repair
+from sm_pipeline.repair import NOTE, repair
 from sm_store import Store
 from sm_store.convert import export
-from sm_store.errors import IdentityMismatch, ManifestError, RunFailed, StoreCorrupt, StoreError, StoreMissing
+from sm_store.durable import locked
+from sm_store.errors import (
+    IdentityMismatch,
+    ManifestError,
+    RunFailed,
+    StoreBusy,
+    StoreCorrupt,
+    StoreError,
+    StoreMissing,
+)
 from sm_store.verify import verify
 from tests.pipeline import llms
 from tests.store.building import tree
@@ -94,7 +105,7 @@ def test_bad_shards_are_extracted_again_to_the_same_bytes(made, store, damage):
 def test_targets_made_with_the_features_are_made_with_them_again(made, store):
     flip(store / "targets/first/catalog/00001.parquet")
     summary = repair(store, device="cpu")
-    assert summary.shards == [1] and summary.targets == {}
+    assert summary.shards == [1] and summary.targets == {"later": [1]}
     assert tree(store) == tree(made)
 
 
@@ -123,6 +134,64 @@ def test_the_groups_that_stock_tools_open_are_written_again(made, store):
     (store / "shards/zarr.json").write_text("{}")
     repair(store, device="cpu")
     assert tree(store) == tree(made)
+
+
+@pytest.mark.parametrize("step", ["discard", "run_job", "embed_shards", "verify_store"])
+def test_stopped_at_any_step_it_goes_on(made, store, monkeypatch, step):
+    damage_features(store)
+    flip(store / "targets/later/catalog/00002.parquet")
+    real = getattr(sm_pipeline.repair, step)
+    calls = []
+
+    def stop(*arguments):
+        calls.append(step)
+        if step != "verify_store":
+            real(*arguments)  # the step itself is done, what follows is not
+            raise KeyboardInterrupt
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return real(*arguments)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(sm_pipeline.repair, step, stop)
+        with pytest.raises(KeyboardInterrupt):
+            repair(store, device="cpu")
+    assert verify(store).ok and (store / NOTE).is_file()
+    summary = repair(store, device="cpu")
+    assert ("a repair that was interrupted" in summary.in_words()) == (step in ("discard", "run_job"))
+    assert tree(store) == tree(made)
+
+
+def test_what_another_process_is_writing_is_said(made, store, monkeypatch):
+    damage_features(store)
+    with monkeypatch.context() as patched:
+        patched.setattr(sm_pipeline.repair, "run_job", lambda *_: None)  # left to whoever holds the shard
+        with pytest.raises(RunFailed, match="another process is writing shards 1; run `sm-pipeline repair` again"):
+            repair(store, device="cpu")
+    with locked(store, "repair"), pytest.raises(StoreBusy):
+        repair(store, device="cpu")
+    assert repair(store, device="cpu").shards == [1]
+    assert tree(store) == tree(made)
+
+
+@pytest.mark.parametrize("shard", [0, 1, 2])
+def test_targets_are_written_as_they_were_whatever_the_last_extraction_was(shard, tiny_corpus, tiny_llm, tmp_path):
+    """Shards 0 and 1 got their targets with their features, shard 2 after them."""
+    settings = ExtractConfig(
+        tiny_corpus, tmp_path / "s", encoder="tiny-seamless", device="cpu", workers=1, shard_utterances=3,
+        layout="webdataset", targets=TargetConfig(str(tiny_llm), name="first"),
+    )  # fmt: skip
+    extract(settings)
+    (tmp_path / "s/catalog/00002.parquet").unlink()
+    extract(replace(settings, targets=None))
+    assert load_recipe(tmp_path / "s").targets is None
+    embed(tmp_path / "s", settings.targets)
+    before = tree(tmp_path / "s")
+    flip(tmp_path / f"s/shards/0000{shard}.tar")
+    later = {"first": [2]} if shard == 2 else {}
+    summary = repair(tmp_path / "s", device="cpu")
+    assert (summary.shards, summary.targets) == ([shard], later)
+    assert tree(tmp_path / "s") == before
 
 
 def test_nothing_to_repair(made, store):
@@ -167,6 +236,14 @@ def test_a_copy_cannot_be_extracted_again_here(store, tmp_path):
     with pytest.raises(StoreMissing, match="repair what it was exported or merged from"):
         repair(tmp_path / "copy")
     assert not verify(tmp_path / "copy").ok
+
+
+def test_targets_added_later_are_embedded_again_in_a_copy_too(store, tmp_path):
+    export(store, tmp_path / "copy", "zarr")
+    before = tree(tmp_path / "copy")
+    flip(tmp_path / "copy/targets/later/catalog/00001.parquet")
+    assert repair(tmp_path / "copy").targets == {"later": [1]}
+    assert tree(tmp_path / "copy") == before
 
 
 def test_the_identity_itself_cannot_be_repaired(store):
