@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from sm_pipeline.console import progress
+from sm_pipeline.recipe import RECIPE
 from sm_store import Store
 from sm_store.convert import Converted, export, merge
 from sm_store.ledger import REASONS
@@ -43,11 +44,12 @@ def status_lines(facts: Mapping[str, Any]) -> list[str]:
     """`store_status` for people."""
     shards = facts["shards"]
     planned = shards["planned"] if shards["planned"] is not None else "?"
-    state = "finished" if facts["finished"] else "not finished: run the same extract command again"
+    state = "finished" if facts["finished"] else f"not finished: run the same {_maker(facts)} again"
     lines = [
         f"{facts['path']}: {state}",
         f"  shards    {shards['done']} of {planned}"
         + (f", missing {_few(shards['missing'])}" if shards["missing"] else ""),
+        *(f"  merged    {_origin(each)}" for each in facts["merged"]),
         f"  records   {facts['records']}, {facts['hours']:.2f} hours, {facts['bytes'] / GIGABYTE:.3f} GB",
         f"  rejected  {facts['rejected']}",
     ]
@@ -56,6 +58,19 @@ def status_lines(facts: Mapping[str, Any]) -> list[str]:
         missing = f", missing {_few(target['missing'])}: run embed" if target["missing"] else ""
         lines.append(f"  targets   {name} ({target['kind']}) from {target['llm']}: {target['done']} shards{missing}")
     return lines
+
+
+def _maker(facts: Mapping[str, Any]) -> str:
+    """The command that made a store and finishes it."""
+    if facts["merged"]:
+        return "merge command"
+    return "extract command" if (Path(facts["path"]) / RECIPE).is_file() else "extract or export command"
+
+
+def _origin(merged: Mapping[str, Any]) -> str:
+    """A store that was merged, by what it was extracted from."""
+    split, shards = merged["split"] or "all splits", merged["plan"].get("shards", "?")
+    return f"manifest {merged['manifest_sha256'][:12]}, {split}, {shards} shards"
 
 
 def reject_lines(facts: Mapping[str, Any]) -> list[str]:
@@ -140,7 +155,9 @@ def merge_stores(out: Path, paths: Sequence[Path], layout: str | None, targets: 
 def verify_words(report: VerifyReport) -> str:
     """The outcome of `verify` in a sentence."""
     read = f"{report.records} records in {report.shards} shards, {report.bytes / GIGABYTE:.3f} GB read"
-    missing = f"; {len(report.missing)} planned shards are not there yet" if report.missing else ""
+    missing = (
+        f"; {len(report.missing)} planned shards are not there yet (`status` names them)" if report.missing else ""
+    )
     return f"{read}: {'every byte as written' if report.ok else f'{len(report.damages)} damages'}{missing}"
 
 

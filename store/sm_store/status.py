@@ -30,6 +30,7 @@ def status(store: Store) -> dict[str, Any]:
         "dtype": store.identity.dtype,
         "encoder": dict(store.identity.encoder),
         "shards": {"done": len(done), "planned": planned, "missing": missing},
+        "merged": store.identity.plan.get("merged", []),
         "finished": not missing,
         "records": len(store),
         "hours": float(np.sum(durations)) / 3600,

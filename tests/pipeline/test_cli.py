@@ -57,6 +57,28 @@ def test_merge(store, tmp_path):
     assert len(Store.open(tmp_path / "all")) == 20
 
 
+def test_a_merged_store_says_what_it_is_of_and_how_to_finish_it(store, tmp_path):
+    changes = {"manifest_sha256": "ef" * 32, "plan": {"shards": 2}, "split": "dev"}
+    other = Store.create(tmp_path / "other", building.identity(**changes))
+    other.commit(0, building.records(9), [])
+    run("merge", tmp_path / "all", store, tmp_path / "other", "--features-only")
+    for command in ("status", "inspect"):
+        shown = run(command, tmp_path / "all").stdout
+        assert "not finished: run the same merge command again" in shown
+        assert "merged    manifest cd, all splits, 3 shards" in shown
+        assert "merged    manifest efefefefefef, dev, 2 shards" in shown
+    merged = json.loads(run("status", tmp_path / "all", "--json").stdout)["merged"]
+    assert [each["manifest_sha256"] for each in merged] == ["cd", "ef" * 32]
+
+
+def test_an_unfinished_store_says_how_to_finish_it(tmp_path):
+    building.build(tmp_path / "s", shards=2)
+    assert "not finished: run the same extract or export command again" in run("status", tmp_path / "s").stdout
+    (tmp_path / "s/extract.json").write_text("{}")
+    assert "not finished: run the same extract command again" in run("status", tmp_path / "s").stdout
+    assert "1 planned shards are not there yet (`status` names them)" in run("repair", tmp_path / "s").stdout
+
+
 def test_verify_names_the_remedy_and_repair_what_it_lacks(store, tmp_path):
     copy = shutil.copytree(store, tmp_path / "copy")
     assert "nothing to repair" in run("repair", copy).stdout
