@@ -81,7 +81,8 @@ WorkersOption = Annotated[
 DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
 DtypeOption = Annotated[settings.StoreDtype, typer.Option("--dtype", help="Of the stored features.")]
 CompressionOption = Annotated[
-    str, typer.Option("--compression", help="none, zstd or blosc: lossless, smaller by a tenth and slower to read.")
+    str,
+    typer.Option(help="none; zstd, blosc: lossless, a tenth smaller, slower to read; int8: lossy, half of float16."),
 ]
 ComputeDtypeOption = Annotated[
     str, typer.Option("--compute-dtype", help="Of the encoder; auto: bfloat16 on a GPU, else float32.")
@@ -140,6 +141,7 @@ def plan(
     llm: LlmOption = None,
     targets: TargetsOption = "dense",
     dtype: DtypeOption = "float16",
+    compression: CompressionOption = "none",
     split: SplitOption = None,
     audio_root: AudioRootOption = None,
     max_seconds: MaxSecondsOption = settings.MAX_SECONDS,
@@ -154,6 +156,7 @@ def plan(
         average=average,
         targets=settings.TargetConfig(llm, kind=targets) if llm is not None else None,
         dtype=dtype,
+        compression=compression,
         split=split,
         audio_root=audio_root,
         max_seconds=max_seconds,

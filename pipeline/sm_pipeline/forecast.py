@@ -4,7 +4,8 @@
     Forecast(utterances=281241, hours=960.8, gigabytes=177.0, ...)
 
 Neither weights nor audio are read, except the headers of files whose duration the manifest does not give.
-Bytes are those of the arrays: features, and dense targets or token ids; catalogs and tokenizers add little.
+Bytes are those of the arrays: features, and dense targets or token ids; catalogs and tokenizers add little. What a
+lossless codec will save is not known before, so they are counted as without it.
 """
 
 from __future__ import annotations
@@ -24,9 +25,11 @@ from sm_pipeline.manifest import Manifest, Utterance, read_manifest
 from sm_pipeline.models import resolve_model
 from sm_pipeline.plan import UnitRule, plan_units
 from sm_store.errors import ModelError
+from sm_store.int8 import NAME as INT8
 
 ENCODER_FRAME_RATE = 50.0  # Hz, of SeamlessM4T-v2
 FBANK_EDGE_SECONDS = 0.015  # of a waveform's end that fills no 25 ms window at 10 ms steps
+SCALE_BYTES = 4  # of a frame of int8 features
 ITEMSIZE = {"float16": 2, "bfloat16": 2, "float32": 4}
 
 
@@ -76,7 +79,7 @@ def forecast(config: ExtractConfig) -> Forecast:
     lengths = _lengths(manifest, utterances)
     usable = np.where(lengths <= config.max_seconds, lengths, 0.0)  # NaN compares false
     frames = (np.maximum(usable - FBANK_EDGE_SECONDS, 0) * ENCODER_FRAME_RATE).astype(np.int64) // config.average
-    feature_bytes = int(frames.sum()) * width * itemsize
+    feature_bytes = int(frames.sum()) * (width + SCALE_BYTES if config.codec == INT8 else width * itemsize)
     target_bytes = _target_bytes(config.targets, frames, itemsize) if config.targets is not None else 0
     rule = UnitRule(ENCODER_FRAME_RATE / config.average * width * itemsize, config.shard_utterances)
     return Forecast(

@@ -53,6 +53,9 @@ def status_lines(facts: Mapping[str, Any]) -> list[str]:
         f"  records   {facts['records']}, {facts['hours']:.2f} hours, {facts['bytes'] / GIGABYTE:.3f} GB",
         f"  rejected  {facts['rejected']}",
     ]
+    if facts["error"] is not None:
+        lost = ", ".join(f"{name} {value:.2%}" for name, value in facts["error"].items())
+        lines.append(f"  int8      relative error of a record's features: {lost}")
     lines += [f"    {number:6d}  {reason}: {REASONS.get(reason, '')}" for reason, number in facts["rejects"].items()]
     for name, target in facts["targets"].items():
         missing = f", missing {_few(target['missing'])}: run embed" if target["missing"] else ""

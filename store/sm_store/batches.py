@@ -1,6 +1,6 @@
 """Padded batches: the readers' bytes laid out as arrays, features and targets side by side.
 
-reader = BatchReader(ShardFiles(root), contents.features, "always")
+reader = BatchReader(ShardFiles(root), contents, identity.dtype, "always")
 reader.read(indices)                                  features_BTD, frames_B, indices_B
 reader.read(indices, TargetReader(...))               and targets_BUE, vectors_B, tokens_B, token_ids
 """
@@ -13,7 +13,8 @@ import numpy as np
 
 from sm_store.blocks import BlockReader
 from sm_store.buffers import BufferPool
-from sm_store.contents import TargetContents
+from sm_store.contents import Contents, TargetContents
+from sm_store.int8_reader import Int8Reader
 from sm_store.reader import ChecksumPolicy, Reader, ShardFiles, Stream
 from sm_store.records import Batch
 from sm_store.targets import TargetSet
@@ -66,13 +67,20 @@ class TargetRows:
 class BatchReader:
     """Reads padded batches into memory that is used again when they are gone."""
 
-    def __init__(self, files: ShardFiles, features: Stream, policy: ChecksumPolicy) -> None:
-        self._features = reader_of(files, features, policy)
+    def __init__(self, files: ShardFiles, contents: Contents, dtype: str, policy: ChecksumPolicy) -> None:
+        self._features: Reader | Int8Reader = reader_of(files, contents.features, policy)
+        if contents.scales is not None:
+            self._features = Int8Reader(self._features, Reader(files, contents.scales, policy), dtype)
         self._pools = {False: BufferPool(), True: BufferPool(pinned=True)}
 
     def each(self, indices: np.ndarray) -> list[np.ndarray]:
         """Features of each record, (T, D), without padding."""
         return self._features.flat(indices)
+
+    def quantized(self, indices: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]] | None:
+        """The int8 codes (T, D) and scales (T,) of each record; None where features are kept as they are."""
+        reader = self._features
+        return list(zip(*reader.parts(indices), strict=True)) if isinstance(reader, Int8Reader) else None
 
     def read(self, indices: np.ndarray, target: TargetReader | None = None, pin: bool = False) -> Batch:
         """A batch of the records at `indices`, (B,) int64, in that order.
@@ -90,7 +98,7 @@ class BatchReader:
         return Batch(features, frames, indices, rows.targets_BUE, rows.vectors_B, rows.tokens_B, rows.token_ids)
 
 
-def _fill(reader: Reader, indices: np.ndarray, shape: tuple[int, ...], pool: BufferPool) -> np.ndarray:
+def _fill(reader: Reader | Int8Reader, indices: np.ndarray, shape: tuple[int, ...], pool: BufferPool) -> np.ndarray:
     stride = shape[1] * reader.stream.row_bytes
     buffer = pool.take(len(indices) * stride)
     reader.fill(indices, buffer, stride)

@@ -23,7 +23,7 @@ from sm_store.shard_tar import NPY_HEAD
 from sm_store.shard_zarr import chunk_rows
 
 _REMEDY = "run `sm-pipeline verify`"
-_THREADS = min(8, len(os.sched_getaffinity(0)))  # codecs release the interpreter while they work
+THREADS = min(8, len(os.sched_getaffinity(0)))  # codecs release the interpreter while they work
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ class BlockReader(Reader):
 
         wanted = np.flatnonzero(sizes)
         order = wanted[np.lexsort((self.stream.offsets[indices[wanted]], self.stream.file_of(indices[wanted])))]
-        with ThreadPoolExecutor(_THREADS) as pool:
+        with ThreadPoolExecutor(THREADS) as pool:
             for done in [pool.submit(read, place) for place in order.tolist()]:
                 done.result()
 

@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 
 from sm_store.durable import Written, checksum, write_file
 from sm_store.errors import StoreCorrupt, StoreFormatError
-from sm_store.identity import canonical
+from sm_store.identity import Identity, canonical
 from sm_store.ragged import shard_name
 
 SCHEMA = pa.schema(
@@ -46,6 +46,11 @@ SCHEMA = pa.schema(
         pa.field("translation", pa.map_(pa.string(), pa.string())),
     ]
 )
+_QUANTIZED = [
+    pa.field("scales_offset", pa.int64(), nullable=False),
+    pa.field("scales_crc32c", pa.uint32(), nullable=False),
+    pa.field("error", pa.float32(), nullable=False),
+]
 _TOKENS = [
     pa.field("row", pa.int32(), nullable=False),
     pa.field("vectors", pa.int32(), nullable=False),
@@ -92,6 +97,11 @@ class PartInfo:
             if not _INSIDE.fullmatch(path) or ".." in path.split("/"):
                 raise ValueError(f"a path outside the store: {path!r}")
         return cls(int(data["shard"]), str(data["made_by"]), places, files)
+
+
+def schema_of(identity: Identity) -> pa.Schema:
+    """The columns of a store's catalog: SCHEMA, and where features are int8 what that needs."""
+    return pa.schema([*SCHEMA, *_QUANTIZED]) if identity.quantized else SCHEMA
 
 
 def encode(schema: pa.Schema, columns: Mapping[str, Any], info: PartInfo) -> bytes:

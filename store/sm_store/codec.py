@@ -7,6 +7,7 @@
 
 A codec's name is part of the store's identity, and a promise: the same name always writes the same form.
 Speech features of float16 are close to noise, so lossless codecs save little; padded targets repeat themselves.
+The lossy choice, `int8`, is no codec around rows but another form of the features: `sm_store.int8`.
 """
 
 from __future__ import annotations
@@ -20,9 +21,10 @@ import numcodecs.blosc
 import numpy as np
 
 from sm_store.errors import ConfigError
+from sm_store.int8 import NAME as INT8
 
 # What a user chooses, and the codec that stands for it today.
-CHOICES = {"none": None, "zstd": "zstd:1", "blosc": "blosc:lz4:5:bitshuffle"}
+CHOICES = {"none": None, "zstd": "zstd:1", "blosc": "blosc:lz4:5:bitshuffle", "int8": INT8}
 _SHUFFLES = {"noshuffle": 0, "shuffle": 1, "bitshuffle": 2}
 _BLOSC_NAMES = ("lz4", "zstd")
 
@@ -65,12 +67,12 @@ class Codec:
 
 
 def codec_of(name: str | None, itemsize: int) -> Codec | None:
-    """The codec of an identity's `compression`, for items of `itemsize` bytes; None for none.
+    """The codec of an identity's `compression`, for items of `itemsize` bytes; None for none, and for `int8`.
 
     Raises:
         ConfigError: no codec of that name.
     """
-    if name is None:
+    if name is None or name == INT8:
         return None
     kind, *settings = name.split(":")
     makers: dict[str, Callable[[str, list[str], int], Codec]] = {"zstd": _zstd, "blosc": _blosc}

@@ -12,7 +12,7 @@ looks at and that the next commit of the shard replaces. The caller holds the sh
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +26,9 @@ from sm_store.durable import write_file
 from sm_store.errors import StoreError
 from sm_store.identity import Identity, canonical
 from sm_store.index import remove_part
+from sm_store.int8 import Quantized, quantize
 from sm_store.ragged import Extents, Ragged, ShardContent, ShardWritten, shard_name
-from sm_store.records import Record, Reject, fields_to_json
+from sm_store.records import Fields, Record, Reject, fields_to_json
 from sm_store.targets import DenseRows, TargetSet
 
 _WRITERS = {"zarr": shard_zarr.write, "webdataset": shard_tar.write}
@@ -77,13 +78,14 @@ def write_shard(
     frames = np.asarray([len(record.features) for record in records], np.int64)
     targets = [check_ids(target, shard, frames, ids) for target, ids in token_ids]
     remove_target_parts(root, shard)
-    written = _write_data(root, identity, shard, records, targets)
+    made = _Features(identity, records)
+    written = _write_data(root, identity, shard, made, targets)
     ledger_path = f"ledger/{shard_name(shard)}.jsonl"
     rejected = {ledger_path: write_file(root / ledger_path, ledger.encode(rejects))}
-    extents = written.extents["features.npy"]
-    info = PartInfo(shard, identity.sha256(), {"features": extents.file}, {**written.files, **rejected})
-    columns = _catalog_columns(shard, records, frames, extents)
-    catalog.commit(root / "catalog", shard, catalog.encode(catalog.SCHEMA, columns, info))
+    data = {name: written.extents[member].file for name, member in made.members.items()}
+    info = PartInfo(shard, identity.sha256(), data, {**written.files, **rejected})
+    columns = _catalog_columns(shard, records, frames) | made.columns(written.extents)
+    catalog.commit(root / "catalog", shard, catalog.encode(catalog.schema_of(identity), columns, info))
 
 
 def write_missing_targets(
@@ -137,22 +139,49 @@ def discard_shard(root: Path, shard: int) -> None:
     remove_target_parts(root, shard)
 
 
+class _Features:
+    """A shard's features as the store's identity wants them: in its dtype, or as int8 with a scale a frame."""
+
+    def __init__(self, identity: Identity, records: Sequence[Record]) -> None:
+        self.samples = [_sample(identity, record) for record in records]
+        self.members = {"features": "features.npy"}
+        self._quantized: list[Quantized] | None = None
+        counts = [len(record.features) for record in records]
+        if identity.quantized:
+            self.members["scales"] = "features.scales.npy"
+            self._quantized = [record.quantized or quantize(record.features, identity.dtype) for record in records]
+            codes, scales = [each.codes for each in self._quantized], [each.scales for each in self._quantized]
+            self.streams = [
+                Ragged("features", self.members["features"], codes, counts, identity.width, "int8"),
+                Ragged("scales", self.members["scales"], scales, counts, None, "float32"),
+            ]
+        else:
+            rows = [record.features for record in records]
+            codec = codec_of(identity.compression, numpy_dtype(identity.dtype).itemsize)
+            self.streams = [Ragged("features", "features.npy", rows, counts, identity.width, identity.dtype, codec)]
+
+    def columns(self, extents: Mapping[str, Extents]) -> dict[str, Any]:
+        """The catalog's columns of where they are."""
+        features = extents[self.members["features"]]
+        found: dict[str, Any] = {"offset": features.offsets, "stored": features.stored, "crc32c": features.crc32c}
+        if self._quantized is not None:
+            scales = extents[self.members["scales"]]
+            found |= {"scales_offset": scales.offsets, "scales_crc32c": scales.crc32c}
+            found["error"] = [each.error for each in self._quantized]
+        return found
+
+
 def _write_data(
-    root: Path, identity: Identity, shard: int, records: Sequence[Record], targets: Sequence[ShardTargets]
+    root: Path, identity: Identity, shard: int, features: _Features, targets: Sequence[ShardTargets]
 ) -> ShardWritten:
     """Features, and targets: in the same samples of a tar, or as zarr arrays of their own."""
-    rows = [record.features for record in records]
-    counts = [len(entry) for entry in rows]
-    codec = codec_of(identity.compression, numpy_dtype(identity.dtype).itemsize)
-    features = Ragged("features", "features.npy", rows, counts, identity.width, identity.dtype, codec)
-    samples = [_sample(identity, record) for record in records]
     if identity.layout == "webdataset":
-        streams = [features, *(stream for entry in targets for stream in entry.streams(identity))]
-        written = shard_tar.write(root, ShardContent("shards", shard, streams, samples))
+        streams = [*features.streams, *(stream for entry in targets for stream in entry.streams(identity))]
+        written = shard_tar.write(root, ShardContent("shards", shard, streams, features.samples))
         for entry in targets:
             _commit_targets(root, entry, ShardWritten(written.extents, {}))
     else:
-        written = shard_zarr.write(root, ShardContent("shards", shard, [features], samples))
+        written = shard_zarr.write(root, ShardContent("shards", shard, features.streams, features.samples))
         for entry in targets:
             _commit_targets(root, entry, _write_own(root, identity, entry))
     return written
@@ -206,6 +235,13 @@ def check_records(identity: Identity, shard: int, records: Sequence[Record], rej
             raise StoreError(f"{what}: features are {features.dtype}, not contiguous {dtype}; {remedy}")
         if not is_finite(features, identity.dtype):
             raise StoreError(f"{what}: features are not finite; reject it as features_not_finite")
+        if identity.quantized and record.quantized is not None:
+            _check_quantized(what, record.features, record.quantized.features(identity.dtype))
+
+
+def _check_quantized(what: str, features: np.ndarray, kept: np.ndarray) -> None:
+    if kept.shape != features.shape or kept.tobytes() != features.tobytes():
+        raise StoreError(f"{what}: features are not those of their int8 form; leave `quantized` out to make it anew")
 
 
 def _check_fields(shard: int, record: Record) -> None:
@@ -244,17 +280,14 @@ def _sample(identity: Identity, record: Record) -> dict[str, Any]:
     return {**base, **fields_to_json(record.fields)}
 
 
-def _catalog_columns(shard: int, records: Sequence[Record], frames: np.ndarray, extents: Extents) -> dict[str, Any]:
+def _catalog_columns(shard: int, records: Sequence[Record], frames: np.ndarray) -> dict[str, Any]:
     columns: dict[str, Any] = {
         "id": [record.id for record in records],
         "shard": np.full(len(records), shard),
         "row": np.arange(len(records)),
         "frames": frames,
-        "offset": extents.offsets,
-        "stored": extents.stored,
-        "crc32c": extents.crc32c,
     }
-    for name in [entry.name for entry in catalog.SCHEMA if entry.name not in columns]:
+    for name in [entry.name for entry in fields(Fields)]:
         columns[name] = [getattr(record.fields, name) for record in records]
     columns["translation"] = [sorted(entry.items()) if entry else None for entry in columns["translation"]]
     return columns

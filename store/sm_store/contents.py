@@ -21,7 +21,7 @@ import pyarrow as pa
 
 from sm_store import catalog
 from sm_store.catalog import PartInfo
-from sm_store.codec import codec_of
+from sm_store.codec import Codec, codec_of
 from sm_store.dtypes import numpy_dtype
 from sm_store.errors import StoreCorrupt, StoreFormatError, StoreMissing
 from sm_store.identity import Identity
@@ -31,15 +31,21 @@ from sm_store.records import Fields, TargetSpec
 
 _REMEDY = "run `sm-pipeline verify`"
 _FEATURES = ["frames", "offset", "stored", "crc32c"]
+_SCALES = ["scales_offset", "scales_crc32c"]
 _TOKENS = ["vectors", "tokens", "tokens_offset", "tokens_crc32c"]
 
 
 @dataclass(frozen=True, slots=True)
 class Contents:
-    """The committed shards of a store, ascending, and where their features are."""
+    """The committed shards of a store, ascending, and where their features are.
+
+    Attributes:
+        features: rows in the store's dtype, or int8 codes. scales: with codes, the scale of each; None without.
+    """
 
     parts: Sequence[PartInfo]
     features: Stream
+    scales: Stream | None = None
 
     @property
     def starts(self) -> np.ndarray:
@@ -71,26 +77,21 @@ def read_contents(root: Path, identity: Identity) -> Contents:
         StoreCorrupt, StoreFormatError: names the shard (and record).
     """
     folder = root / "catalog"
-    table = _read_parts(folder, catalog.shards_in(folder), _FEATURES, identity.sha256())
-    files, sizes = _files(table.parts, table.parts, "features")
-    features = Stream(
-        label="features",
-        row_shape=(identity.width,),
-        dtype=numpy_dtype(identity.dtype),
-        counts=table.columns["frames"],
-        offsets=table.columns["offset"],
-        crc32c=table.columns["crc32c"],
-        starts=table.starts,
-        shards=table.shards,
-        files=files,
-        sizes=sizes,
-        codec=codec_of(identity.compression, numpy_dtype(identity.dtype).itemsize),
-        stored=table.columns["stored"],
-    )
+    names = [*_FEATURES, *_SCALES] if identity.quantized else _FEATURES
+    table = _read_parts(folder, catalog.shards_in(folder), names, identity.sha256())
+    dtype = numpy_dtype(identity.dtype)
+    codec = codec_of(identity.compression, dtype.itemsize)
+    rows = _Rows("features", "frames", np.dtype("i1") if identity.quantized else dtype, identity.width)
+    features = _stream(table, table.parts, "features", rows, codec)
     features.check(root)
     if len(features.counts) and int(features.counts.min()) < 1:
         raise StoreCorrupt(f"{features.name(int(features.counts.argmin()))}: no frames; {_REMEDY}")
-    return Contents(table.parts, features)
+    scales = None
+    if identity.quantized:
+        rows = _Rows("scales", "frames", np.dtype("<f4"), prefix="scales_")
+        scales = _stream(table, table.parts, "scales of features", rows)
+        scales.check(root)
+    return Contents(table.parts, features, scales)
 
 
 def read_target(root: Path, spec: TargetSpec, made_by: str, contents: Contents) -> TargetContents:
@@ -111,20 +112,24 @@ def read_target(root: Path, spec: TargetSpec, made_by: str, contents: Contents) 
         raise StoreCorrupt(f"{folder}: holds other records than the features do; {_REMEDY}")
     if not np.array_equal(table.columns["vectors"], spec.geometry.num_vectors(contents.features.counts)):
         raise StoreCorrupt(f"{folder}: vectors do not follow from frames; {_REMEDY}")
-    tokens = _token_stream(spec, table, contents)
+    what = f"targets {spec.name}"
+    rows = _Rows("tokens", "tokens", np.dtype("<i4"), prefix="tokens_")
+    tokens = _stream(table, contents.parts, f"token ids of {what}", rows)
     tokens.check(root)
     dense = None
     if spec.kind == "dense":
-        dense = _dense_stream(spec, table, contents)
+        rows = _Rows("embeddings", "vectors", numpy_dtype(spec.dtype), spec.width)
+        dense = _stream(table, contents.parts, what, rows, contents.features.codec)
         dense.check(root)
     return TargetContents(table.columns["vectors"], tokens, dense)
 
 
-def read_columns(root: Path, made_by: str, contents: Contents, names: Sequence[str]) -> pa.Table:
+def read_columns(root: Path, identity: Identity, contents: Contents, names: Sequence[str]) -> pa.Table:
     """Catalog columns of every record in `contents`, in order."""
-    schema = pa.schema([catalog.SCHEMA.field(name) for name in names])
+    whole = catalog.schema_of(identity)
+    schema = pa.schema([whole.field(name) for name in names])
     shards, folder = contents.shards, root / "catalog"
-    index = read_index(folder, made_by) if set(names) <= set(indexed_columns(catalog.SCHEMA)) else None
+    index = read_index(folder, identity.sha256()) if set(names) <= set(indexed_columns(whole)) else None
     indexed = len(index.parts) if index is not None else 0
     tables = []
     if index is not None and [part.shard for part in index.parts] == shards[:indexed]:
@@ -207,37 +212,32 @@ def _rows_in_order(sizes: np.ndarray, order: np.ndarray) -> np.ndarray:
     return np.repeat(starts[order], sizes[order]) + within
 
 
-def _token_stream(spec: TargetSpec, table: _Parts, contents: Contents) -> Stream:
-    files, sizes = _files(table.parts, contents.parts, "tokens")
+@dataclass(frozen=True, slots=True)
+class _Rows:
+    """One kind of rows: its name among a part's `data`, its catalog columns, and what a row is."""
+
+    data: str
+    counts: str
+    dtype: np.dtype
+    width: int | None = None
+    prefix: str = ""
+
+
+def _stream(table: _Parts, owners: Sequence[PartInfo], label: str, rows: _Rows, codec: Codec | None = None) -> Stream:
+    files, sizes = _files(table.parts, owners, rows.data)
     return Stream(
-        label=f"token ids of targets {spec.name}",
-        row_shape=(),
-        dtype=np.dtype("<i4"),
-        counts=table.columns["tokens"],
-        offsets=table.columns["tokens_offset"],
-        crc32c=table.columns["tokens_crc32c"],
+        label=label,
+        row_shape=() if rows.width is None else (rows.width,),
+        dtype=rows.dtype,
+        counts=table.columns[rows.counts],
+        offsets=table.columns[f"{rows.prefix}offset"],
+        crc32c=table.columns[f"{rows.prefix}crc32c"],
         starts=table.starts,
         shards=table.shards,
         files=files,
         sizes=sizes,
-    )
-
-
-def _dense_stream(spec: TargetSpec, table: _Parts, contents: Contents) -> Stream:
-    files, sizes = _files(table.parts, contents.parts, "embeddings")
-    return Stream(
-        label=f"targets {spec.name}",
-        row_shape=(spec.width,),
-        dtype=numpy_dtype(spec.dtype),
-        counts=table.columns["vectors"],
-        offsets=table.columns["offset"],
-        crc32c=table.columns["crc32c"],
-        starts=table.starts,
-        shards=table.shards,
-        files=files,
-        sizes=sizes,
-        codec=contents.features.codec,
-        stored=table.columns["stored"],
+        codec=codec,
+        stored=table.columns["stored"] if codec is not None else None,
     )
 
 

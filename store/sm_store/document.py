@@ -22,7 +22,7 @@ FORMAT = "speechmapper-store"
 FORMAT_VERSION = 1
 STORE = "store.json"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-_RESERVED = {"features", "json"}
+_RESERVED = {"features", "features.scales", "json"}
 
 
 def encode(body: Mapping[str, Any]) -> bytes:

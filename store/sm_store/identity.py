@@ -18,6 +18,7 @@ from typing import Any
 from sm_store.codec import codec_of
 from sm_store.dtypes import NUMPY
 from sm_store.errors import ConfigError, IdentityMismatch, StoreFormatError
+from sm_store.int8 import NAME as INT8
 
 LAYOUTS = ("zarr", "webdataset")
 _INFORMATION = frozenset({"packages"})
@@ -32,7 +33,7 @@ class Identity:
         average: frames averaged into one.
         frame_rate: stored frames per second, after averaging.
         dtype: float16, bfloat16 or float32.
-        compression: None; other codecs by name.
+        compression: None; a lossless codec by name; `int8`, where features lose precision and targets do not.
         layout: zarr or webdataset.
         front_end: the audio front end, as the encoder describes it.
         normalizer: version of the text normalisation.
@@ -68,6 +69,11 @@ class Identity:
     def width(self) -> int:
         """D, the width of the features."""
         return int(self.encoder["width"])
+
+    @property
+    def quantized(self) -> bool:
+        """Whether the features are stored as int8 and a scale a frame."""
+        return self.compression == INT8
 
     def to_json(self) -> dict[str, Any]:
         data = {item.name: getattr(self, item.name) for item in fields(self)}

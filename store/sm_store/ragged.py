@@ -20,6 +20,8 @@ from sm_store.codec import Codec
 from sm_store.dtypes import numpy_dtype
 from sm_store.durable import Written
 
+_INTEGERS: dict[str, np.dtype] = {"int32": np.dtype("<i4"), "int8": np.dtype("i1")}
+
 
 @dataclass(frozen=True, slots=True)
 class Ragged:
@@ -29,7 +31,7 @@ class Ragged:
         array: name of the zarr array. member: extension in a tar sample.
         rows: one (n, width) or, where width is None, (n,) array a record. They may be made as they are asked
             for, so each is asked for once. counts: their lengths n.
-        dtype: a storage dtype, or `int32`. codec: None: as they are.
+        dtype: a storage dtype, `int32` or `int8`. codec: None: as they are.
     """
 
     array: str
@@ -42,7 +44,7 @@ class Ragged:
 
     @property
     def numpy_dtype(self) -> np.dtype:
-        return np.dtype("<i4") if self.dtype == "int32" else numpy_dtype(self.dtype)
+        return _INTEGERS[self.dtype] if self.dtype in _INTEGERS else numpy_dtype(self.dtype)
 
     @property
     def row_bytes(self) -> int:

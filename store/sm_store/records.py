@@ -19,6 +19,7 @@ import numpy as np
 
 from sm_store.errors import StoreFormatError
 from sm_store.geometry import Geometry
+from sm_store.int8 import Quantized
 
 TargetKind = Literal["dense", "table"]
 
@@ -46,11 +47,16 @@ class Fields:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One utterance: features (T, D) in the store's dtype, and its fields."""
+    """One utterance: features (T, D) in the store's dtype, and its fields.
+
+    Attributes:
+        quantized: what a store of int8 made the features from; such a store takes it over as it is.
+    """
 
     id: str
     features: np.ndarray
     fields: Fields
+    quantized: Quantized | None = None
 
     @property
     def text(self) -> str:

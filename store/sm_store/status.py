@@ -28,6 +28,8 @@ def status(store: Store) -> dict[str, Any]:
         "path": str(store.root),
         "layout": store.identity.layout,
         "dtype": store.identity.dtype,
+        "compression": store.identity.compression,
+        "error": _error(store),
         "encoder": dict(store.identity.encoder),
         "shards": {"done": len(done), "planned": planned, "missing": missing},
         "merged": store.identity.plan.get("merged", []),
@@ -40,6 +42,14 @@ def status(store: Store) -> dict[str, Any]:
         "rejects": ledger.count(rejects),
         "targets": {name: _target(store, name, set(done)) for name in store.target_names},
     }
+
+
+def _error(store: Store) -> dict[str, float] | None:
+    """What int8 lost: the records' relative errors; None where nothing is lost."""
+    if not store.identity.quantized or not len(store):
+        return None
+    errors = store.columns(["error"]).column("error").to_numpy()
+    return {"median": float(np.median(errors)), "worst": float(errors.max())}
 
 
 def _target(store: Store, name: str, features: set[int]) -> dict[str, Any]:

@@ -145,7 +145,7 @@ class Store:
     @property
     def catalog(self) -> pa.Table:
         """The whole catalog, text columns included, one row a record in order."""
-        return self._view.columns(catalog.SCHEMA.names)
+        return self._view.columns(catalog.schema_of(self.identity).names)
 
     def columns(self, names: Sequence[str]) -> pa.Table:
         """Some columns of the catalog, one row a record in order; read when first asked for."""
@@ -294,7 +294,7 @@ class Store:
     def compact(self) -> None:
         """Index the catalogs of many shards, so that the store opens in seconds: after an extraction."""
         with durable.locked(self.root, "index", wait=True):
-            write_index(self.root / "catalog", catalog.SCHEMA, self.identity.sha256())
+            write_index(self.root / "catalog", catalog.schema_of(self.identity), self.identity.sha256())
             for name, spec in self._specs.items():
                 folder, made_by = self.root / "targets" / name / "catalog", self.targets(name).fingerprint()
                 write_index(folder, catalog.TARGET_SCHEMAS[spec.kind], made_by)

@@ -28,6 +28,7 @@ from sm_store.codec import Codec, codec_of
 from sm_store.dtypes import numpy_dtype
 from sm_store.durable import Written, checksum
 from sm_store.errors import StoreError
+from sm_store.identity import Identity
 from sm_store.index import INDEX, drop_index, indexed_columns, read_index, remove_part
 from sm_store.ragged import shard_name
 from sm_store.reader import ShardFiles, Stream
@@ -162,7 +163,7 @@ class _Verifier:
 
     def report(self) -> VerifyReport:
         self._groups()
-        self._index(self.root / "catalog", catalog.SCHEMA, self.identity.sha256(), None)
+        self._index(self.root / "catalog", catalog.schema_of(self.identity), self.identity.sha256(), None)
         done = catalog.shards_in(self.root / "catalog")
         for shard in done:
             self._shard(shard)
@@ -202,7 +203,8 @@ class _Verifier:
                     self.damages.append(Damage(file, f"differs from the part of shard {part.shard}", target=target))
 
     def _shard(self, shard: int) -> None:
-        names = ["id", "frames", "offset", "stored", "crc32c"]
+        streams, names = _feature_streams(self.identity), ["id", "frames", "offset", "stored", "crc32c"]
+        names += ["scales_offset", "scales_crc32c"] if self.identity.quantized else []
         read = self._part(self.root / "catalog", shard, names, self.identity.sha256(), None)
         if read is None:
             return
@@ -210,8 +212,8 @@ class _Verifier:
         self.ids[shard] = table.column("id").to_pylist()
         self.records += len(table)
         bad = self._files(info, None)
-        row_bytes = self.identity.width * numpy_dtype(self.identity.dtype).itemsize
-        self._stream(info, table, ("features", "frames", row_bytes, ""), bad, None)
+        for stream in streams:
+            self._stream(info, table, stream, bad, None)
         with suppress(StoreError):  # a damaged ledger is named already, as one of the shard's files
             self.ids[shard] += [entry.id for entry in ledger.read(self.root, info)]
 
@@ -352,6 +354,13 @@ class _Verifier:
             for row in np.flatnonzero(np.isin(digest, list(twice))).tolist():
                 name = self.ids[shard][row]
                 self.damages.append(Damage(file, "this id comes more than once", shard, row, name))
+
+
+def _feature_streams(identity: Identity) -> list[_StreamColumns]:
+    """What a store's features are made of."""
+    if identity.quantized:
+        return [("features", "frames", identity.width, ""), ("scales", "frames", 4, "scales_")]
+    return [("features", "frames", identity.width * numpy_dtype(identity.dtype).itemsize, "")]
 
 
 def _target_streams(spec: TargetSpec) -> list[_StreamColumns]:

@@ -22,6 +22,7 @@ from sm_store.batches import BatchReader, TargetReader
 from sm_store.contents import read_columns, read_contents, read_fields, read_shard_fields, read_target
 from sm_store.errors import StoreError
 from sm_store.identity import Identity
+from sm_store.int8 import Quantized
 from sm_store.reader import ChecksumPolicy, ShardFiles
 from sm_store.records import Batch, Record, Reject
 from sm_store.targets import TargetSet
@@ -33,12 +34,12 @@ class View:
     def __init__(self, root: Path, identity: Identity, files: ShardFiles, policy: ChecksumPolicy) -> None:
         self.root = root
         self.contents = read_contents(root, identity)
-        self._made_by = identity.sha256()
+        self._identity = identity
         self._files = files
         self._policy: ChecksumPolicy = policy
         self._columns: dict[str, pa.ChunkedArray] = {}
         self._targets: dict[str, TargetReader] = {}
-        self._batches = BatchReader(files, self.contents.features, policy)
+        self._batches = BatchReader(files, self.contents, identity.dtype, policy)
 
     def __len__(self) -> int:
         return len(self.contents.features.counts)
@@ -50,12 +51,13 @@ class View:
 
     def columns(self, names: Sequence[str]) -> pa.Table:
         """Some columns of the catalog, one row a record."""
-        unknown = [name for name in names if name not in catalog.SCHEMA.names]
+        there = catalog.schema_of(self._identity).names
+        unknown = [name for name in names if name not in there]
         if unknown:
-            raise StoreError(f"no catalog column {unknown[0]!r}; there are {', '.join(catalog.SCHEMA.names)}")
+            raise StoreError(f"no catalog column {unknown[0]!r}; there are {', '.join(there)}")
         fresh = [name for name in names if name not in self._columns]
         if fresh:
-            table = read_columns(self.root, self._made_by, self.contents, fresh)
+            table = read_columns(self.root, self._identity, self.contents, fresh)
             self._columns.update({name: table.column(name) for name in fresh})
         return pa.table({name: self._columns[name] for name in names})
 
@@ -72,9 +74,20 @@ class View:
         """All records and rejects of one of `contents.parts`."""
         part, rows = self.contents.parts[ordinal], self._rows(ordinal)
         described = read_shard_fields(self.root, part.shard)
-        features = self._batches.each(rows)
-        records = [Record(name, rows, fields) for (name, fields), rows in zip(described, features, strict=True)]
+        quantized = self._quantized(rows)
+        features = [each.features(self._identity.dtype) for each in quantized] or self._batches.each(rows)
+        kept: Sequence[Quantized | None] = quantized or [None] * len(features)
+        each = zip(described, features, kept, strict=True)
+        records = [Record(name, rows, fields, small) for (name, fields), rows, small in each]
         return records, ledger.read(self.root, part)
+
+    def _quantized(self, rows: np.ndarray) -> list[Quantized]:
+        """The records' int8 form; empty where features are kept as they are."""
+        parts = self._batches.quantized(rows)
+        if parts is None:
+            return []
+        errors = self.columns(["error"]).column("error").take(pa.array(rows)).to_pylist()
+        return [Quantized(codes, scales, error) for (codes, scales), error in zip(parts, errors, strict=True)]
 
     def shard_token_ids(self, ordinal: int, target: TargetSet) -> list[np.ndarray]:
         """Token ids of the records of one of `contents.parts`; an empty array: no target."""

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from sm_pipeline import cli
+from sm_pipeline.inspection import status_lines
 from sm_pipeline.page import LONGEST_TEXT, brief, made_by, render, write_page
 from sm_pipeline.survey import take_survey
 from sm_store import Fields, Record, Reject, Store
@@ -122,6 +123,17 @@ def test_what_a_page_says(tmp_path, layout, kind):
         "Tokens against output vectors",
         "Embedding table",
     ]
+
+
+def test_a_page_says_what_int8_lost(tmp_path):
+    store = building.build(tmp_path / "s.store", compression="int8")
+    error = store.status()["error"]
+    said = page_of(tmp_path / "s.store", tmp_path / "s.html").text()
+    assert f"compression int8 (relative error of a record's features: {100 * error['median']:.2f} % in the" in said
+    assert f"{100 * error['worst']:.2f} % at worst)." in said
+    assert status_lines(store.status())[4] == (
+        f"  int8      relative error of a record's features: median {error['median']:.2%}, worst {error['worst']:.2%}"
+    )
 
 
 def hours(store: Path, lang: str | None) -> float:

@@ -31,7 +31,7 @@ from tests.pipeline import llms
 from tests.store.building import tree
 
 
-@pytest.fixture(scope="module", params=[("zarr", "none"), ("webdataset", "none"), ("zarr", "zstd")], ids="-".join)
+@pytest.fixture(scope="module", params=[("zarr", "none"), ("webdataset", "int8"), ("zarr", "zstd")], ids="-".join)
 def made(request, tiny_corpus, tiny_llm, tmp_path_factory):
     """A store of three shards: one target set made with the features, one added later. Read only."""
     folder = tmp_path_factory.mktemp("repair")

@@ -3,7 +3,7 @@
     read_store(path)["1089-0"]  ->  {"features": (T, D), "fields": {...}, "targets": {"llm": (rows, token ids)}}
 
 It parses zarr.json and the sharding index by hand, tars with tarfile, and computes crc32c bit by bit from its
-polynomial.
+polynomial. Blocks of codecs are decoded by numcodecs, number by number what int8 keeps.
 """
 
 from __future__ import annotations
@@ -15,10 +15,14 @@ import struct
 import tarfile
 from pathlib import Path
 
+import numcodecs
 import numpy as np
 import pyarrow.parquet as pq
 
 ITEM = {"float16": "<f2", "bfloat16": "<u2", "float32": "<f4", "int32": "<i4", "int64": "<i8", "uint16": "<u2"}
+ITEM["int8"] = "|i1"
+DECODE = {"zstd": numcodecs.Zstd().decode, "blosc": numcodecs.Blosc().decode}
+SUFFIX = {"zstd": ".zst", "blosc": ".blosc"}
 
 
 def crc32c(data: bytes) -> int:
@@ -53,7 +57,10 @@ def zarr_array(folder: Path) -> np.ndarray:
         return np.frombuffer(data[:-4], dtype).reshape(shape)
     config = meta["codecs"][0]["configuration"]
     assert config["index_location"] == "end"
-    assert [codec["name"] for codec in config["codecs"]] == ["bytes"]
+    decode = bytes
+    if len(config["codecs"]) == 2:
+        decode = DECODE[config["codecs"][1]["name"]]
+    assert config["codecs"][0]["name"] == "bytes"
     outer, inner = meta["chunk_grid"]["configuration"]["chunk_shape"], config["chunk_shape"]
     count = outer[0] // inner[0]
     index = data[-(16 * count + 4) :]
@@ -61,7 +68,7 @@ def zarr_array(folder: Path) -> np.ndarray:
     chunks = []
     for number in range(count):
         offset, size = struct.unpack_from("<QQ", index, 16 * number)
-        chunks.append(np.frombuffer(data[offset : offset + size], dtype).reshape(inner))
+        chunks.append(np.frombuffer(decode(data[offset : offset + size]), dtype).reshape(inner))
     return np.concatenate(chunks)[: shape[0]]
 
 
@@ -75,8 +82,10 @@ def tar_samples(path: Path) -> dict[str, dict[str, bytes]]:
     return samples
 
 
-def npy(data: bytes) -> np.ndarray:
-    """A .npy file's array; no pickle."""
+def npy(sample: dict[str, bytes], name: str, compression: str | None = None) -> np.ndarray:
+    """A .npy member's array, decoded where a codec made a block of it; no pickle."""
+    codec = (compression or "").split(":")[0]
+    data = DECODE[codec](sample[name + SUFFIX[codec]]) if codec in SUFFIX else sample[name]
     return np.load(io.BytesIO(data), allow_pickle=False)
 
 
@@ -84,18 +93,24 @@ def read_store(root: Path) -> dict[str, dict]:
     """Every record of a store by id."""
     document = json.loads((root / "store.json").read_text())
     assert document["format"] == "speechmapper-store" and document["version"] == 1
-    layout = document["identity"]["layout"]
+    identity = document["identity"]
     records: dict[str, dict] = {}
     for part in sorted((root / "catalog").glob("*.parquet")):
         table = pq.read_table(part).to_pylist()
         seal = json.loads((part.parent / f"_{part.stem}.crc32c").read_text())
         assert seal == {"size": part.stat().st_size, "crc32c": crc32c(part.read_bytes())}
-        features = _features(root, layout, part.stem)
-        targets = {name: _targets(root, layout, part.stem, spec) for name, spec in document["targets"].items()}
+        features = _features(root, identity, part.stem)
+        targets = {name: _targets(root, identity, part.stem, spec) for name, spec in document["targets"].items()}
         for row, entry in enumerate(table):
             assert entry["row"] == row and entry["id"] not in records
+            if identity["compression"] == "int8":
+                codes, scales = features[row]
+                assert entry["scales_crc32c"] == crc32c(scales.tobytes())
+                features[row] = multiplied(codes, scales, identity["dtype"])
+                assert entry["crc32c"] == crc32c(codes.tobytes())
+            else:
+                assert entry["crc32c"] == crc32c(features[row].tobytes())
             assert entry["frames"] == len(features[row])
-            assert entry["crc32c"] == crc32c(features[row].tobytes())
             fields = {key: value for key, value in entry.items() if key in FIELDS}
             own = {name: rows[row] for name, rows in targets.items() if rows is not None}
             records[entry["id"]] = {"features": features[row], "fields": fields, "targets": own}
@@ -109,22 +124,42 @@ def _split(rows: np.ndarray, offsets: np.ndarray) -> list[np.ndarray]:
     return [rows[start:end] for start, end in itertools.pairwise(offsets)]
 
 
-def _features(root: Path, layout: str, shard: str) -> list[np.ndarray]:
-    if layout == "zarr":
+def _features(root: Path, identity: dict, shard: str) -> list:
+    """Features of each record; with int8, (codes, scales)."""
+    small = identity["compression"] == "int8"
+    if identity["layout"] == "zarr":
         folder = root / "shards" / shard
-        return _split(zarr_array(folder / "features"), zarr_array(folder / "offsets"))
-    samples = tar_samples(root / "shards" / f"{shard}.tar")
-    return [npy(samples[key]["features.npy"]) for key in sorted(samples)]
+        rows = _split(zarr_array(folder / "features"), zarr_array(folder / "offsets"))
+        scales = _split(zarr_array(folder / "scales"), zarr_array(folder / "scales_offsets")) if small else []
+    else:
+        samples = tar_samples(root / "shards" / f"{shard}.tar")
+        rows = [npy(samples[key], "features.npy", identity["compression"]) for key in sorted(samples)]
+        scales = [npy(samples[key], "features.scales.npy") for key in sorted(samples)] if small else []
+    return list(zip(rows, scales, strict=True)) if small else rows
 
 
-def _targets(root: Path, layout: str, shard: str, spec: dict) -> list | None:
+def multiplied(codes: np.ndarray, scales: np.ndarray, dtype: str) -> np.ndarray:
+    """int8 features as they are read: one float32 product a number, rounded to the dtype."""
+    out = np.empty(codes.shape, ITEM[dtype])
+    for frame, scale in enumerate(scales):
+        for place, code in enumerate(codes[frame]):
+            product = np.float32(code) * scale
+            if dtype == "bfloat16":
+                bits = int(product.view(np.uint32))
+                out[frame, place] = (bits + 0x7FFF + (bits >> 16 & 1)) >> 16
+            else:
+                out[frame, place] = product
+    return out
+
+
+def _targets(root: Path, identity: dict, shard: str, spec: dict) -> list | None:
     """(padded rows, token ids) of each record, or None where the shard has no targets of this set."""
     name, base = spec["name"], root / "targets" / spec["name"]
     part = base / "catalog" / f"{shard}.parquet"
     if not part.exists():
         return None
     vectors = pq.read_table(part).column("vectors").to_pylist()
-    if layout == "zarr":
+    if identity["layout"] == "zarr":
         folder = base / "shards" / shard
         ids = _split(zarr_array(folder / "tokens"), zarr_array(folder / "tokens_offsets"))
         dense = None
@@ -133,8 +168,10 @@ def _targets(root: Path, layout: str, shard: str, spec: dict) -> list | None:
     else:
         own = base / "shards" / f"{shard}.tar"
         samples = tar_samples(own if own.exists() else root / "shards" / f"{shard}.tar")
-        ids = [npy(samples[key][f"{name}.tokens.npy"]) for key in sorted(samples)]
-        dense = [npy(samples[key][f"{name}.npy"]) for key in sorted(samples)] if spec["kind"] == "dense" else None
+        ids = [npy(samples[key], f"{name}.tokens.npy") for key in sorted(samples)]
+        dense = None
+        if spec["kind"] == "dense":
+            dense = [npy(samples[key], f"{name}.npy", identity["compression"]) for key in sorted(samples)]
     if dense is None:
         dense = [table_rows(base, spec, entry, count) for entry, count in zip(ids, vectors, strict=True)]
     return list(zip(dense, ids, strict=True))

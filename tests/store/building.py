@@ -13,6 +13,7 @@ import numpy as np
 
 from sm_store import Fields, Geometry, Identity, Record, Reject, Store, TargetSpec
 from sm_store.dtypes import to_storage
+from sm_store.int8 import quantize
 from sm_store.targets import table_scale, table_sha256, tokenizer_sha256
 
 WIDTH, VOCABULARY, LLM_WIDTH, PAD = 12, 40, 6, 3
@@ -84,6 +85,13 @@ def records(shard: int = 0, count: int = 5, dtype: str = "float16", width: int =
         )
         made.append(Record(f"utt-{shard}.{row}/a", features, fields))
     return made
+
+
+def as_read(record: Record, compression: str | None, dtype: str = "float16") -> Record:
+    """A record as a store of that compression gives it back."""
+    return (
+        replace(record, features=quantize(record.features, dtype).features(dtype)) if compression == "int8" else record
+    )
 
 
 def rejects(shard: int = 0) -> list[Reject]:

@@ -24,7 +24,7 @@ def kind(request):
     return request.param
 
 
-@pytest.fixture(params=[None, "zstd:1", "blosc:lz4:5:bitshuffle"], ids=["raw", "zstd", "blosc"])
+@pytest.fixture(params=[None, "zstd:1", "blosc:lz4:5:bitshuffle", "int8"], ids=["raw", "zstd", "blosc", "int8"])
 def compression(request):
     return request.param
 

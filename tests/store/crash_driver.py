@@ -1,6 +1,6 @@
 """Runs the writing of a store, killed at its n-th system call for every n, and what comes after each time.
 
-    python -m tests.store.crash_driver FOLDER LAYOUT STEP
+    python -m tests.store.crash_driver FOLDER LAYOUT COMPRESSION STEP
 
 A process of its own because it forks: one child writes and dies by SIGKILL, the next one looks at what is
 there and finishes the job. Prints the number of kills survived, or the first thing that was not as promised.
@@ -24,9 +24,9 @@ CALLS = ("open", "write", "writev", "fsync", "rename", "mkdir", "unlink", "close
 SHARDS = 2
 
 
-def work(path: Path, layout: str) -> None:
-    """A whole extraction, which continues what it finds."""
-    store = Store.open_or_create(path, building.identity(layout=layout))
+def work(path: Path, form: tuple[str, str | None]) -> None:
+    """A whole extraction, which continues what it finds; `form` is layout and compression."""
+    store = Store.open_or_create(path, building.identity(layout=form[0], compression=form[1]))
     store.add_target_set(building.target_spec("llm"), building.table(), building.TOKENIZER)
     for shard in range(SHARDS):
         with store.claim(shard) as to_do:
@@ -47,7 +47,8 @@ def look(path: Path) -> None:
     shards = sorted(store.done_shards())
     expected = [record for shard in shards for record in building.records(shard, count=2)]
     assert [record.id for record in store] == [record.id for record in expected]
-    for found, record in zip(store, expected, strict=True):
+    for found, given in zip(store, expected, strict=True):
+        record = building.as_read(given, store.identity.compression)
         assert found.fields == record.fields and found.features.tobytes() == record.features.tobytes()
     assert [entry.id for entry in store.rejects()] == [f"bad-{shard}" for shard in shards]
     if "llm" in store.target_names:
@@ -79,9 +80,9 @@ def die_at(number: int) -> None:
         setattr(os, name, counted(call))
 
 
-def work_until_killed(path: Path, layout: str, number: int) -> None:
+def work_until_killed(path: Path, form: tuple[str, str | None], number: int) -> None:
     die_at(number)
-    work(path, layout)
+    work(path, form)
 
 
 def in_child(task) -> int:
@@ -97,15 +98,15 @@ def in_child(task) -> int:
     return os.waitpid(process, 0)[1]
 
 
-def run(folder: Path, layout: str, step: int) -> str:
+def run(folder: Path, form: tuple[str, str | None], step: int) -> str:
     """Kill at every `step`-th call; returns what happened."""
     whole, path = folder / "whole", folder / "killed"
-    if in_child(lambda: work(whole, layout)):
+    if in_child(lambda: work(whole, form)):
         return "the undisturbed run failed"
     expected = building.tree(whole)
     number = 1
-    while os.WIFSIGNALED(in_child(partial(work_until_killed, path, layout, number))):
-        if in_child(lambda: (look(path), work(path, layout), look(path))):
+    while os.WIFSIGNALED(in_child(partial(work_until_killed, path, form, number))):
+        if in_child(lambda: (look(path), work(path, form), look(path))):
             return f"wrong after a kill at call {number}"
         found = building.tree(path)
         if found != expected:
@@ -117,4 +118,5 @@ def run(folder: Path, layout: str, step: int) -> str:
 
 
 if __name__ == "__main__":
-    sys.stdout.write(run(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])) + "\n")
+    compression = None if sys.argv[3] == "none" else sys.argv[3]
+    sys.stdout.write(run(Path(sys.argv[1]), (sys.argv[2], compression), int(sys.argv[4])) + "\n")

@@ -82,8 +82,8 @@ def test_both_layouts_give_the_same_batches(tmp_path):
     assert first.targets_BUE.tobytes() == second.targets_BUE.tobytes()
 
 
-def test_an_independent_reader_agrees(tmp_path, layout, kind):
-    store = building.build(tmp_path / "s", layout=layout, kind=kind)
+def test_an_independent_reader_agrees(tmp_path, layout, kind, compression):
+    store = building.build(tmp_path / "s", layout=layout, kind=kind, compression=compression)
     found = read_store(tmp_path / "s")
     assert list(found) == store.catalog.column("id").to_pylist()
     for index, (name, entry) in enumerate(found.items()):

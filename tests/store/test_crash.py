@@ -15,8 +15,8 @@ from tests.store import building
 ROOT = Path(__file__).parents[2]
 
 
-def kill_every(step, folder, layout, timeout):
-    command = [sys.executable, "-m", "tests.store.crash_driver", str(folder), layout, str(step)]
+def kill_every(step, folder, layout, timeout, compression="none"):
+    command = [sys.executable, "-m", "tests.store.crash_driver", str(folder), layout, compression, str(step)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=timeout)
     return done.stdout.strip() + done.stderr
 
@@ -24,6 +24,12 @@ def kill_every(step, folder, layout, timeout):
 def test_killed_at_some_system_calls(tmp_path, layout):
     found = kill_every(23, tmp_path, layout, timeout=200)
     assert found.startswith("survived ") and int(found.split()[1]) > 10, found
+
+
+@pytest.mark.parametrize("compression", ["zstd:1", "int8"])
+def test_killed_at_some_system_calls_of_a_compressed_store(tmp_path, layout, compression):
+    found = kill_every(47, tmp_path, layout, timeout=200, compression=compression)
+    assert found.startswith("survived ") and int(found.split()[1]) > 4, found
 
 
 @pytest.mark.slow
