@@ -34,7 +34,7 @@ app = typer.Typer(
 # -- arguments and options, by the field they fill -------------------------------------------------------
 
 ManifestArgument = Annotated[Path, typer.Argument(help="Manifest: a JSONL file with one utterance a line.")]
-StoreArgument = Annotated[Path, typer.Argument(help="Folder of a store.")]
+StoreArgument = Annotated[Path, typer.Argument(help="Folder of a store; to read it, any fsspec URL.")]
 StoreOption = Annotated[Path, typer.Option("--store", help="Folder of the store; extract makes or continues it.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 HtmlOption = Annotated[
@@ -326,7 +326,9 @@ def export(
 @app.command()
 def merge(
     out: OutStoreArgument,
-    stores: Annotated[list[Path], typer.Argument(help="Folders of the stores, in the order of their shards.")],
+    stores: Annotated[
+        list[Path], typer.Argument(help="Folders (or URLs) of the stores, in the order of their shards.")
+    ],
     layout: Annotated[
         settings.Layout | None, typer.Option("--format", help="Of the shards. Default: the first store's.")
     ] = None,

@@ -14,6 +14,7 @@ from typing import Literal, get_args
 from sm_store.codec import CHOICES, codec_of
 from sm_store.errors import ConfigError
 from sm_store.geometry import Geometry
+from sm_store.remote import local_folder
 
 DEFAULT_ENCODER = "facebook/seamless-m4t-v2-large"
 MAX_SECONDS = 60.0  # attention memory grows with the square of an utterance's length
@@ -94,6 +95,7 @@ class ExtractConfig:
         _one_of("--format", self.layout, get_args(Layout))
         _one_of("--dtype", self.dtype, get_args(StoreDtype))
         codec_of(self.codec, 2)
+        local_folder(self.store)
         _at_least("--average", self.average, 1)
         _at_least("--shard-utterances", self.shard_utterances, 1)
         _at_least("--workers", self.workers, 1)

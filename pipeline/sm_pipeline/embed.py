@@ -21,6 +21,7 @@ from sm_pipeline.signals import stop_on_signals
 from sm_pipeline.targets import Tokeniser, build_targets
 from sm_store import Store
 from sm_store.errors import StoreBusy
+from sm_store.remote import local_folder
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +63,7 @@ def embed(path: Path, config: TargetConfig) -> EmbedSummary:
         IdentityMismatch: a target set of that name is there and differs.
     """
     began = time.monotonic()
-    store = Store.open(path)
+    store = Store.open(local_folder(path))
     targets = build_targets(config, store.identity.dtype)
     targets.add_to(store)
     name = targets.spec.name

@@ -41,7 +41,9 @@ def options(
 def asr(
     run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="Run folder of `sm-train`.")],
     out: Annotated[Path, typer.Option(help="Folder for predictions.jsonl and metrics.json.")],
-    store: Annotated[Path | None, typer.Option(help="Feature store with the utterances.")] = None,
+    store: Annotated[
+        Path | None, typer.Option(help="Feature store with the utterances: a folder, or any fsspec URL.")
+    ] = None,
     manifest: Annotated[
         Path | None, typer.Option(help="Or a manifest: its audio goes through the run's encoder.")
     ] = None,

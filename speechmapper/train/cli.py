@@ -24,7 +24,9 @@ app = typer.Typer(
     help="Train a projector: stage 1 on text embeddings alone, stage 2 with a frozen LLM.",
 )
 
-StoreOption = Annotated[Path, typer.Option(help="Feature store, as `sm-pipeline extract` writes it.")]
+StoreOption = Annotated[
+    Path, typer.Option(help="Feature store, as `sm-pipeline extract` writes it: a folder, or any fsspec URL.")
+]
 OutOption = Annotated[
     Path, typer.Option(help="Run folder to write: config.yaml, metrics.jsonl, projector/, checkpoints/.")
 ]

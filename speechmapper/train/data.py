@@ -78,12 +78,12 @@ def choose_target(store: Store, target: str | None) -> str:
     names = store.target_names
     if target is not None and target not in names:
         raise StoreMissing(
-            f"--target {target}: {store.root} has {', '.join(names) or 'no target set'}; "
+            f"--target {target}: {store.path} has {', '.join(names) or 'no target set'}; "
             "add it with `sm-pipeline embed`"
         )
     if target is None and len(names) != 1:
         raise ConfigError(
-            f"{store.root}: the store has {len(names)} target sets ({', '.join(names) or 'none'}); name one with "
+            f"{store.path}: the store has {len(names)} target sets ({', '.join(names) or 'none'}); name one with "
             "--target, or add one with `sm-pipeline embed`"
         )
     return target or names[0]
@@ -96,7 +96,7 @@ def choose_split(store: Store, split: str | None, default: str) -> str | None:
         ConfigError: the store has no utterance of that split.
     """
     present = sorted(name for name in store.columns(["split"])["split"].unique().to_pylist() if name is not None)
-    return split_of(present, split, default, str(store.root))
+    return split_of(present, split, default, store.path)
 
 
 def split_of(present: Sequence[str], split: str | None, default: str, what: str) -> str | None:

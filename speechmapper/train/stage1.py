@@ -207,7 +207,7 @@ def build_validation(out: Path, data: TrainingData, run: RunConfig, device: torc
     readout = NearestToken(targets.table, load_tokenizer(targets.tokenizer_dir), data.spec.pad_id, device)
     references = data.store.columns(["text"])["text"].take(indices).to_pylist()
     # Its own handle: the training one is being read by another thread.
-    store = Store.open(data.store.root)
+    store = Store.open(data.store.path)
     return Validation(store, data.spec, readout, indices, references, out, run.examples, device)
 
 

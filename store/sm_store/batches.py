@@ -14,8 +14,9 @@ import numpy as np
 from sm_store.blocks import BlockReader
 from sm_store.buffers import BufferPool
 from sm_store.contents import Contents, TargetContents
+from sm_store.files import ShardFiles
 from sm_store.int8_reader import Int8Reader
-from sm_store.reader import ChecksumPolicy, Reader, ShardFiles, Stream
+from sm_store.reader import ChecksumPolicy, Reader, Stream
 from sm_store.records import Batch
 from sm_store.targets import TargetSet
 

@@ -18,7 +18,8 @@ import numpy as np
 from sm_store.codec import Codec
 from sm_store.durable import checksum
 from sm_store.errors import StoreCorrupt
-from sm_store.reader import ChecksumPolicy, Reader, ShardFiles, Stream
+from sm_store.files import ShardFiles
+from sm_store.reader import ChecksumPolicy, Reader, Stream
 from sm_store.shard_tar import NPY_HEAD
 from sm_store.shard_zarr import chunk_rows
 
@@ -48,7 +49,10 @@ class BlockReader(Reader):
             self._decode_record(index, buffer[dest : dest + int(sizes[place])])
 
         wanted = np.flatnonzero(sizes)
-        order = wanted[np.lexsort((self.stream.offsets[indices[wanted]], self.stream.file_of(indices[wanted])))]
+        files = self.stream.file_of(indices[wanted])
+        if not self._files.at_hand:
+            self._prepare(files)
+        order = wanted[np.lexsort((self.stream.offsets[indices[wanted]], files))]
         with ThreadPoolExecutor(THREADS) as pool:
             for done in [pool.submit(read, place) for place in order.tolist()]:
                 done.result()
@@ -88,7 +92,7 @@ class BlockReader(Reader):
                 out[low - start : high - start] = decoded[low - chunk * size : high - chunk * size]
 
     def _range(self, file: int, offset: int, size: int) -> bytes:
-        opened = self._files.get(self.stream.files[file], int(self.stream.sizes[file]))
+        opened = self._files.get(self.stream.files[file], self.stream.promised[file])
         data = os.pread(opened.fd, size, offset)
         if len(data) != size:
             raise ValueError("the file ends inside it")
@@ -100,7 +104,7 @@ class BlockReader(Reader):
             last, row_bytes = int(self.stream.starts[file + 1]) - 1, self.stream.row_bytes
             total = int(self.stream.offsets[last]) // row_bytes + int(self.stream.counts[last])
             rows = chunk_rows(total, row_bytes, coded=True)
-            count, size = -(-total // rows), int(self.stream.sizes[file])
+            count, size = -(-total // rows), self.stream.promised[file].size
             length = 16 * count + 4
             if length > size:
                 raise ValueError("the file is smaller than its chunk index")

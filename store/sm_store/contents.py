@@ -1,9 +1,9 @@
 """What a store holds at the moment it is opened: the parts that are committed, as arrays of numbers.
 
-    contents = read_contents(root, identity)
+    contents = read_contents(ShardFiles(root), identity)
     contents.features        Stream: frames, offsets, checksums, files of every record
     contents.parts           what each shard says of itself
-    read_target(root, spec, contents)    the same for a target set, aligned with the features
+    read_target(files, spec, made_by, contents)    the same for a target set, aligned with the features
 
 Everything is held against everything else here, before any record is used: parts against the store's
 identity, row numbers, sizes of files, ranges inside files.
@@ -23,7 +23,9 @@ from sm_store import catalog
 from sm_store.catalog import PartInfo
 from sm_store.codec import Codec, codec_of
 from sm_store.dtypes import numpy_dtype
+from sm_store.durable import Written
 from sm_store.errors import StoreCorrupt, StoreFormatError, StoreMissing
+from sm_store.files import ShardFiles
 from sm_store.identity import Identity
 from sm_store.index import Index, indexed_columns, read_index
 from sm_store.reader import Stream
@@ -70,36 +72,37 @@ class TargetContents:
     dense: Stream | None
 
 
-def read_contents(root: Path, identity: Identity) -> Contents:
+def read_contents(files: ShardFiles, identity: Identity) -> Contents:
     """The catalog of a store, checked.
 
     Raises:
         StoreCorrupt, StoreFormatError: names the shard (and record).
     """
-    folder = root / "catalog"
+    folder = files.root / "catalog"
     names = [*_FEATURES, *_SCALES] if identity.quantized else _FEATURES
     table = _read_parts(folder, catalog.shards_in(folder), names, identity.sha256())
     dtype = numpy_dtype(identity.dtype)
     codec = codec_of(identity.compression, dtype.itemsize)
     rows = _Rows("features", "frames", np.dtype("i1") if identity.quantized else dtype, identity.width)
     features = _stream(table, table.parts, "features", rows, codec)
-    features.check(root)
+    features.check(files)
     if len(features.counts) and int(features.counts.min()) < 1:
         raise StoreCorrupt(f"{features.name(int(features.counts.argmin()))}: no frames; {_REMEDY}")
     scales = None
     if identity.quantized:
         rows = _Rows("scales", "frames", np.dtype("<f4"), prefix="scales_")
         scales = _stream(table, table.parts, "scales of features", rows)
-        scales.check(root)
+        scales.check(files)
     return Contents(table.parts, features, scales)
 
 
-def read_target(root: Path, spec: TargetSpec, made_by: str, contents: Contents) -> TargetContents:
+def read_target(files: ShardFiles, spec: TargetSpec, made_by: str, contents: Contents) -> TargetContents:
     """The catalog of a target set for exactly the shards in `contents`, checked.
 
     Raises:
         StoreMissing: a shard has no targets yet. StoreCorrupt, StoreFormatError: names the shard.
     """
+    root = files.root
     folder = root / "targets" / spec.name / "catalog"
     have = set(catalog.shards_in(folder))
     missing = [shard for shard in contents.shards if shard not in have]
@@ -115,12 +118,12 @@ def read_target(root: Path, spec: TargetSpec, made_by: str, contents: Contents) 
     what = f"targets {spec.name}"
     rows = _Rows("tokens", "tokens", np.dtype("<i4"), prefix="tokens_")
     tokens = _stream(table, contents.parts, f"token ids of {what}", rows)
-    tokens.check(root)
+    tokens.check(files)
     dense = None
     if spec.kind == "dense":
         rows = _Rows("embeddings", "vectors", numpy_dtype(spec.dtype), spec.width)
         dense = _stream(table, contents.parts, what, rows, contents.features.codec)
-        dense.check(root)
+        dense.check(files)
     return TargetContents(table.columns["vectors"], tokens, dense)
 
 
@@ -224,7 +227,7 @@ class _Rows:
 
 
 def _stream(table: _Parts, owners: Sequence[PartInfo], label: str, rows: _Rows, codec: Codec | None = None) -> Stream:
-    files, sizes = _files(table.parts, owners, rows.data)
+    files, promised = _files(table.parts, owners, rows.data)
     return Stream(
         label=label,
         row_shape=() if rows.width is None else (rows.width,),
@@ -235,22 +238,22 @@ def _stream(table: _Parts, owners: Sequence[PartInfo], label: str, rows: _Rows, 
         starts=table.starts,
         shards=table.shards,
         files=files,
-        sizes=sizes,
+        promised=promised,
         codec=codec,
         stored=table.columns["stored"] if codec is not None else None,
     )
 
 
-def _files(parts: Sequence[PartInfo], owners: Sequence[PartInfo], data: str) -> tuple[list[str], np.ndarray]:
-    """The file of each shard that holds `data`, and the sizes promised.
+def _files(parts: Sequence[PartInfo], owners: Sequence[PartInfo], data: str) -> tuple[list[str], list[Written]]:
+    """The file of each shard that holds `data`, and its promised size and crc32c.
 
     Targets made at extraction may live in the features' own file (tar): then its size is in the features'
-    part. An empty shard has no data file: its size is given as None by neither, and nothing is read from it.
+    part. An empty shard has no data file: neither part lists it, and nothing is read from it.
     """
-    files, sizes = [], []
+    files, promised = [], []
     for part, owner in zip(parts, owners, strict=True):
         file = part.data.get(data)
         entry = (part.files.get(file) or owner.files.get(file)) if file else None
         files.append(file if entry and file else "")
-        sizes.append(entry.size if entry else 0)
-    return files, np.asarray(sizes, np.int64)
+        promised.append(entry or Written(0, 0))
+    return files, promised

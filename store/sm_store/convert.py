@@ -170,7 +170,7 @@ def _require_complete(store: Store, names: Sequence[str]) -> None:
         lacking = store.done_shards() - store.done_shards(name)
         if lacking:
             remedy = "run `sm-pipeline embed` again first"
-            raise StoreMissing(f"{store.root}: target set {name!r} lacks {len(lacking)} shards; {remedy}")
+            raise StoreMissing(f"{store.path}: target set {name!r} lacks {len(lacking)} shards; {remedy}")
 
 
 def _common_targets(stores: Sequence[Store], wanted: Sequence[str] | None) -> list[str]:
@@ -181,10 +181,10 @@ def _common_targets(stores: Sequence[Store], wanted: Sequence[str] | None) -> li
     for store in stores:
         for name in names:
             if name not in store.target_names:
-                raise StoreMissing(f"{store.root}: no target set {name!r}, which another store has; {remedy}")
+                raise StoreMissing(f"{store.path}: no target set {name!r}, which another store has; {remedy}")
             diff = diff_json(first.targets(name).spec.to_json(), store.targets(name).spec.to_json())
             if diff:
-                what = f"{first.root} and {store.root}: target sets {name!r} differ"
+                what = f"{first.path} and {store.path}: target sets {name!r} differ"
                 raise IdentityMismatch(f"{what}: {'; '.join(diff)}; {remedy}")
         _require_complete(store, names)
     return names
@@ -196,7 +196,7 @@ def _merged_identity(stores: Sequence[Store], layout: str | None) -> Identity:
     for store in stores[1:]:
         diff = diff_json(first.to_json(), store.identity.to_json(), ignore=_OF_ONE_STORE)
         if diff:
-            what = f"{stores[0].root} and {store.root} cannot be one store"
+            what = f"{stores[0].path} and {store.path} cannot be one store"
             raise IdentityMismatch(f"{what}, they were made differently: {'; '.join(diff)}")
     origins = [
         {"manifest_sha256": each.identity.manifest_sha256, "split": each.identity.split, "plan": each.identity.plan}
@@ -224,6 +224,6 @@ def _require_distinct_ids(stores: Sequence[Store]) -> None:
     twice = counts.filter(pc.greater(counts.field("counts"), 1))
     if len(twice):
         name = twice.field("values")[0].as_py()
-        places = [store.root for store, ids in zip(stores, columns, strict=True) if pc.any(pc.equal(ids, name)).as_py()]
-        there = " and ".join(map(str, places))
+        places = [store.path for store, ids in zip(stores, columns, strict=True) if pc.any(pc.equal(ids, name)).as_py()]
+        there = " and ".join(places)
         raise StoreError(f"id {name!r} is in {there} ({len(twice)} such ids); ids must be unique in a store")

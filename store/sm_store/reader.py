@@ -10,24 +10,21 @@ crc32c is computed: `always`, `first-epoch` (until each record was right once in
 from __future__ import annotations
 
 import os
-import threading
-from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 import google_crc32c
 import numpy as np
 
 from sm_store.codec import Codec
-from sm_store.durable import sizes_of
+from sm_store.durable import Written
 from sm_store.errors import ConfigError, StoreCorrupt
+from sm_store.files import OpenFile, ShardFiles
 from sm_store.plan_reads import Run, plan_reads
 
 ChecksumPolicy = Literal["always", "first-epoch", "never"]
 POLICIES = ("always", "first-epoch", "never")
-_OPEN_FILES = 256
 _REMEDY = "run `sm-pipeline verify`"
 
 
@@ -40,7 +37,7 @@ class Stream:
         row_shape: () or (width,). dtype: as numpy holds it.
         counts, offsets, crc32c: (records,) rows, first byte and checksum of each record.
         starts: (shards + 1,) first record of each shard. shards: (shards,) their numbers.
-        files: one path below the store a shard. sizes: (shards,) bytes each must have.
+        files: one path below the store a shard, "" for none. promised: size and crc32c that each must have.
         codec: None: a record's rows are `counts * row_bytes` bytes of the file at its offset.
         stored: with a codec, bytes of the record's own block at its offset; 0: its rows lie in chunks, and its
             offset counts decoded bytes.
@@ -55,7 +52,7 @@ class Stream:
     starts: np.ndarray
     shards: np.ndarray
     files: Sequence[str]
-    sizes: np.ndarray
+    promised: Sequence[Written]
     codec: Codec | None = None
     stored: np.ndarray | None = None
 
@@ -72,69 +69,25 @@ class Stream:
         file = int(self.file_of(np.asarray(index)))
         return f"shard {int(self.shards[file])} record {index - int(self.starts[file])} ({self.label})"
 
-    def check(self, root: Path) -> None:
+    def check(self, files: ShardFiles) -> None:
         """Raises StoreCorrupt where a file's size, or a record's range in it, cannot be right."""
-        paths = [root / file for file in self.files]
-        for shard, path, size, found in zip(self.shards, paths, self.sizes, sizes_of(paths), strict=True):
-            if found != size and path != root:
-                what = "missing" if found is None else f"{found} bytes where {size} were written"
-                raise StoreCorrupt(f"shard {shard} ({self.label}): {path}: {what}; {_REMEDY}")
-        for file, size in enumerate(self.sizes.tolist()):
-            part = slice(int(self.starts[file]), int(self.starts[file + 1]))
+        for shard, file, written, found in zip(
+            self.shards, self.files, self.promised, files.sizes(self.files), strict=True
+        ):
+            if file and found != written.size:
+                what = "missing" if found is None else f"{found} bytes where {written.size} were written"
+                raise StoreCorrupt(f"shard {shard} ({self.label}): {files.where(file)}: {what}; {_REMEDY}")
+        for place, written in enumerate(self.promised):
+            part = slice(int(self.starts[place]), int(self.starts[place + 1]))
             lengths = self.counts[part].astype(np.int64) * self.row_bytes
             if self.codec is not None and self.stored is not None:
                 in_chunks = self.stored[part] == 0  # where those end, their chunk index says
                 lengths = np.where(in_chunks, -self.offsets[part], self.stored[part])
             ends = self.offsets[part] + lengths
-            bad = (self.offsets[part] < 0) | (self.counts[part] < 0) | (ends > size)
+            bad = (self.offsets[part] < 0) | (self.counts[part] < 0) | (ends > written.size)
             if bad.any():
                 record = self.name(part.start + int(np.argmax(bad)))
-                raise StoreCorrupt(f"{record}: the catalog points outside {paths[file]}; {_REMEDY}")
-
-
-class OpenFile:
-    """A file descriptor that is closed when the last user lets go of it."""
-
-    def __init__(self, path: Path) -> None:
-        self.fd = -1
-        self.fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-
-    def __del__(self) -> None:
-        if self.fd >= 0:
-            os.close(self.fd)
-
-
-class ShardFiles:
-    """The store's data files, opened when needed, the most recently used kept open."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        self._open: OrderedDict[str, OpenFile] = OrderedDict()
-        self._lock = threading.Lock()
-
-    def get(self, file: str, size: int) -> OpenFile:
-        """The open file, after its size was found right. Raises StoreCorrupt."""
-        with self._lock:
-            found = self._open.get(file)
-            if found is not None:
-                self._open.move_to_end(file)
-                return found
-            opened = self._check(file, size)
-            self._open[file] = opened
-            if len(self._open) > _OPEN_FILES:
-                self._open.popitem(last=False)
-            return opened
-
-    def _check(self, file: str, size: int) -> OpenFile:
-        path = self.root / file
-        try:
-            opened = OpenFile(path)
-        except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
-            raise StoreCorrupt(f"{path}: missing; {_REMEDY}") from None
-        found = os.fstat(opened.fd).st_size
-        if found != size:
-            raise StoreCorrupt(f"{path}: {found} bytes where {size} were written; {_REMEDY}")
-        return opened
+                raise StoreCorrupt(f"{record}: the catalog points outside {files.where(self.files[place])}; {_REMEDY}")
 
 
 class Reader:
@@ -173,20 +126,27 @@ class Reader:
         stream = self.stream
         files = stream.file_of(indices)
         view = buffer.data
+        if not self._files.at_hand:
+            self._prepare(files)
         runs = plan_reads(files, stream.offsets[indices], sizes, dests)
         cold = []
         for run in runs:
             if self._read_cached(run, view):
                 self._check_run(run, indices, buffer)  # while the processor still holds the bytes
             else:  # ask the disk for all of it before waiting for any
-                os.posix_fadvise(self._open(run).fd, run.offset, run.size, os.POSIX_FADV_WILLNEED)
+                opened = self._open(run)
+                os.posix_fadvise(opened.fd, run.offset, run.size, os.POSIX_FADV_WILLNEED)
                 cold.append(run)
         for run in cold:
             self._read_run(run, indices, view)
             self._check_run(run, indices, buffer)
 
+    def _prepare(self, files: np.ndarray) -> None:
+        wanted = [file for file in np.unique(files).tolist() if self.stream.files[file]]
+        self._files.prepare({self.stream.files[file]: self.stream.promised[file] for file in wanted})
+
     def _open(self, run: Run) -> OpenFile:
-        return self._files.get(self.stream.files[run.file], int(self.stream.sizes[run.file]))
+        return self._files.get(self.stream.files[run.file], self.stream.promised[run.file])
 
     def _read_cached(self, run: Run, view: memoryview) -> bool:
         """Read a run if all of it is in the page cache."""

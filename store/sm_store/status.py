@@ -25,7 +25,7 @@ def status(store: Store) -> dict[str, Any]:
     durations = store.columns(["duration"]).column("duration").to_numpy()
     rejects = store.rejects()
     return {
-        "path": str(store.root),
+        "path": store.path,
         "layout": store.identity.layout,
         "dtype": store.identity.dtype,
         "compression": store.identity.compression,

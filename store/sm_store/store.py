@@ -15,7 +15,7 @@ whatever other processes write meanwhile.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -27,11 +27,13 @@ import pyarrow.compute as pc
 from sm_store import catalog, commit, document, durable, status, targets
 from sm_store.catalog import PartInfo
 from sm_store.errors import StoreError, StoreFormatError, StoreMissing
+from sm_store.files import ShardFiles
 from sm_store.identity import Identity, diff_json, require_same
 from sm_store.index import write_index
 from sm_store.ragged import shard_name
-from sm_store.reader import ChecksumPolicy, ShardFiles
+from sm_store.reader import ChecksumPolicy
 from sm_store.records import Batch, Record, Reject, TargetSpec
+from sm_store.remote import Cache, RemoteFiles, local_folder, url_of
 from sm_store.shard_zarr import group_json
 from sm_store.targets import TargetSet
 from sm_store.view import View
@@ -43,12 +45,12 @@ _OWN = {"shards", "targets", "catalog", "ledger", "zarr.json", ".locks"}
 class Store:
     """An open feature store. Make one with `Store.create` or `Store.open`."""
 
-    def __init__(self, root: Path, checksums: ChecksumPolicy) -> None:
-        self.root = root
-        self.identity, self._specs = document.read_store(root)
+    def __init__(self, files: ShardFiles, checksums: ChecksumPolicy) -> None:
+        self.root = files.root
+        self.identity, self._specs = document.read_store(files.root)
         self._policy: ChecksumPolicy = checksums
         self._held: set[int] = set()
-        self._files = ShardFiles(root)
+        self._files = files
         _ = self._view  # what is wrong with a store is said when it is opened
 
     # -- making and opening ------------------------------------------------------------------------------
@@ -60,7 +62,7 @@ class Store:
         Raises:
             StoreError: there is one already. StoreFormatError: the folder holds something else.
         """
-        root = Path(path)
+        root = local_folder(path)
         if root.exists() and not root.is_dir():
             raise StoreFormatError(f"{root}: a file is there; choose another folder")
         durable.make_folder(root)
@@ -80,13 +82,23 @@ class Store:
         return cls.open(root)
 
     @classmethod
-    def open(cls, path: str | Path, checksums: ChecksumPolicy = "always") -> Store:
+    def open(cls, path: str | Path, checksums: ChecksumPolicy = "always", cache: Cache | None = None) -> Store:
         """Open a store to read, or to add to.
+
+        Args:
+            path: its folder, or any fsspec URL to only read it.
+            cache: where shard files of a URL are kept; None: as the environment says (`sm_store.remote`).
 
         Raises:
             StoreMissing, StoreFormatError, StoreCorrupt: before any record is used.
         """
-        return cls(Path(path), checksums)
+        url = url_of(path)
+        return cls(RemoteFiles(url, cache or Cache.default()) if url else ShardFiles(Path(path)), checksums)
+
+    @property
+    def path(self) -> str:
+        """The folder or URL that it was opened from."""
+        return self._files.where("")
 
     @classmethod
     def open_or_create(cls, path: str | Path, identity: Identity) -> Store:
@@ -95,7 +107,7 @@ class Store:
         Raises:
             IdentityMismatch: with the difference.
         """
-        root = Path(path)
+        root = local_folder(path)
         if not (root / document.STORE).exists():
             try:
                 return cls.create(root, identity)
@@ -108,7 +120,7 @@ class Store:
         return store
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Store.open, (self.root, self._policy)
+        return Store, (self._files, self._policy)
 
     # -- reading -----------------------------------------------------------------------------------------
 
@@ -191,7 +203,7 @@ class Store:
         if name not in self._specs:
             there = ", ".join(self.target_names) or "none"
             remedy = "add it with `sm-pipeline embed`"
-            raise StoreMissing(f"{self.root}: no target set {name!r} (there: {there}); {remedy}")
+            raise StoreMissing(f"{self.path}: no target set {name!r} (there: {there}); {remedy}")
         return TargetSet(self.root / "targets" / name, self._specs[name])
 
     def token_counts(self, name: str) -> np.ndarray:
@@ -216,7 +228,7 @@ class Store:
         if spec.dtype != self.identity.dtype:
             raise StoreError(f"target set {spec.name!r}: dtype {spec.dtype}, the store's is {self.identity.dtype}")
         zarr = self.identity.layout == "zarr"
-        with durable.locked(self.root, _STORE_LOCK, wait=True):
+        with self._locked(_STORE_LOCK, wait=True):
             _, specs = document.read_store(self.root)
             if spec.name in specs:
                 what = f"{self.root} target set {spec.name!r}"
@@ -229,7 +241,7 @@ class Store:
     def drop_target_set(self, name: str) -> None:
         """Remove a target set; features stay as they are. Raises StoreMissing."""
         self.targets(name)
-        with durable.locked(self.root, _STORE_LOCK, wait=True):
+        with self._locked(_STORE_LOCK, wait=True):
             _, specs = document.read_store(self.root)
             specs.pop(name, None)
             document.write_store(self.root, self.identity, specs)
@@ -246,7 +258,7 @@ class Store:
         Raises:
             StoreBusy: another process holds it.
         """
-        with durable.locked(self.root, f"shard-{shard_name(shard)}"):
+        with self._locked(f"shard-{shard_name(shard)}"):
             self._held.add(shard)
             try:
                 yield not catalog.part_path(self.root / "catalog", shard).exists()
@@ -293,7 +305,7 @@ class Store:
 
     def compact(self) -> None:
         """Index the catalogs of many shards, so that the store opens in seconds: after an extraction."""
-        with durable.locked(self.root, "index", wait=True):
+        with self._locked("index", wait=True):
             write_index(self.root / "catalog", catalog.schema_of(self.identity), self.identity.sha256())
             for name, spec in self._specs.items():
                 folder, made_by = self.root / "targets" / name / "catalog", self.targets(name).fingerprint()
@@ -320,12 +332,16 @@ class Store:
 
     @cached_property
     def _view(self) -> View:
-        return View(self.root, self.identity, self._files, self._policy)
+        return View(self.identity, self._files, self._policy)
+
+    def _locked(self, name: str, wait: bool = False) -> AbstractContextManager[None]:
+        """A writers' lock; whoever writes takes one, so a remote store refuses here."""
+        return durable.locked(self.root if self._files.at_hand else local_folder(self.path), name, wait)
 
     @contextmanager
     def _hold(self, shard: int) -> Iterator[None]:
         if shard in self._held:
             yield
         else:
-            with durable.locked(self.root, f"shard-{shard_name(shard)}"):
+            with self._locked(f"shard-{shard_name(shard)}"):
                 yield

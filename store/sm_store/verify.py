@@ -28,11 +28,13 @@ from sm_store.codec import Codec, codec_of
 from sm_store.dtypes import numpy_dtype
 from sm_store.durable import Written, checksum
 from sm_store.errors import StoreError
+from sm_store.files import ShardFiles
 from sm_store.identity import Identity
 from sm_store.index import INDEX, drop_index, indexed_columns, read_index, remove_part
 from sm_store.ragged import shard_name
-from sm_store.reader import ShardFiles, Stream
+from sm_store.reader import Stream
 from sm_store.records import TargetSpec
+from sm_store.remote import local_folder
 from sm_store.shard_zarr import group_json, offsets_name
 from sm_store.targets import TargetSet
 
@@ -123,7 +125,7 @@ def verify(path: str | Path, progress: Progress | None = None) -> VerifyReport:
     Raises:
         StoreMissing, StoreFormatError, StoreCorrupt: store.json itself cannot be used.
     """
-    root = Path(path)
+    root = local_folder(path)
     return _Verifier(root, progress or (lambda _: None)).report()
 
 
@@ -133,7 +135,7 @@ def discard(path: str | Path, report: VerifyReport) -> None:
     Raises:
         StoreBusy: a shard is being written.
     """
-    root = Path(path)
+    root = local_folder(path)
     for damage in report.damages:
         if damage.is_index:
             drop_index((root / damage.file).parent)
@@ -331,7 +333,7 @@ class _Verifier:
         size, codec = path.stat().st_size, rows[2]
         stream = Stream(
             "", (rows[1],), np.dtype(np.uint8), counts, offsets, sums, np.asarray([0, len(counts)]),
-            np.asarray([info.shard]), [file], np.asarray([size]), codec, stored,
+            np.asarray([info.shard]), [file], [Written(size, 0)], codec, stored,
         )  # fmt: skip
         reader = BlockReader(ShardFiles(self.root), stream, codec, "always")
         for row in range(len(counts)):

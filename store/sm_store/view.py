@@ -1,6 +1,6 @@
 """One version of a store: what was committed when it was looked at, and everything read through it.
 
-    view = View(root, identity, files, "always")
+    view = View(identity, files, "always")
     view.read(indices, target_set)       padded batches
     view.columns(["text"])               catalog columns, read when first asked for and kept
 
@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -21,9 +20,10 @@ from sm_store import catalog, ledger
 from sm_store.batches import BatchReader, TargetReader
 from sm_store.contents import read_columns, read_contents, read_fields, read_shard_fields, read_target
 from sm_store.errors import StoreError
+from sm_store.files import ShardFiles
 from sm_store.identity import Identity
 from sm_store.int8 import Quantized
-from sm_store.reader import ChecksumPolicy, ShardFiles
+from sm_store.reader import ChecksumPolicy
 from sm_store.records import Batch, Record, Reject
 from sm_store.targets import TargetSet
 
@@ -31,9 +31,9 @@ from sm_store.targets import TargetSet
 class View:
     """The committed shards of a store at one moment."""
 
-    def __init__(self, root: Path, identity: Identity, files: ShardFiles, policy: ChecksumPolicy) -> None:
-        self.root = root
-        self.contents = read_contents(root, identity)
+    def __init__(self, identity: Identity, files: ShardFiles, policy: ChecksumPolicy) -> None:
+        self.root = files.root
+        self.contents = read_contents(files, identity)
         self._identity = identity
         self._files = files
         self._policy: ChecksumPolicy = policy
@@ -107,7 +107,7 @@ class View:
         """The reader of a target set, for all records of this view. Raises StoreMissing where shards lack
         it."""
         if target.name not in self._targets:
-            contents = read_target(self.root, target.spec, target.fingerprint(), self.contents)
+            contents = read_target(self._files, target.spec, target.fingerprint(), self.contents)
             self._targets[target.name] = TargetReader(self._files, target, contents, self._policy)
         return self._targets[target.name]
 

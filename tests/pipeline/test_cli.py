@@ -38,6 +38,22 @@ def test_export_there_and_back(store, tmp_path):
     assert building.tree(tmp_path / "back") == building.tree(store)
 
 
+def test_a_url_is_read_and_never_written(store, tmp_path, monkeypatch):
+    monkeypatch.setenv("SPEECHMAPPER_CACHE", str(tmp_path / "cache"))
+    url = f"file://{store}"
+    assert json.loads(run("status", url, "--json").stdout) == {
+        **json.loads(run("status", store, "--json").stdout),
+        "path": url,
+    }
+    assert run("inspect", url, "--html", tmp_path / "s.html").stdout.startswith(url)
+    assert "15 records" in run("export", url, tmp_path / "out").stdout
+    attempts = [("verify", url), ("repair", url), ("export", store, url + "2"), ("embed", "--store", url, "--llm", "x"),
+                ("extract", tmp_path / "m.jsonl", "--store", url)]  # fmt: skip
+    for attempt in attempts:
+        refused = run(*attempt, code=2)
+        assert len(refused.stderr.strip().splitlines()) == 1 and "a store at a URL is only read" in refused.stderr
+
+
 def test_export_onto_itself_is_one_line(store):
     refused = run("export", store, store, code=2)
     assert len(refused.stderr.strip().splitlines()) == 1

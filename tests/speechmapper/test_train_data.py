@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from sm_store import Store
 from sm_store.errors import ConfigError, StoreError
+from sm_store.remote import CACHE
 from speechmapper.config import DataConfig
 from speechmapper.train.data import choose_target, open_data, split_of
 from tests.speechmapper.tiny import make_world
@@ -20,6 +23,16 @@ def test_trains_on_train_and_validates_on_dev(world):
     assert data.split == "train"
     assert np.array_equal(np.sort(data.order.indices), store.select(split="train"))
     assert np.array_equal(data.dev, store.select(split="dev"))
+
+
+def test_a_store_may_lie_at_a_url(world, tmp_path, monkeypatch):
+    monkeypatch.setenv(CACHE, str(tmp_path))
+    here, there = (open_data(path, None, None, DATA, seed=1) for path in (world.path, Path(f"file://{world.path}")))
+    assert there.store.path == f"file://{world.path}"
+    batches = [(one, two) for one, two in zip(here.order.step(0), there.order.step(0), strict=True)]
+    assert all(np.array_equal(one, two) for one, two in batches)
+    left, right = (each.store.read(batches[0][0], "tiny") for each in (here, there))
+    assert left.features_BTD.tobytes() == right.features_BTD.tobytes()
 
 
 def test_a_split_can_be_named_and_dev_is_never_both(world):

@@ -12,10 +12,11 @@ import pytest
 
 from sm_store import Store, StoreCorrupt, StoreError
 from sm_store.buffers import BufferPool
-from sm_store.durable import checksum
+from sm_store.durable import Written, checksum
 from sm_store.errors import ConfigError
+from sm_store.files import ShardFiles
 from sm_store.plan_reads import Run, plan_reads
-from sm_store.reader import Reader, ShardFiles, Stream
+from sm_store.reader import Reader, Stream
 from tests.store import building
 
 
@@ -73,16 +74,18 @@ def rows(tmp_path):
     for name, part in (("a", records[:12]), ("b", records[12:])):
         (tmp_path / name).write_bytes(b"*" * 5 + b"".join(record.tobytes() for record in part))
     sums = np.asarray([checksum(record) for record in records], np.uint32)
-    sizes = np.asarray([(tmp_path / name).stat().st_size for name in "ab"])
+    promised = [Written((tmp_path / name).stat().st_size, 0) for name in "ab"]
     shards = np.asarray([4, 9])
-    stream = Stream("rows", (3,), np.dtype("<i2"), counts, offsets, sums, np.asarray([0, 12, 20]), shards, "ab", sizes)
+    stream = Stream(
+        "rows", (3,), np.dtype("<i2"), counts, offsets, sums, np.asarray([0, 12, 20]), shards, "ab", promised
+    )
     return tmp_path, records, stream
 
 
 @pytest.mark.parametrize("policy", ["always", "first-epoch", "never"])
 def test_reader_fills_and_zeroes(rows, policy):
     root, records, stream = rows
-    stream.check(root)
+    stream.check(ShardFiles(root))
     reader = Reader(ShardFiles(root), stream, policy)
     wanted = np.asarray([3, 19, 0, 12, 11, 3])
     stride = 6 * 7
@@ -134,7 +137,7 @@ def test_reader_refuses_files_of_another_size(rows):
     with pytest.raises(StoreCorrupt, match="bytes where"):
         reader.flat(np.asarray([19]))
     with pytest.raises(StoreCorrupt, match=r"shard 9 \(rows\)"):
-        stream.check(root)
+        stream.check(ShardFiles(root))
 
 
 def test_reader_names_the_record(rows):
@@ -157,9 +160,9 @@ def test_no_more_than_so_many_files_stay_open(tmp_path):
         (tmp_path / str(number)).write_bytes(b"1")
     files = ShardFiles(tmp_path)
     before = len(os.listdir("/proc/self/fd"))
-    held = files.get("0", 1)
+    held = files.get("0", Written(1, 0))
     for number in range(300):
-        files.get(str(number), 1)
+        files.get(str(number), Written(1, 0))
     assert len(os.listdir("/proc/self/fd")) <= before + 257
     assert os.pread(held.fd, 1, 0) == b"1"  # still open for who holds it
     del files, held
