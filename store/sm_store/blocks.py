@@ -10,8 +10,8 @@ what a codec makes of some ranges. How many bytes a block decodes to is known be
 from __future__ import annotations
 
 import os
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -22,9 +22,9 @@ from sm_store.files import ShardFiles
 from sm_store.reader import ChecksumPolicy, Reader, Stream
 from sm_store.shard_tar import NPY_HEAD
 from sm_store.shard_zarr import chunk_rows
+from sm_store.threads import in_threads
 
 _REMEDY = "run `sm-pipeline verify`"
-THREADS = min(8, len(os.sched_getaffinity(0)))  # codecs release the interpreter while they work
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,9 +53,7 @@ class BlockReader(Reader):
         if not self._files.at_hand:
             self._prepare(files)
         order = wanted[np.lexsort((self.stream.offsets[indices[wanted]], files))]
-        with ThreadPoolExecutor(THREADS) as pool:
-            for done in [pool.submit(read, place) for place in order.tolist()]:
-                done.result()
+        in_threads([partial(read, place) for place in order.tolist()])
 
     def _decode_record(self, index: int, out: np.ndarray) -> None:
         file = int(self.stream.file_of(np.asarray(index)))

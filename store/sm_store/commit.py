@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from sm_store.int8 import Quantized, quantize
 from sm_store.ragged import Extents, Ragged, ShardContent, ShardWritten, shard_name
 from sm_store.records import Fields, Record, Reject, fields_to_json
 from sm_store.targets import DenseRows, TargetSet
+from sm_store.threads import THREADS, in_threads
 
 _WRITERS = {"zarr": shard_zarr.write, "webdataset": shard_tar.write}
 TokenIds = Sequence[np.ndarray]
@@ -233,10 +235,23 @@ def check_records(identity: Identity, shard: int, records: Sequence[Record], rej
         if features.dtype != dtype or not features.flags.c_contiguous:
             remedy = f"convert with sm_store.dtypes.to_storage(features, {identity.dtype!r})"
             raise StoreError(f"{what}: features are {features.dtype}, not contiguous {dtype}; {remedy}")
-        if not is_finite(features, identity.dtype):
-            raise StoreError(f"{what}: features are not finite; reject it as features_not_finite")
         if identity.quantized and record.quantized is not None:
             _check_quantized(what, record.features, record.quantized.features(identity.dtype))
+    _check_finite(identity, shard, records)
+
+
+def _check_finite(identity: Identity, shard: int, records: Sequence[Record]) -> None:
+    """Raises StoreError for the first record that is not; several threads look at them."""
+    finite = np.ones(len(records), np.bool_)
+
+    def look(rows: np.ndarray) -> None:
+        for row in rows.tolist():
+            finite[row] = is_finite(records[row].features, identity.dtype)
+
+    in_threads([partial(look, rows) for rows in np.array_split(np.arange(len(records)), THREADS)])
+    if not finite.all():
+        what = f"shard {shard} record {records[int(np.argmin(finite))].id!r}"
+        raise StoreError(f"{what}: features are not finite; reject it as features_not_finite")
 
 
 def _check_quantized(what: str, features: np.ndarray, kept: np.ndarray) -> None:

@@ -5,15 +5,15 @@ As `reader.Reader`, of which it has two: one for the codes, one for the scales.
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
-from sm_store.blocks import THREADS
 from sm_store.dtypes import numpy_dtype
 from sm_store.int8 import dequantize
 from sm_store.reader import Reader
+from sm_store.threads import in_threads
 
 
 class Int8Reader:
@@ -34,8 +34,7 @@ class Int8Reader:
             dequantize(codes[place], scales[place], rows, self._dtype)
             buffer[start + size : start + stride] = 0
 
-        with ThreadPoolExecutor(THREADS) as pool:
-            list(pool.map(one, range(len(indices))))
+        in_threads([partial(one, place) for place in range(len(indices))])
 
     def flat(self, indices: np.ndarray) -> list[np.ndarray]:
         """As `Reader.flat`."""

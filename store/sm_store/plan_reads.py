@@ -9,12 +9,14 @@ the padded batch. Runs come in file order, which is kind to disks.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
 
 _MOST_PIECES = 512  # half of Linux's IOV_MAX
+_WORTH_A_THREAD = 1024 * 1024  # bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +58,16 @@ def plan_reads(files: np.ndarray, offsets: np.ndarray, sizes: np.ndarray, dests:
     cuts = _cuts(follows)
     wanted, places, lengths = order.tolist(), dests[order].tolist(), size.tolist()
     return [Run(int(file[a]), int(start[a]), wanted[a:b], places[a:b], lengths[a:b]) for a, b in pairwise(cuts)]
+
+
+def shares(runs: Sequence[Run], most: int) -> list[Sequence[Run]]:
+    """The runs as up to `most` parts of about as many bytes, none smaller than is worth a thread."""
+    sizes = np.cumsum([run.size for run in runs])
+    count = min(most, int(sizes[-1]) // _WORTH_A_THREAD) if len(runs) else 0
+    if count < 2:
+        return [runs]
+    cuts = np.searchsorted(sizes, np.arange(1, count) * (int(sizes[-1]) / count)) + 1
+    return [part for a, b in pairwise([0, *cuts.tolist(), len(runs)]) if len(part := runs[a:b])]
 
 
 def _cuts(follows: np.ndarray) -> list[int]:

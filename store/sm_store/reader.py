@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import google_crc32c
@@ -21,7 +22,8 @@ from sm_store.codec import Codec
 from sm_store.durable import Written
 from sm_store.errors import ConfigError, StoreCorrupt
 from sm_store.files import OpenFile, ShardFiles
-from sm_store.plan_reads import Run, plan_reads
+from sm_store.plan_reads import Run, plan_reads, shares
+from sm_store.threads import THREADS, in_threads
 
 ChecksumPolicy = Literal["always", "first-epoch", "never"]
 POLICIES = ("always", "first-epoch", "never")
@@ -123,13 +125,14 @@ class Reader:
         return np.split(rows, (ends // self.stream.row_bytes)[:-1].tolist()) if len(indices) else []
 
     def _read(self, indices: np.ndarray, sizes: np.ndarray, dests: np.ndarray, buffer: np.ndarray) -> None:
-        stream = self.stream
-        files = stream.file_of(indices)
-        view = buffer.data
+        files = self.stream.file_of(indices)
         if not self._files.at_hand:
             self._prepare(files)
-        runs = plan_reads(files, stream.offsets[indices], sizes, dests)
-        cold = []
+        runs = plan_reads(files, self.stream.offsets[indices], sizes, dests)
+        in_threads([partial(self._read_runs, some, indices, buffer) for some in shares(runs, THREADS)])
+
+    def _read_runs(self, runs: Sequence[Run], indices: np.ndarray, buffer: np.ndarray) -> None:
+        view, cold = buffer.data, []
         for run in runs:
             if self._read_cached(run, view):
                 self._check_run(run, indices, buffer)  # while the processor still holds the bytes

@@ -1,0 +1,31 @@
+"""Threads that read, decode and check parts of a batch, calls that leave the interpreter to others meanwhile.
+
+in_threads([task, task, task])      done, or the first error raised, when all have ended
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
+from functools import lru_cache
+
+THREADS = min(8, len(os.sched_getaffinity(0)))
+
+
+def in_threads(tasks: Sequence[Callable[[], None]]) -> None:
+    """Run tasks, the last one in this thread. What they write to may be used, or given up, after it."""
+    started = [_pool(os.getpid()).submit(task) for task in tasks[:-1]]
+    try:
+        for task in tasks[-1:]:
+            task()
+    finally:
+        wait(started)
+    for done in started:
+        done.result()
+
+
+@lru_cache(maxsize=1)
+def _pool(process: int) -> ThreadPoolExecutor:
+    """Of this process: threads do not come along when one is forked."""
+    return ThreadPoolExecutor(THREADS, "store")
