@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import io
 import tarfile
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -55,9 +56,14 @@ def sample_key(shard: int, row: int) -> str:
 
 
 def npy_header(array: np.ndarray) -> bytes:
-    """The .npy header (version 1.0) of an array."""
+    """The .npy header (version 1.0) of a C-contiguous array."""
+    return _npy_header(array.shape, array.dtype.str)
+
+
+@lru_cache(maxsize=4096)
+def _npy_header(shape: tuple[int, ...], dtype: str) -> bytes:
     out = io.BytesIO()
-    np.lib.format.write_array_header_1_0(out, np.lib.format.header_data_from_array_1_0(array))
+    np.lib.format.write_array_header_1_0(out, {"descr": dtype, "fortran_order": False, "shape": shape})
     return out.getvalue()
 
 
@@ -81,10 +87,14 @@ def _write_member(out: DurableFile, name: str, head: bytes, body: np.ndarray) ->
     """Append a member of `head` then `body`; returns the body's position in the tar and its crc32c."""
     info = tarfile.TarInfo(name)
     info.size, info.mode, info.mtime = len(head) + body.nbytes, 0o644, 0
-    out.write(info.tobuf(format=tarfile.USTAR_FORMAT) + head)
+    padding = bytes(-info.size % _BLOCK)
+    front = info.tobuf(format=tarfile.USTAR_FORMAT) + head
+    if not body.size:
+        out.write(front + padding)
+        return out.size - len(padding), 0
+    out.write(front)
     where = out.size
-    total = out.write(body) if body.size else 0
-    padding = -out.size % _BLOCK
+    total = out.write(body)
     if padding:
-        out.write(bytes(padding))
+        out.write(padding)
     return where, total
