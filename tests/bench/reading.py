@@ -7,15 +7,21 @@ The same utterances in the same batches, from
     webdataset    the same samples in a plain tar of `.npy`, in the order of the tar (it has no random access)
     datasets      a saved Hugging Face dataset of the same arrays
     litdata       an optimised litdata dataset of the same arrays
+    streaming     a mosaicml-streaming dataset (MDS) of the same arrays
 """
 
 from __future__ import annotations
 
 import os
 import statistics
+import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,7 +33,7 @@ from sm_store import Fields, Identity, Record, Store
 
 WIDTH, BATCH, SHARD_UTTERANCES = 1024, 32, 256
 SHORTEST, LONGEST = 100, 500  # frames: 4 to 20 s
-ROUNDS = 5
+ROUNDS = 7
 
 
 def lengths(utterances: int) -> np.ndarray:
@@ -152,10 +158,36 @@ def read_litdata(folder: Path, batches: np.ndarray) -> int:
     )
 
 
-def warm(read: Callable[[], int]) -> float:
-    """Gigabytes a second, the median of several rounds, after one that warms the page cache."""
-    read()
-    return statistics.median(_rate(read) for _ in range(ROUNDS))
+def _streaming() -> Any:
+    """mosaicml-streaming without its image and text sets, of which the first need another torch than a CPU's."""
+    for name in ("vision", "text", "multimodal"):
+        sys.modules.setdefault(f"streaming.{name}", ModuleType(name))
+    import streaming
+
+    return streaming
+
+
+def build_streaming(folder: Path, utterances: int) -> None:
+    with _streaming().MDSWriter(out=str(folder), columns={"x": "ndarray:float16"}, size_limit="128mb") as out:
+        for record in make_records(utterances):
+            out.write({"x": record.features})
+
+
+def read_streaming(folder: Path, batches: np.ndarray) -> int:
+    saved = _streaming().LocalDataset(str(folder))
+    total = 0
+    for batch in batches:
+        rows = [torch.from_numpy(saved[index]["x"].copy()) for index in batch.tolist()]  # they are read-only
+        total += padded(pad_sequence(rows, batch_first=True))
+    return total
+
+
+def warm(readers: Mapping[str, Callable[[], int]]) -> dict[str, float]:
+    """Gigabytes a second: medians of rounds in which all take turns, after one that warms the page cache."""
+    for read in readers.values():
+        read()
+    rounds = [{name: _rate(read) for name, read in readers.items()} for _ in range(ROUNDS)]
+    return {name: statistics.median(each[name] for each in rounds) for name in readers}
 
 
 def cold(read: Callable[[], int], folder: Path) -> float:
@@ -196,27 +228,32 @@ def measure(scratch: Path, gigabytes: float) -> dict[str, float]:
     frames = (SHORTEST + LONGEST) / 2
     utterances = int(gigabytes * 1e9 / (frames * WIDTH * 2)) // BATCH * BATCH
     batches = np.random.default_rng(1).permutation(utterances).reshape(-1, BATCH)
-    arrays, tars, coded = scratch / "zarr", scratch / "tar", scratch / "zstd"
+    arrays, tars, coded, small = (scratch / name for name in ("zarr", "tar", "zstd", "int8"))
     build(arrays, utterances)
     build(tars, utterances, "webdataset")
     build(coded, utterances, compression="zstd:1")
-    rates = {
-        "preadv, bare": warm(lambda: read_preadv(arrays, batches)),
-        "store, checksums never": warm(lambda: read_store(arrays, batches, "never")),
-        "store, checksums always": warm(lambda: read_store(arrays, batches, "always")),
-        "store in tars, checksums always": warm(lambda: read_store(tars, batches, "always")),
-        "store, zstd, checksums always": warm(lambda: read_store(coded, batches, "always")),
-        "zarr-python": warm(lambda: read_zarr(arrays, batches)),
-        "webdataset": warm(lambda: read_webdataset(tars, batches)),
+    build(small, utterances, compression="int8")
+    readers: dict[str, Callable[[], int]] = {
+        "preadv, bare": lambda: read_preadv(arrays, batches),
+        "store, checksums never": lambda: read_store(arrays, batches, "never"),
+        "store, checksums always": lambda: read_store(arrays, batches, "always"),
+        "store in tars, checksums always": lambda: read_store(tars, batches, "always"),
+        "store, zstd, checksums always": lambda: read_store(coded, batches, "always"),
+        "store, int8, checksums always": lambda: read_store(small, batches, "always"),
+        "zarr-python": lambda: read_zarr(arrays, batches),
+        "webdataset": lambda: read_webdataset(tars, batches),
     }
-    others = {"datasets": (build_datasets, read_datasets), "litdata": (build_litdata, read_litdata)}
+    others = {
+        "datasets": (build_datasets, read_datasets),
+        "litdata": (build_litdata, read_litdata),
+        "mosaicml-streaming": (build_streaming, read_streaming),
+    }
     for name, (make, read) in others.items():
         folder = scratch / name
-        try:
+        with suppress(ImportError):
             make(folder, utterances)
-        except ImportError:
-            continue
-        rates[name] = warm(lambda read=read, folder=folder: read(folder, batches))
+            readers[name] = partial(read, folder, batches)
+    rates = warm(readers)
     rates["cold: files read sequentially"] = cold(lambda: read_sequentially(arrays), arrays)
     rates["cold: store, checksums always"] = cold(lambda: read_store(arrays, batches, "always"), arrays)
     return rates

@@ -1,6 +1,6 @@
 """`make bench`: what one would use instead, side by side, as ratios within one run.
 
-python tests/bench/run.py [--gigabytes 0.3] [--million 0]
+python tests/bench/run.py [--gigabytes 0.6] [--million 0]
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from rich.table import Table
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--gigabytes", type=float, default=0.3, help="of features to read")
+    parser.add_argument("--gigabytes", type=float, default=0.6, help="of features to read")
     parser.add_argument("--million", type=float, default=3, help="utterances of the synthetic catalog; 0: none")
     parser.add_argument("--folder", type=Path, default=None, help="where to write; default: the system's")
     options = parser.parse_args()

@@ -19,6 +19,8 @@ def test_all_readers_read_the_same_amount(tmp_path):
         assert reading.read_store(tmp_path / "zarr", batches, policy) == expected
     assert reading.read_store(tmp_path / "zstd", batches, "always") == expected
     assert reading.read_zarr(tmp_path / "zarr", batches) == expected
+    rates = reading.warm({"store": lambda: reading.read_store(tmp_path / "zarr", batches, "always")})
+    assert rates["store"] > 0
     assert reading.cold(lambda: reading.read_store(tmp_path / "zarr", batches, "always"), tmp_path) > 0
 
 
