@@ -178,10 +178,13 @@ def _targets(root: Path, identity: dict, shard: str, spec: dict) -> list | None:
 
 
 def table_rows(base: Path, spec: dict, ids: np.ndarray, vectors: int) -> np.ndarray:
-    """Token embeddings, then pad rows, cast to the store's dtype (float16 and float32 only)."""
+    """Token embeddings, then pad rows, rounded to the store's dtype."""
     stored = np.load(base / "table.npy", allow_pickle=False)
     table = stored.astype(np.float32)
     if json.loads((base / "target.json").read_text())["table_dtype"] == "bfloat16":
         table = (stored.astype(np.uint32) << 16).view(np.float32)
     rows = [*ids.tolist(), *[spec["pad_id"]] * (vectors - len(ids))]
+    if spec["dtype"] == "bfloat16":
+        bits = table[rows].view(np.uint32).astype(np.uint64)
+        return ((bits + 0x7FFF + (bits >> 16 & 1)) >> 16).astype("<u2")
     return table[rows].astype(ITEM[spec["dtype"]])

@@ -82,8 +82,9 @@ def test_both_layouts_give_the_same_batches(tmp_path):
     assert first.targets_BUE.tobytes() == second.targets_BUE.tobytes()
 
 
-def test_an_independent_reader_agrees(tmp_path, layout, kind, compression):
-    store = building.build(tmp_path / "s", layout=layout, kind=kind, compression=compression)
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
+def test_an_independent_reader_agrees(tmp_path, layout, kind, compression, dtype):
+    store = building.build(tmp_path / "s", layout=layout, kind=kind, compression=compression, dtype=dtype)
     found = read_store(tmp_path / "s")
     assert list(found) == store.catalog.column("id").to_pylist()
     for index, (name, entry) in enumerate(found.items()):
