@@ -28,6 +28,7 @@ from sm_store.threads import THREADS, in_threads
 ChecksumPolicy = Literal["always", "first-epoch", "never"]
 POLICIES = ("always", "first-epoch", "never")
 _REMEDY = "run `sm-pipeline verify`"
+_MOST_PACKED = 32768  # decoded bytes that a stored byte can stand for at most: zstd's blocks of one value
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,12 +82,15 @@ class Stream:
                 raise StoreCorrupt(f"shard {shard} ({self.label}): {files.where(file)}: {what}; {_REMEDY}")
         for place, written in enumerate(self.promised):
             part = slice(int(self.starts[place]), int(self.starts[place + 1]))
-            lengths = self.counts[part].astype(np.int64) * self.row_bytes
+            offsets, lengths = self.offsets[part], self.counts[part].astype(np.int64) * self.row_bytes
+            bad = (offsets < 0) | (lengths < 0)
             if self.codec is not None and self.stored is not None:
-                in_chunks = self.stored[part] == 0  # where those end, their chunk index says
-                lengths = np.where(in_chunks, -self.offsets[part], self.stored[part])
-            ends = self.offsets[part] + lengths
-            bad = (self.offsets[part] < 0) | (self.counts[part] < 0) | (ends > written.size)
+                stored = self.stored[part]
+                in_chunks = stored == 0  # their offsets count decoded bytes; where they lie, the chunk index says
+                most = _MOST_PACKED * np.where(in_chunks, written.size, stored)
+                bad |= (stored < 0) | (np.where(in_chunks, offsets, 0) + lengths > most)
+                lengths = np.where(in_chunks, -offsets, stored)
+            bad |= offsets + lengths > written.size
             if bad.any():
                 record = self.name(part.start + int(np.argmax(bad)))
                 raise StoreCorrupt(f"{record}: the catalog points outside {files.where(self.files[place])}; {_REMEDY}")

@@ -282,13 +282,14 @@ def test_a_catalog_that_points_outside_the_store_opens_nothing(tmp_path, layout)
 
 
 @pytest.mark.parametrize("change", [("offset", 2**40), ("offset", -8), ("frames", 2**31 - 1), ("frames", -1)])
-def test_a_catalog_that_points_outside_its_file_allocates_nothing(tmp_path, layout, change):
+def test_a_catalog_that_points_outside_its_file_allocates_nothing(tmp_path, layout, compression, change):
     from sm_store import catalog
 
     path = tmp_path / "s"
-    store = building.build(path, layout=layout, kind=None, shards=1)
-    columns = {name: store.catalog.column(name).to_pylist() for name in catalog.SCHEMA.names}
+    store = building.build(path, layout=layout, kind=None, shards=1, compression=compression)
+    schema = catalog.schema_of(store.identity)
+    columns = {name: store.catalog.column(name).to_pylist() for name in schema.names}
     columns[change[0]][3] = change[1]
-    catalog.commit(path / "catalog", 0, catalog.encode(catalog.SCHEMA, columns, store.parts[0]))
+    catalog.commit(path / "catalog", 0, catalog.encode(schema, columns, store.parts[0]))
     with pytest.raises(StoreCorrupt, match=r"shard 0 record 3 .*points outside"):
         Store.open(path)

@@ -6,6 +6,7 @@ import errno
 import gc
 import os
 import sys
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -168,6 +169,25 @@ def test_no_more_than_so_many_files_stay_open(tmp_path):
     del files, held
     gc.collect()
     assert len(os.listdir("/proc/self/fd")) <= before
+
+
+@pytest.mark.parametrize("compression", [None, "zstd:1", "int8"])
+def test_a_reader_holds_no_more_than_the_batches_in_flight(tmp_path, layout, compression):
+    store = Store.create(
+        tmp_path / "s", building.identity(layout=layout, compression=compression, encoder={"width": 4096})
+    )
+    for shard in range(4):
+        store.commit(shard, building.records(shard, count=30, width=4096), [])
+    store, rng = Store.open(tmp_path / "s"), np.random.default_rng(0)
+    whole = int(store.frames.sum()) * 8192
+    tracemalloc.start()
+    largest = 0
+    for _ in range(30):
+        batch = store.read(rng.permutation(120)[:8])
+        largest = max(largest, batch.features_BTD.nbytes)
+    peak = tracemalloc.get_traced_memory()[1] + store._view._batches._pools[False].idle_bytes()
+    tracemalloc.stop()
+    assert peak < 6 * largest + 4e6 < 0.8 * whole  # one in use, three kept for the next, codes and blocks on the way
 
 
 def test_memory_is_used_again_once_it_is_free():
