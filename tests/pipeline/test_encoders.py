@@ -11,6 +11,7 @@ from transformers import SeamlessM4TFeatureExtractor, SeamlessM4Tv2Config, Seaml
 from transformers.models.seamless_m4t_v2.modeling_seamless_m4t_v2 import SeamlessM4Tv2SpeechEncoder
 
 from sm_pipeline.encoders import choose_device, choose_dtype, load_encoder
+from sm_pipeline.encoders.frontend import FilterBank
 from sm_pipeline.encoders.presets import PRESET_SEED, TINY_SEAMLESS
 from sm_pipeline.encoders.seamless import FRAME_RATE, MIN_SAMPLES, weights_sha256
 from sm_store.errors import ConfigError, ModelError
@@ -40,9 +41,8 @@ def plain_model() -> SeamlessM4Tv2SpeechEncoder:
 @torch.no_grad()
 def reference_layers(model: SeamlessM4Tv2SpeechEncoder, wave: np.ndarray) -> list[torch.Tensor]:
     """Output of every Conformer layer, then of the final norm, of one utterance without any padding."""
-    inputs = SeamlessM4TFeatureExtractor()(wave, sampling_rate=SAMPLE_RATE, return_tensors="pt")
-    frames = int(inputs["attention_mask"].sum())
-    hidden = model.feature_projection(inputs["input_features"][:, :frames])
+    inputs, mask = FilterBank(SeamlessM4TFeatureExtractor(), torch.device("cpu"))([wave])
+    hidden = model.feature_projection(inputs[:, : int(mask.sum())])
     outputs = []
     for layer in model.encoder.layers:
         hidden = layer(hidden)
@@ -65,6 +65,26 @@ def test_the_last_layer_equals_a_plain_run_after_the_final_norm(encoder, plain_m
         expected = reference_layers(plain_model, wave)[-1]
         assert frames == [len(expected)]
         torch.testing.assert_close(features[0, : frames[0]], expected, rtol=0, atol=1e-5)
+
+
+def test_a_batch_has_the_bits_of_hugging_faces_encoder(encoder, plain_model):
+    batch = waves(0.5, 1.37, 3.0, 0.2)
+    inputs, mask = FilterBank(SeamlessM4TFeatureExtractor(), torch.device("cpu"))(batch)
+    with torch.inference_mode():
+        expected = plain_model.encoder(plain_model.feature_projection(inputs), attention_mask=mask)
+    features, _ = encoder.encode(batch)
+    assert torch.equal(features, expected * mask.unsqueeze(-1))
+
+
+def test_the_whole_way_is_near_hugging_faces_own(encoder, plain_model):
+    batch = waves(0.5, 1.37, 3.0)
+    inputs = SeamlessM4TFeatureExtractor()(batch, sampling_rate=SAMPLE_RATE, return_tensors="pt")
+    with torch.inference_mode():
+        projected = plain_model.feature_projection(inputs["input_features"])
+        expected = plain_model.encoder(projected, attention_mask=inputs["attention_mask"])
+    features, frames = encoder.encode(batch)
+    for place, count in enumerate(frames):
+        torch.testing.assert_close(features[place, :count], expected[place, :count], rtol=0, atol=1e-4)
 
 
 def test_an_intermediate_layer_equals_a_plain_run_before_the_norm(plain_model):

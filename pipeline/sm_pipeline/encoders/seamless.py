@@ -4,7 +4,8 @@
 
 The tap is the output of Conformer layer k; for the last layer, after `encoder.layer_norm`, which is what
 `hidden_states[24]` was in transformers 4.x. transformers 5.x puts the *adapter's* output (about 6.25 Hz) last in
-`hidden_states`, so the modules are run by name here, and the length is checked. The adapter is never built.
+`hidden_states`, so the modules are run by name here, and the length is checked. The adapter is never built. Filter
+banks and relative positions are ours (`frontend`, `fast_attention`), equal to Hugging Face's and faster.
 """
 
 from __future__ import annotations
@@ -18,16 +19,15 @@ import torch
 from transformers import SeamlessM4TFeatureExtractor, SeamlessM4Tv2Config
 from transformers.models.seamless_m4t_v2.modeling_seamless_m4t_v2 import SeamlessM4Tv2SpeechEncoder
 
+from sm_pipeline.encoders.fast_attention import use_fast_attention
+from sm_pipeline.encoders.frontend import HOP, WINDOW, FilterBank
 from sm_pipeline.encoders.presets import ENCODER_PRESETS, PRESET_SEED
 from sm_pipeline.models import ModelSource, open_tensors
 from sm_store.errors import ModelError
 
 SAMPLE_RATE = 16_000  # Hz, of the filter bank
 FRAME_RATE = 50.0  # Hz: 10 ms filter-bank frames, stacked by 2
-FBANK_WINDOW = 400  # samples (25 ms)
-FBANK_HOP = 160  # samples (10 ms)
-STACKED = 2  # filter-bank frames in one encoder frame
-MIN_SAMPLES = FBANK_WINDOW + FBANK_HOP  # two filter-bank frames: one encoder frame
+MIN_SAMPLES = WINDOW + HOP  # two filter-bank frames: one encoder frame
 CHECKPOINT_PREFIX = "speech_encoder."  # the speech encoder inside a whole SeamlessM4T-v2 checkpoint
 NOT_RUN = ("adapter.", "intermediate_ffn.", "inner_layer_norm.")  # after the tap
 
@@ -62,8 +62,9 @@ class SeamlessEncoder:
         self._weights_sha256 = weights_sha256(model)
         self._model = model.to(device=device, dtype=dtype).eval().requires_grad_(False)
         del self._model.encoder.layers[self.layer :]
+        use_fast_attention(self._model.encoder.layers)
         self._normed = self.layer == num_layers
-        self._extractor = extractor
+        self._filter_bank = FilterBank(extractor, device)
         self._source = source
         self._device = device
         self._dtype = dtype
@@ -93,9 +94,8 @@ class SeamlessEncoder:
 
     def _front_end(self, waves: list[np.ndarray]) -> tuple[torch.Tensor, torch.Tensor]:
         """Filter banks stacked by 2, (B, T, 160), and the mask of valid frames, (B, T)."""
-        inputs = self._extractor(waves, sampling_rate=SAMPLE_RATE, return_tensors="pt")
-        features_BTF = inputs["input_features"].to(self._device, self._dtype)
-        return features_BTF, inputs["attention_mask"].to(self._device)
+        inputs_BTF, mask_BT = self._filter_bank(waves)
+        return inputs_BTF.to(self._dtype), mask_BT
 
     def _hidden_states(self, inputs_BTF: torch.Tensor, mask_BT: torch.Tensor) -> torch.Tensor:
         """Output of the tapped layer, (B, T, D)."""
@@ -122,12 +122,13 @@ class SeamlessEncoder:
 
     def front_end(self) -> dict[str, Any]:
         return {
-            "name": "SeamlessM4TFeatureExtractor",
+            "name": "fbank",
+            "as": "SeamlessM4TFeatureExtractor",
             "sample_rate": SAMPLE_RATE,
-            "mel_bins": int(self._extractor.num_mel_bins),
-            "window": FBANK_WINDOW,
-            "hop": FBANK_HOP,
-            "stacked": STACKED,
+            "mel_bins": self._filter_bank.mel_bins,
+            "window": WINDOW,
+            "hop": HOP,
+            "stacked": self._filter_bank.stacked,
             "normalised": "per utterance and bin",
         }
 
