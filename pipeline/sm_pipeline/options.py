@@ -1,0 +1,79 @@
+"""Arguments and options of `sm-pipeline`, each once, by the field it fills."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sm_pipeline import config as settings
+
+ManifestArgument = Annotated[Path, typer.Argument(help="Manifest: a JSONL file with one utterance a line.")]
+StoreArgument = Annotated[Path, typer.Argument(help="Folder of a store; to read it, any fsspec URL.")]
+StoreOption = Annotated[Path, typer.Option("--store", help="Folder of the store; extract makes or continues it.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
+HtmlOption = Annotated[
+    Path | None, typer.Option("--html", help="Write one page with figures too: a file that needs nothing else.")
+]
+OutStoreArgument = Annotated[Path, typer.Argument(help="Folder of the store to make or continue.")]
+EncoderOption = Annotated[
+    str,
+    typer.Option("--encoder", help="A folder, a Hub id (owner/name[@revision]) or the preset tiny-seamless."),
+]
+LayerOption = Annotated[
+    int | None,
+    typer.Option("--layer", help="To tap, from 1. Default: the last, which is 24 of seamless-m4t-v2-large."),
+]
+AverageOption = Annotated[
+    int, typer.Option("--average", help="Encoder frames averaged into one: 2 makes 25 a second of 50.")
+]
+LlmOption = Annotated[
+    str | None,
+    typer.Option(
+        "--llm",
+        help="Write this LLM's targets too: a folder, a Hub id (owner/name[@revision]), a GGUF file, or the "
+        "preset smollm2-135m. Only its tokenizer and embedding table are read.",
+    ),
+]
+TargetsOption = Annotated[
+    settings.TargetKind,
+    typer.Option("--targets", help="dense: padded embeddings, fastest to train on. table: token ids, smallest."),
+]
+PadOption = Annotated[
+    str | None,
+    typer.Option(
+        "--pad-token",
+        help="Fills the positions after the text. Default: the LLM family's known one, else the tokenizer's, "
+        "if its embedding is sound.",
+    ),
+]
+LayoutOption = Annotated[settings.Layout, typer.Option("--format", help="Of the shards.")]
+EngineOption = Annotated[settings.Engine, typer.Option("--engine", help="Who runs the work; local: processes here.")]
+WorkersOption = Annotated[
+    int | None,
+    typer.Option("--workers", help="Processes. Default: one a GPU, or one a CPU core; the store is the same."),
+]
+DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
+DtypeOption = Annotated[settings.StoreDtype, typer.Option("--dtype", help="Of the stored features.")]
+CompressionOption = Annotated[
+    str,
+    typer.Option(help="none; zstd, blosc: lossless, a tenth smaller, slower to read; int8: lossy, half of float16."),
+]
+ComputeDtypeOption = Annotated[
+    str, typer.Option("--compute-dtype", help="Of the encoder; auto: bfloat16 on a GPU, else float32.")
+]
+SplitOption = Annotated[str | None, typer.Option("--split", help="Only the utterances of this split.")]
+AudioRootOption = Annotated[
+    Path | None,
+    typer.Option("--audio-root", help="Folder that audio paths are relative to. Default: the manifest's own."),
+]
+MaxRejectsOption = Annotated[
+    int | None,
+    typer.Option("--max-rejects", help="Fail when more utterances are rejected. Default: only if all are."),
+]
+MaxSecondsOption = Annotated[float, typer.Option("--max-seconds", help="Reject longer utterances.")]
+BatchSecondsOption = Annotated[
+    float, typer.Option("--batch-seconds", help="Seconds of audio encoded at once, padding included.")
+]
+ShardOption = Annotated[int, typer.Option("--shard-utterances", help="Utterances in a shard at most.")]
