@@ -30,14 +30,14 @@ from sm_pipeline.console import progress
 from sm_pipeline.embed import embed_shards
 from sm_pipeline.encoders import choose_device, load_encoder
 from sm_pipeline.encoders.base import Encoder
-from sm_pipeline.engines.local import Run, Task, run_units
+from sm_pipeline.engines.local import Run, run_units
 from sm_pipeline.manifest import Manifest, Utterance, read_manifest
 from sm_pipeline.plan import UnitRule, WorkUnit, plan_units
 from sm_pipeline.recipe import Recipe
 from sm_pipeline.signals import stop_on_signals
 from sm_pipeline.targets import build_targets
 from sm_pipeline.text import NORMALIZER
-from sm_pipeline.unit import UnitResult, WorkerSetup
+from sm_pipeline.unit import Task, UnitResult, WorkerSetup
 from sm_store import Identity, Store
 from sm_store.errors import RunFailed
 from sm_store.ledger import count
@@ -57,8 +57,10 @@ class Summary:
         hours: of audio encoded by this run. seconds: its wall time.
         x_realtime: that audio over the wall time of the units alone, without loading models.
         padding: share of what the encoder computed that was padding.
+        hours_per_device_hour: hours of audio for each hour of each GPU (or, on a CPU, core) while units were made.
+        halved: batches that did not fit into the GPU's memory.
         parts: seconds workers waited for audio, encoded and committed, summed over workers.
-        workers: processes of this run.
+        workers: processes of this run. device: what each computes on, `GPU` or `core`.
     """
 
     store: str
@@ -72,8 +74,11 @@ class Summary:
     seconds: float
     x_realtime: float
     padding: float
+    hours_per_device_hour: float
+    halved: int
     parts: dict[str, float]
     workers: int
+    device: str
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -85,9 +90,11 @@ class Summary:
             state += f"; rejected {self.rejected} ({rejects})"
         if not self.shards_done:
             return f"{state}; finished before, nothing to do"
+        halved = f"; {self.halved} batches halved, a lower --batch-seconds saves that" if self.halved else ""
         return (
             f"{state}\n{self.hours:.2f} hours of audio in {self.seconds:.0f} s, "
-            f"{self.x_realtime:.0f} x real time, {self.workers} workers, {self.padding:.0%} padding"
+            f"{self.x_realtime:.0f} x real time, {self.workers} workers, {self.padding:.0%} padding, "
+            f"{self.hours_per_device_hour:.0f} hours of audio per {self.device}-hour{halved}"
         )
 
 
@@ -261,6 +268,9 @@ def _summary(job: Job, store: Store, results: Sequence[UnitResult], figures: tup
         seconds=seconds,
         x_realtime=audio_seconds / max(unit_seconds, 1e-9),
         padding=1 - audio_seconds / padded_seconds if padded_seconds else 0.0,
+        hours_per_device_hour=audio_seconds / max(unit_seconds * workers, 1e-9),
+        halved=sum(result.halved for result in results),
         parts=dict(parts),
         workers=workers,
+        device="GPU" if job.device.startswith("cuda") else "core",
     )

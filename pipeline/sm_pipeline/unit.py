@@ -1,33 +1,35 @@
-"""One work unit: read its audio, encode it, average the frames, tokenise the texts, commit the shard.
+"""Work units: read their audio, encode it, average the frames, tokenise the texts, commit a shard each.
 
-    worker = UnitWorker(setup)            loads the encoder and opens the store, once a process
-    worker.run(unit, utterances)          UnitResult(shard=3, written=510, rejects={"too_short": 2}, ...)
+    with closing(UnitWorker(setup)) as worker:              loads the encoder and opens the store, once a process
+        worker.run_one(Task(unit, utterances))              UnitResult(shard=3, written=510, rejects={"too_short": 2})
 
-    Utterance --read_audio--> Waveform --encoder--> 50 Hz --average--> 25 Hz, float16 --commit--> shard
+    Utterance --Decoders--> Waveform --BatchEncoder--> 25 Hz, float16 --commit--> shard
+                 processes            this thread                     a thread
 
-A unit's bytes depend on its utterances and the setup alone. On a CPU every worker computes with one thread,
-because the number of threads changes the last bits; more cores mean more workers. Whatever is wrong with a
-single utterance sends it to the shard's reject ledger.
-
-Shapes: B batch, T encoder frames, D encoder width.
+While a unit is encoded, the audio of its next batches, and then of the next unit, is read, and the unit before is
+written. A unit's bytes depend on its utterances and the setup alone. On a CPU every worker computes with one thread,
+because the number of threads changes the last bits; more cores mean more workers. Whatever is wrong with a single
+utterance sends it to the shard's reject ledger.
 """
 
 from __future__ import annotations
 
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from sm_pipeline.audio import Cut, Waveform, file_seconds, read_audio
+from sm_pipeline.decoders import Decoders
 from sm_pipeline.encoders import load_encoder
 from sm_pipeline.encoders.base import Encoder
+from sm_pipeline.encoding import BatchEncoder, Started, single_thread
 from sm_pipeline.manifest import Utterance
 from sm_pipeline.plan import WorkUnit, plan_batches
 from sm_pipeline.targets import Tokeniser
@@ -36,9 +38,16 @@ from sm_store import Geometry, Record, Reject, Store
 from sm_store.dtypes import is_finite
 from sm_store.errors import SampleError, StoreBusy
 
-STORE_TORCH_DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
-BATCHES_AHEAD = 2  # batches whose audio is read while one is encoded
-READER_THREADS = {"cpu": 1, "cuda": 8}  # on a CPU the encoder needs the core itself
+DECODERS = {"cpu": 1, "cuda": 8}  # processes a worker; on a CPU the encoder needs the core itself
+BATCHES_AHEAD = {"cpu": 2, "cuda": 8}  # whose audio is read while one is encoded
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """A unit and its utterances."""
+
+    unit: WorkUnit
+    utterances: tuple[Utterance, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +83,7 @@ class UnitResult:
         busy: another process is making it; nothing was done. skipped: it was committed meanwhile.
         utterances: in the unit. written: in the shard. rejects: the others, by reason.
         audio_seconds: of audio encoded. padded_seconds: what the encoder computed, padding included.
+        halved: batches that did not fit into the GPU's memory.
         seconds: spent, by part of the work (read = waiting for audio, encode, commit).
     """
 
@@ -83,121 +93,169 @@ class UnitResult:
     rejects: Mapping[str, int] = field(default_factory=dict)
     audio_seconds: float = 0.0
     padded_seconds: float = 0.0
+    halved: int = 0
     seconds: Mapping[str, float] = field(default_factory=dict)
     busy: bool = False
     skipped: bool = False
 
 
 class UnitWorker:
-    """Runs units one after another with one encoder."""
+    """Makes units one after another with one encoder; `close` ends its decoding processes."""
 
     def __init__(self, setup: WorkerSetup, encoder: Encoder | None = None) -> None:
+        loaded = encoder or load_encoder(setup.encoder, setup.layer, setup.device, setup.compute_dtype)
+        kind = "cuda" if setup.device.startswith("cuda") else "cpu"
         self._setup = setup
-        self._encoder = encoder or load_encoder(setup.encoder, setup.layer, setup.device, setup.compute_dtype)
+        self._ahead = BATCHES_AHEAD[kind]
+        self._batches = BatchEncoder(loaded, setup.average, setup.dtype)
         self._store = Store.open(setup.store)
         self._tokeniser = None
         if setup.targets is not None:
             self._tokeniser = Tokeniser.from_target_set(self._store.targets(setup.targets))
+        self._decoders = Decoders(DECODERS[kind])
 
-    def run(
-        self,
-        unit: WorkUnit,
-        utterances: Sequence[Utterance],
-        advance: Callable[[int], object] = lambda count: None,
-    ) -> UnitResult:
-        """Make the unit's shard, unless it exists or another process is making it.
+    def close(self) -> None:
+        self._decoders.close()
+
+    def run_one(self, task: Task, advance: Callable[[int], object] = lambda count: None) -> UnitResult:
+        """Make a unit's shard, unless it exists or another process is making it.
 
         Args:
             advance: told how many more utterances were worked on.
         """
-        try:
-            with self._store.claim(unit.shard) as mine, single_thread(self._setup.device):
-                if not mine:
-                    return UnitResult(unit.shard, len(utterances), skipped=True)
-                return self._make(unit, utterances, advance)
-        except StoreBusy:
-            return UnitResult(unit.shard, len(utterances), busy=True)
+        tasks = deque([task])
+        (result,) = self.run(lambda _wait: tasks.popleft() if tasks else None, advance)
+        return result
 
-    def _make(self, unit: WorkUnit, utterances: Sequence[Utterance], advance: Callable[[int], object]) -> UnitResult:
-        work = _Work(len(utterances))
-        lengths = [self._seconds(utterance) for utterance in utterances]
-        batches = plan_batches(lengths, self._setup.batch_seconds)
-        for indices, waves in self._read_ahead(batches, utterances, work):
+    def run(
+        self, next_task: Callable[[bool], Task | None], advance: Callable[[int], object] = lambda count: None
+    ) -> Iterator[UnitResult]:
+        """Make units as they come, a result each, in order; one is begun while the one before is being written.
+
+        Args:
+            next_task: gives the next unit. Called with True it may wait for one, and None is the end; called with
+                False it must not wait, and None means that there is none at the moment.
+        """
+        begun: list[_Work] = []
+        writing: deque[Future[UnitResult]] = deque()
+        try:
+            with ThreadPoolExecutor(1, "commit") as writer:
+                while True:
+                    if not begun:
+                        self._begin(next_task(not writing), begun)
+                    if not begun and not writing:
+                        return
+                    for work in begun[:1]:
+                        for _ in self._encode(work, advance):
+                            if not work.unread and len(begun) == 1:
+                                self._begin(next_task(False), begun)
+                    if writing:
+                        yield writing.popleft().result()
+                    if begun:
+                        writing.append(writer.submit(self._finish, begun.pop(0)))
+        finally:
+            for work in begun:
+                work.claim.close()
+
+    def _begin(self, task: Task | None, begun: list[_Work]) -> None:
+        """Claim a unit and have its first audio read; a unit that is not free or is done has no batches."""
+        if task is None:
+            return
+        work = _Work(task)
+        begun.append(work)
+        try:
+            work.skipped = not work.claim.enter_context(self._store.claim(task.unit.shard))
+        except StoreBusy:
+            work.busy = True
+        if not work.skipped and not work.busy:
+            work.unread.extend(plan_batches(self._lengths(task.utterances), self._setup.batch_seconds))
+        for _ in range(self._ahead):
+            self._read_on(work)
+
+    def _lengths(self, utterances: Sequence[Utterance]) -> list[float]:
+        """Seconds to batch by: as promised, else by the file's header."""
+        root = self._setup.audio_root
+        headers = [
+            self._decoders.submit(file_seconds, root / each.audio) if each.duration is None else None
+            for each in utterances
+        ]
+        lengths = []
+        for utterance, header in zip(utterances, headers, strict=True):
+            if header is None:
+                lengths.append(utterance.duration or 0.0)
+                continue
+            try:
+                whole = header.result() or 0.0
+            except SampleError:  # it will be rejected when it is read
+                whole = 0.0
+            lengths.append(min(max(whole - (utterance.offset or 0.0), 0.0), self._setup.max_seconds))
+        return lengths
+
+    def _read_on(self, work: _Work) -> None:
+        """Have one more batch of a unit read."""
+        if work.unread:
+            batch = work.unread.popleft()
+            work.reading.append((batch, [self._read(work.task.utterances[index]) for index in batch]))
+
+    def _read(self, utterance: Utterance) -> Future[Waveform]:
+        """The audio to come; the future raises SampleError where it cannot be used."""
+        if not normalise(utterance.text):
+            empty: Future[Waveform] = Future()
+            empty.set_exception(SampleError("text_empty", f"nothing is left of {utterance.text[:40]!r}"))
+            return empty
+        cut = Cut(utterance.offset, utterance.duration)
+        path = self._setup.audio_root / utterance.audio
+        return self._decoders.submit(read_audio, path, cut, self._setup.max_seconds)
+
+    def _encode(self, work: _Work, advance: Callable[[int], object]) -> Iterator[None]:
+        """Encode a unit, batch by batch; what a batch gave is fetched when the next one is under way."""
+        halved = self._batches.halved
+        before: Callable[[], None] | None = None
+        while work.reading:
+            batch, futures = work.reading.popleft()
+            self._read_on(work)
             began = time.monotonic()
-            self._encode(indices, waves, work)
-            work.seconds["encode"] += time.monotonic() - began
-            advance(len(indices))
-        began = time.monotonic()
-        self._commit(unit.shard, utterances, work)
-        work.seconds["commit"] += time.monotonic() - began
+            good = work.received(batch, futures)
+            read = time.monotonic()
+            if good:
+                with single_thread(self._setup.device):
+                    parts = self._batches.start([wave.samples for _, wave in good])
+                if before is not None:
+                    before()
+                before = partial(work.encoded, [index for index, _ in good], parts)
+            work.seconds["read"] += read - began
+            work.seconds["encode"] += time.monotonic() - read
+            advance(len(batch))
+            yield
+        if before is not None:
+            before()
+        work.halved = self._batches.halved - halved
+
+    def _finish(self, work: _Work) -> UnitResult:
+        """Write a unit's shard and let go of it."""
+        unit, utterances = work.task.unit, work.task.utterances
+        with work.claim:
+            if work.skipped or work.busy:
+                return UnitResult(unit.shard, len(utterances), busy=work.busy, skipped=work.skipped)
+            began = time.monotonic()
+            self._commit(work)
+            work.seconds["commit"] += time.monotonic() - began
         reasons = Counter(reject.reason for reject in work.rejects if reject is not None)
-        written = len(utterances) - sum(reasons.values())
         return UnitResult(
             unit.shard,
             len(utterances),
-            written,
+            len(utterances) - sum(reasons.values()),
             dict(reasons),
             work.audio_seconds,
             work.padded_seconds,
+            work.halved,
             dict(work.seconds),
         )
 
-    def _seconds(self, utterance: Utterance) -> float:
-        """Length to batch by: as promised, else by the file's header."""
-        if utterance.duration is not None:
-            return utterance.duration
-        whole = file_seconds(self._setup.audio_root / utterance.audio) or 0.0
-        return min(max(whole - (utterance.offset or 0.0), 0.0), self._setup.max_seconds)
-
-    def _read_ahead(
-        self, batches: Sequence[Sequence[int]], utterances: Sequence[Utterance], work: _Work
-    ) -> Iterator[tuple[list[int], list[Waveform]]]:
-        """The batches' audio, read by threads ahead of the encoder; utterances that cannot be used are left
-        out."""
-        threads = READER_THREADS["cuda" if self._setup.device.startswith("cuda") else "cpu"]
-        with ThreadPoolExecutor(threads) as pool:
-
-            def submit(batch: Sequence[int]) -> list[Future[Waveform | Reject]]:
-                return [pool.submit(self._read, utterances[index]) for index in batch]
-
-            waiting = [submit(batch) for batch in batches[:BATCHES_AHEAD]]
-            for number, batch in enumerate(batches):
-                if number + BATCHES_AHEAD < len(batches):
-                    waiting.append(submit(batches[number + BATCHES_AHEAD]))
-                began = time.monotonic()
-                read = [future.result() for future in waiting.pop(0)]
-                work.seconds["read"] += time.monotonic() - began
-                good: list[tuple[int, Waveform]] = []
-                for index, result in zip(batch, read, strict=True):
-                    if isinstance(result, Reject):
-                        work.rejects[index] = result
-                    else:
-                        good.append((index, result))
-                if good:
-                    yield [index for index, _ in good], [wave for _, wave in good]
-
-    def _read(self, utterance: Utterance) -> Waveform | Reject:
-        try:
-            if not normalise(utterance.text):
-                raise SampleError("text_empty", f"nothing is left of {utterance.text[:40]!r}")
-            cut = Cut(utterance.offset, utterance.duration)
-            return read_audio(self._setup.audio_root / utterance.audio, cut, self._setup.max_seconds)
-        except SampleError as error:
-            return Reject(utterance.id, error.reason, error.detail)
-
-    def _encode(self, indices: Sequence[int], waves: Sequence[Waveform], work: _Work) -> None:
-        features_BTD, frames_B = self._encoder.encode([wave.samples for wave in waves])
-        rows = store_features(features_BTD, frames_B, self._setup.average, self._setup.dtype)
-        for index, wave, features_TD in zip(indices, waves, rows, strict=True):
-            work.features[index] = features_TD
-            work.wave_seconds[index] = wave.seconds
-            work.audio_seconds += wave.seconds
-        work.padded_seconds += len(waves) * max(wave.seconds for wave in waves)
-
-    def _commit(self, shard: int, utterances: Sequence[Utterance], work: _Work) -> None:
+    def _commit(self, work: _Work) -> None:
         records: list[Record] = []
         token_ids: list[np.ndarray] = []
-        for index, utterance in enumerate(utterances):
+        for index, utterance in enumerate(work.task.utterances):
             features_TD = work.features[index]
             if features_TD is None:
                 continue
@@ -212,49 +270,46 @@ class UnitWorker:
                 token_ids.append(ids)
         rejects = [reject for reject in work.rejects if reject is not None]
         sets = {self._setup.targets: token_ids} if self._setup.targets is not None else {}
-        self._store.commit(shard, records, rejects, sets)
+        self._store.commit(work.task.unit.shard, records, rejects, sets)
 
 
 class _Work:
     """A unit in the making: per utterance either features or a reject, and where the time went."""
 
-    def __init__(self, utterances: int) -> None:
+    def __init__(self, task: Task) -> None:
+        utterances = len(task.utterances)
+        self.task = task
+        self.claim = ExitStack()
+        self.busy = self.skipped = False
+        self.unread: deque[list[int]] = deque()
+        self.reading: deque[tuple[list[int], list[Future[Waveform]]]] = deque()
         self.features: list[np.ndarray | None] = [None] * utterances
         self.rejects: list[Reject | None] = [None] * utterances
         self.wave_seconds = [0.0] * utterances
         self.audio_seconds = 0.0
         self.padded_seconds = 0.0
+        self.halved = 0
         self.seconds = dict.fromkeys(("read", "encode", "commit"), 0.0)
 
+    def received(self, batch: Sequence[int], futures: Sequence[Future[Waveform]]) -> list[tuple[int, Waveform]]:
+        """The waveforms of a batch with their positions; what cannot be used is rejected."""
+        good: list[tuple[int, Waveform]] = []
+        for index, future in zip(batch, futures, strict=True):
+            try:
+                good.append((index, future.result()))
+            except SampleError as error:
+                self.rejects[index] = Reject(self.task.utterances[index].id, error.reason, error.detail)
+        for index, wave in good:
+            self.wave_seconds[index] = wave.seconds
+            self.audio_seconds += wave.seconds
+        self.padded_seconds += len(good) * max((wave.seconds for _, wave in good), default=0.0)
+        return good
 
-@contextmanager
-def single_thread(device: str) -> Iterator[None]:
-    """On a CPU, compute with one thread while the block runs; a GPU does not mind."""
-    before = torch.get_num_threads()
-    if not device.startswith("cuda"):
-        torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-def store_features(features_BTD: torch.Tensor, frames_B: Sequence[int], average: int, dtype: str) -> list[np.ndarray]:
-    """Averaged features in the store's dtype, one contiguous (T, D) array an utterance.
-
-    bfloat16 comes as its uint16 bits.
-    """
-    stored_BTD = average_frames(features_BTD, average).to(STORE_TORCH_DTYPES[dtype])
-    if dtype == "bfloat16":
-        stored_BTD = stored_BTD.view(torch.uint16)
-    array_BTD = stored_BTD.cpu().numpy()
-    return [array_BTD[row, : frames // average].copy() for row, frames in enumerate(frames_B)]
-
-
-def average_frames(features_BTD: torch.Tensor, k: int) -> torch.Tensor:
-    """Mean of each k consecutive frames, (..., T, D) to (..., T // k, D); what is left over is dropped."""
-    kept = features_BTD.shape[-2] // k
-    return features_BTD[..., : kept * k, :].unflatten(-2, (kept, k)).mean(dim=-2)
+    def encoded(self, indices: Sequence[int], parts: Sequence[Started]) -> None:
+        """Keep what a batch gave."""
+        rows = (features_TD for part in parts for features_TD in part.features())
+        for index, features_TD in zip(indices, rows, strict=True):
+            self.features[index] = features_TD
 
 
 def check_usable(features_TD: np.ndarray, ids: np.ndarray | None, tokeniser: Tokeniser | None, dtype: str) -> None:

@@ -103,6 +103,9 @@ class SampleError(SpeechMapperError):
         self.reason = reason
         self.detail = detail
 
+    def __reduce__(self) -> tuple[type[SampleError], tuple[str, str]]:
+        return type(self), (self.reason, self.detail)
+
 
 class RunFailed(SpeechMapperError):
     """The work ran and failed."""

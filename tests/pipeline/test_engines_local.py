@@ -12,8 +12,9 @@ from contextlib import closing
 
 import pytest
 
-from sm_pipeline.engines.local import Run, Task, run_units
+from sm_pipeline.engines.local import Run, run_units
 from sm_pipeline.plan import UnitRule, plan_units
+from sm_pipeline.unit import Task
 from sm_store import Store
 from sm_store.errors import ModelError, RunFailed
 from tests.pipeline.test_unit import ConstantEncoder, corpus, make_store, setup_for
@@ -142,9 +143,10 @@ def test_workers_end_when_their_parent_is_killed(tmp_path, tasks):
     code = f"""
 import multiprocessing, os, signal
 from pathlib import Path
-from sm_pipeline.engines.local import Run, Task, run_units
+from sm_pipeline.engines.local import Run, run_units
 from sm_pipeline.manifest import read_manifest
 from sm_pipeline.plan import UnitRule, plan_units
+from sm_pipeline.unit import Task
 from sm_store import Store
 from tests.pipeline.test_unit import setup_for
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,10 +14,11 @@ import torch
 from sm_pipeline.audio import Cut, read_audio
 from sm_pipeline.config import TargetConfig
 from sm_pipeline.encoders import load_encoder
+from sm_pipeline.encoding import store_features
 from sm_pipeline.manifest import read_manifest
 from sm_pipeline.plan import UnitRule, plan_units
 from sm_pipeline.targets import build_targets
-from sm_pipeline.unit import UnitWorker, WorkerSetup, average_frames, check_usable, store_features
+from sm_pipeline.unit import Task, UnitWorker, WorkerSetup, check_usable
 from sm_store import Geometry, Identity, Store
 from sm_store.errors import SampleError
 from tests.speech import tone, write_audio, write_lines
@@ -70,45 +72,12 @@ def corpus(folder: Path, lines: list[dict]) -> list:
 
 def run(store: Store, root: Path, utterances, encoder=None, targets=None, **settings):
     (unit,) = plan_units(utterances, UnitRule(1.0))
-    worker = UnitWorker(setup_for(store, root, targets, **settings), encoder or ConstantEncoder())
-    result = worker.run(unit, utterances)
+    with closing(UnitWorker(setup_for(store, root, targets, **settings), encoder or ConstantEncoder())) as worker:
+        result = worker.run_one(Task(unit, tuple(utterances)))
     return result, Store.open(store.root)
 
 
-# -- arithmetic ----------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("k", [1, 2, 3, 5])
-@pytest.mark.parametrize("num_frames", [0, 1, 4, 7, 11])
-def test_averaging_against_the_obvious_way(k, num_frames):
-    features = torch.randn(2, num_frames, 3)
-    expected = [features[:, at * k : at * k + k].mean(dim=1) for at in range(num_frames // k)]
-    expected = torch.stack(expected, dim=1) if expected else features[:, :0]
-    assert torch.equal(average_frames(features, k), expected)
-
-
-def test_averaging_never_reaches_the_padding():
-    features = torch.ones(2, 8, 3)
-    features[1, 5:] = torch.nan  # beyond the second utterance's five frames
-    first, second = store_features(features, [8, 5], 2, "float32")
-    assert first.shape == (4, 3)
-    assert second.shape == (2, 3)
-    assert np.isfinite(second).all()
-
-
-@pytest.mark.parametrize(("dtype", "numpy_dtype"), [("float16", "<f2"), ("float32", "<f4"), ("bfloat16", "<u2")])
-def test_stored_dtypes(dtype, numpy_dtype):
-    features = torch.tensor([[[1.0, -2.5], [3.0, 0.5]]])
-    (stored,) = store_features(features, [2], 1, dtype)
-    assert stored.dtype == np.dtype(numpy_dtype)
-    assert stored.flags.c_contiguous
-    back = torch.from_numpy(stored.view(np.int16)).view(torch.bfloat16) if dtype == "bfloat16" else stored
-    assert np.asarray(torch.as_tensor(back).float()).tolist() == features[0].tolist()
-
-
-def test_stored_features_do_not_hold_on_to_the_batch():
-    stored = store_features(torch.zeros(3, 100, 8), [100, 2, 2], 2, "float16")
-    assert all(each.base is None for each in stored)
+# -- what can be stored ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
@@ -292,8 +261,9 @@ def test_figures_add_up(tmp_path):
         lines.append({"id": f"u{number}", "audio": f"{number}.wav", "text": "a"})
     advanced: list[int] = []
     utterances = corpus(tmp_path, lines)
-    worker = UnitWorker(replace(setup_for(make_store(tmp_path / "s"), tmp_path), batch_seconds=8.0), ConstantEncoder())
-    result = worker.run(plan_units(utterances, UnitRule(1.0))[0], utterances, advanced.append)
+    setup = replace(setup_for(make_store(tmp_path / "s"), tmp_path), batch_seconds=8.0)
+    with closing(UnitWorker(setup, ConstantEncoder())) as worker:
+        result = worker.run_one(Task(plan_units(utterances, UnitRule(1.0))[0], tuple(utterances)), advanced.append)
     assert result.audio_seconds == 10.0
     assert result.padded_seconds == 2 * 4.0 + 2 * 2.0
     assert sum(advanced) == 4

@@ -1,13 +1,13 @@
-"""The local engine: processes on this machine, each with its own encoder, handed one work unit at a time.
+"""The local engine: processes on this machine, each with its own encoder, handed work units one by one.
 
     for result in run_units(Run(setup, workers=4), tasks):
         print(result.shard, result.written)               in the order they finish
 
-    parent --unit--> worker 0..N-1 --result--> parent          one pipe a worker
+    parent --units--> worker 0..N-1 --results--> parent          one pipe a worker
 
-With one worker the units run in this process. A unit that another run is making at the moment is tried again
-until it is done or free. A worker that dies ends the run with an error within moments; what is committed
-stays. Workers end with the parent: their pipe closes, and between two units they are waiting on it.
+A worker is handed the next unit while it is at one, so that it can read ahead. With one worker the units run in this
+process. A unit that another run is making at the moment is tried again until it is done or free. A worker that dies
+ends the run with an error within moments; what is committed stays. Workers end with the parent: their pipe closes.
 """
 
 from __future__ import annotations
@@ -18,27 +18,20 @@ import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass, replace
+from contextlib import closing
+from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 
 from sm_pipeline.encoders.base import Encoder
-from sm_pipeline.manifest import Utterance
-from sm_pipeline.plan import WorkUnit
+from sm_pipeline.encoding import single_thread
 from sm_pipeline.signals import Stopped, stop_on_signals
-from sm_pipeline.unit import UnitResult, UnitWorker, WorkerSetup, single_thread
+from sm_pipeline.unit import Task, UnitResult, UnitWorker, WorkerSetup
 from sm_store.errors import RunFailed, SpeechMapperError
 
 BUSY_WAIT = 0.5  # seconds before a unit that another run holds is tried again
+AT_A_WORKER = 2  # units handed to a worker at once: the one in hand and the next
 STOP_WAIT = 10.0  # seconds a worker has to drop its unit before it is killed
-
-
-@dataclass(frozen=True, slots=True)
-class Task:
-    """A unit and its utterances."""
-
-    unit: WorkUnit
-    utterances: tuple[Utterance, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,15 +60,15 @@ def run_units(run: Run, tasks: Sequence[Task]) -> Generator[UnitResult]:
 
 
 def _run_here(run: Run, queue: deque[Task]) -> Generator[UnitResult]:
-    worker = UnitWorker(run.setup, run.encoder)
-    while queue:
-        task = queue.popleft()
-        result = worker.run(task.unit, task.utterances, run.on_utterances)
-        if result.busy:
-            queue.append(task)
-            time.sleep(BUSY_WAIT)
-        else:
-            yield result
+    tasks = {task.unit.shard: task for task in queue}
+    with closing(UnitWorker(run.setup, run.encoder)) as worker:
+        while queue:
+            for result in worker.run(lambda _wait: queue.popleft() if queue else None, run.on_utterances):
+                if result.busy:
+                    queue.append(tasks[result.shard])
+                    time.sleep(BUSY_WAIT)
+                else:
+                    yield result
 
 
 @dataclass(slots=True)
@@ -84,12 +77,13 @@ class _Worker:
 
     process: BaseProcess
     pipe: Connection
-    task: Task | None = None
+    tasks: dict[int, Task] = field(default_factory=dict)
 
     def hand_out(self, queue: deque[Task]) -> None:
         if queue:
-            self.task = queue.popleft()
-            self.pipe.send(self.task)
+            task = queue.popleft()
+            self.tasks[task.unit.shard] = task
+            self.pipe.send(task)
 
 
 def _run_in_processes(run: Run, queue: deque[Task]) -> Generator[UnitResult]:
@@ -97,16 +91,17 @@ def _run_in_processes(run: Run, queue: deque[Task]) -> Generator[UnitResult]:
     try:
         for number in range(min(run.workers, len(queue))):
             workers.append(_start(run.setup, number))
-        for worker in workers:
-            worker.hand_out(queue)
-        while running := [worker for worker in workers if worker.task is not None]:
+        for _ in range(AT_A_WORKER):
+            for worker in workers:
+                worker.hand_out(queue)
+        while running := [worker for worker in workers if worker.tasks]:
             for worker in _ready(running):
-                result, task = _receive(worker), worker.task
+                result = _receive(worker)
                 if isinstance(result, int):
                     run.on_utterances(result)
                     continue
-                worker.task = None
-                if result.busy and task is not None:
+                task = worker.tasks.pop(result.shard)
+                if result.busy:
                     queue.append(task)
                     time.sleep(BUSY_WAIT)
                 else:
@@ -122,7 +117,7 @@ def _start(setup: WorkerSetup, number: int) -> _Worker:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["sm_pipeline.unit"])
     ours, theirs = context.Pipe()
-    process = context.Process(target=work, args=(_place(setup, number), theirs), daemon=True)
+    process = context.Process(target=work, args=(_place(setup, number), theirs))
     process.start()
     theirs.close()
     return _Worker(process, ours)
@@ -161,7 +156,7 @@ def _receive(worker: _Worker) -> UnitResult | int:
 def _end(workers: Sequence[_Worker]) -> None:
     for worker in workers:
         worker.pipe.close()
-        if worker.task is not None and worker.process.is_alive():
+        if worker.tasks and worker.process.is_alive():
             worker.process.terminate()
     for worker in workers:
         worker.process.join(STOP_WAIT)
@@ -177,9 +172,9 @@ def work(setup: WorkerSetup, pipe: Connection) -> None:
             signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
             with single_thread(setup.device):  # loading too: idle threads of many workers would spin on few cores
                 worker = UnitWorker(setup)
-            while True:
-                task: Task = pipe.recv()
-                pipe.send(worker.run(task.unit, task.utterances, pipe.send))
+            with closing(worker):
+                for result in worker.run(lambda wait: pipe.recv() if wait or pipe.poll() else None, pipe.send):
+                    pipe.send(result)
     except (EOFError, BrokenPipeError, ConnectionResetError, Stopped):
         return
     except SpeechMapperError as error:
