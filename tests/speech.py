@@ -57,3 +57,11 @@ def write_corpus(folder: Path, utterances: int = 8, durations: bool = True) -> P
         line["split"] = ("train", "train", "dev", "test")[number % 4]
         lines.append(line | ({"duration": seconds} if durations else {}))
     return write_lines(folder / "manifest.jsonl", lines)
+
+
+def librispeech_seconds(utterances: int, seed: int = 0) -> np.ndarray:
+    """Lengths like those of LibriSpeech's training set, (utterances,): most 12 to 16 s, a long tail of short ones."""
+    rng = np.random.default_rng(seed)
+    most = rng.random(utterances) < 0.7
+    seconds = np.where(most, rng.normal(14, 1.5, utterances), rng.uniform(1.5, 14, utterances))
+    return np.clip(seconds, 1.2, 35.0)

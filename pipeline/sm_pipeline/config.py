@@ -24,7 +24,7 @@ UNIT_UTTERANCES = 512
 TargetKind = Literal["dense", "table"]
 Layout = Literal["zarr", "webdataset"]
 StoreDtype = Literal["float16", "bfloat16", "float32"]
-Engine = Literal["local"]
+Engine = Literal["local", "slurm", "ray"]
 
 
 @dataclass(frozen=True, slots=True)

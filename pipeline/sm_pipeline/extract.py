@@ -28,9 +28,9 @@ from sm_pipeline.audio import RESAMPLER
 from sm_pipeline.config import ExtractConfig
 from sm_pipeline.console import progress
 from sm_pipeline.embed import embed_shards
-from sm_pipeline.encoders import choose_device, load_encoder
+from sm_pipeline.encoders import choose_device, choose_dtype, load_encoder
 from sm_pipeline.encoders.base import Encoder
-from sm_pipeline.engines.local import Run, run_units
+from sm_pipeline.engines import Run, ray, run_units, share
 from sm_pipeline.manifest import Manifest, Utterance, read_manifest
 from sm_pipeline.plan import UnitRule, WorkUnit, plan_units
 from sm_pipeline.recipe import Recipe
@@ -134,7 +134,8 @@ def extract(config: ExtractConfig) -> Summary:
     Recipe.of(config, name).save(store.root)
     ran = time.monotonic()
     workers, results = run_job(job, worker_setup(job, name))
-    store.compact()
+    if len(store.done_shards()) == len(job.units):  # else others are at it
+        store.compact()
     store.refresh()
     now = time.monotonic()
     return _summary(job, store, results, (workers, now - began, now - ran))
@@ -143,8 +144,13 @@ def extract(config: ExtractConfig) -> Summary:
 def run_job(job: Job, setup: WorkerSetup, only: Collection[int] | None = None) -> tuple[int, list[UnitResult]]:
     """Run the units whose shard is not committed (and is one of `only`): how many workers, and the results."""
     done = Store.open(job.config.store).done_shards()
-    todo = [unit for unit in job.units if unit.shard not in done and (only is None or unit.shard in only)]
-    workers = job.config.workers or default_workers(job.device, sum(unit.seconds for unit in todo))
+    ours = job.units if only is not None else share(job.config.engine, job.units)
+    todo = [unit for unit in ours if unit.shard not in done and (only is None or unit.shard in only)]
+    workers = job.config.workers
+    if workers is None and job.config.engine == "ray":
+        workers = ray.cluster_workers(job.device)
+    elif workers is None:
+        workers = default_workers(job.device, sum(unit.seconds for unit in todo))
     workers = min(workers, max(len(todo), 1))
     return workers, _run(job, setup, todo, workers) if todo else []
 
@@ -155,10 +161,12 @@ def prepare(config: ExtractConfig) -> Job:
     Raises:
         ManifestError, ModelError, ConfigError: bad input.
     """
+    share(config.engine, [])  # refuses an engine that is not to be had here
+    device, here = devices(config)
     manifest = read_manifest(config.manifest, config.audio_root)
     utterances = manifest.select(config.split)
-    device = str(choose_device(config.device))
-    encoder = load_encoder(config.encoder, config.layer, device, config.compute_dtype)
+    precision = choose_dtype(config.compute_dtype, torch.device(device))
+    encoder = load_encoder(config.encoder, config.layer, here, str(precision).removeprefix("torch."))
     itemsize = 4 if config.dtype == "float32" else 2
     rule = UnitRule(encoder.frame_rate / config.average * encoder.width * itemsize, config.shard_utterances)
     return Job(config, device, manifest, utterances, encoder, rule, plan_units(utterances, rule))
@@ -207,6 +215,16 @@ def worker_setup(job: Job, targets: str | None) -> WorkerSetup:
     )
 
 
+def devices(config: ExtractConfig) -> tuple[str, str]:
+    """Where the workers compute, and where the encoder is loaded here, for its identity."""
+    if config.engine != "ray":
+        here = str(choose_device(config.device))
+        return here, here
+    found = ray.cluster_device()
+    device = found if config.device == "auto" else config.device
+    return device, device if torch.cuda.is_available() else "cpu"
+
+
 def default_workers(device: str, seconds: float) -> int:
     """One process a GPU; on a CPU one a core, since each computes with one thread, if the audio is worth
     it."""
@@ -234,7 +252,7 @@ def _run(job: Job, setup: WorkerSetup, todo: Sequence[WorkUnit], workers: int) -
     began = time.monotonic()
     with stop_on_signals(), progress(sum(map(len, todo)), "extract", "utterances") as shown:
         run = Run(setup, workers, job.encoder if workers == 1 else None, shown.advance)
-        with closing(run_units(run, tasks)) as finished:
+        with closing(run_units(job.config.engine, run, tasks)) as finished:
             for result in finished:
                 results.append(result)
                 rejected = sum(sum(each.rejects.values()) for each in results)

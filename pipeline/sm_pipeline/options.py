@@ -49,7 +49,14 @@ PadOption = Annotated[
     ),
 ]
 LayoutOption = Annotated[settings.Layout, typer.Option("--format", help="Of the shards.")]
-EngineOption = Annotated[settings.Engine, typer.Option("--engine", help="Who runs the work; local: processes here.")]
+EngineOption = Annotated[
+    settings.Engine,
+    typer.Option(
+        "--engine",
+        help="Who runs the work; local: processes here. slurm: this array task's share of it, by processes here; see "
+        "jobs/slurm. ray: actors of a running Ray cluster. The store is the same.",
+    ),
+]
 WorkersOption = Annotated[
     int | None,
     typer.Option("--workers", help="Processes. Default: one a GPU, or one a CPU core; the store is the same."),

@@ -14,6 +14,7 @@ utterance sends it to the shard's reject ledger.
 
 from __future__ import annotations
 
+import socket
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -37,6 +38,7 @@ from sm_pipeline.text import normalise
 from sm_store import Geometry, Record, Reject, Store
 from sm_store.dtypes import is_finite
 from sm_store.errors import SampleError, StoreBusy
+from sm_store.identity import diff_json, require_same
 
 DECODERS = {"cpu": 1, "cuda": 8}  # processes a worker; on a CPU the encoder needs the core itself
 BATCHES_AHEAD = {"cpu": 2, "cuda": 8}  # whose audio is read while one is encoded
@@ -103,12 +105,15 @@ class UnitWorker:
     """Makes units one after another with one encoder; `close` ends its decoding processes."""
 
     def __init__(self, setup: WorkerSetup, encoder: Encoder | None = None) -> None:
-        loaded = encoder or load_encoder(setup.encoder, setup.layer, setup.device, setup.compute_dtype)
+        self._store = Store.open(setup.store)
+        if encoder is None:
+            encoder = load_encoder(setup.encoder, setup.layer, setup.device, setup.compute_dtype)
+            same = diff_json(self._store.identity.encoder, encoder.identity())
+            require_same(same, f"{setup.store}: the encoder that {socket.gethostname()} loads")
         kind = "cuda" if setup.device.startswith("cuda") else "cpu"
         self._setup = setup
         self._ahead = BATCHES_AHEAD[kind]
-        self._batches = BatchEncoder(loaded, setup.average, setup.dtype)
-        self._store = Store.open(setup.store)
+        self._batches = BatchEncoder(encoder, setup.average, setup.dtype)
         self._tokeniser = None
         if setup.targets is not None:
             self._tokeniser = Tokeniser.from_target_set(self._store.targets(setup.targets))
@@ -145,10 +150,9 @@ class UnitWorker:
                         self._begin(next_task(not writing), begun)
                     if not begun and not writing:
                         return
-                    for work in begun[:1]:
-                        for _ in self._encode(work, advance):
-                            if not work.unread and len(begun) == 1:
-                                self._begin(next_task(False), begun)
+                    for all_read in self._encode(begun[0], advance) if begun else ():
+                        if all_read and len(begun) == 1:
+                            self._begin(next_task(False), begun)
                     if writing:
                         yield writing.popleft().result()
                     if begun:
@@ -207,8 +211,11 @@ class UnitWorker:
         path = self._setup.audio_root / utterance.audio
         return self._decoders.submit(read_audio, path, cut, self._setup.max_seconds)
 
-    def _encode(self, work: _Work, advance: Callable[[int], object]) -> Iterator[None]:
-        """Encode a unit, batch by batch; what a batch gave is fetched when the next one is under way."""
+    def _encode(self, work: _Work, advance: Callable[[int], object]) -> Iterator[bool]:
+        """Encode a unit, batch by batch; what a batch gave is fetched when the next one is under way.
+
+        Yields whether all of the unit's audio is being read, after each batch.
+        """
         halved = self._batches.halved
         before: Callable[[], None] | None = None
         while work.reading:
@@ -226,7 +233,7 @@ class UnitWorker:
             work.seconds["read"] += read - began
             work.seconds["encode"] += time.monotonic() - read
             advance(len(batch))
-            yield
+            yield not work.unread
         if before is not None:
             before()
         work.halved = self._batches.halved - halved

@@ -1,8 +1,18 @@
 from __future__ import annotations
 
+import multiprocessing
+from multiprocessing import forkserver
+
 import pytest
 
 from tests.pipeline import llms
+
+
+@pytest.fixture(scope="session", autouse=True)
+def workers_start_soon():
+    """The fork server has torch: one process runs all tests, and its first one may need decoders alone."""
+    multiprocessing.get_context("forkserver").set_forkserver_preload(["sm_pipeline.unit"])
+    forkserver.ensure_running()
 
 
 @pytest.fixture(scope="session")

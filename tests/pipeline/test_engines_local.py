@@ -9,14 +9,16 @@ import subprocess
 import sys
 import time
 from contextlib import closing
+from dataclasses import replace
 
 import pytest
 
+from sm_pipeline.encoders import load_encoder
 from sm_pipeline.engines.local import Run, run_units
 from sm_pipeline.plan import UnitRule, plan_units
 from sm_pipeline.unit import Task
-from sm_store import Store
-from sm_store.errors import ModelError, RunFailed
+from sm_store import Identity, Store
+from sm_store.errors import IdentityMismatch, ModelError, RunFailed
 from tests.pipeline.test_unit import ConstantEncoder, corpus, make_store, setup_for
 from tests.speech import write_audio
 
@@ -31,6 +33,11 @@ def tasks(tmp_path):
     utterances = corpus(tmp_path, lines)
     units = plan_units(utterances, UnitRule(1.0, max_utterances=1))
     return [Task(unit, (utterances[unit.start],)) for unit in units]
+
+
+def tiny_store(path) -> Store:
+    """Of the encoder that worker processes load."""
+    return Store.create(path, Identity(encoder=load_encoder("tiny-seamless", device="cpu").identity()))
 
 
 def children() -> list[int]:
@@ -48,7 +55,7 @@ def test_in_this_process(tmp_path, tasks):
 
 
 def test_in_processes(tmp_path, tasks):
-    store = make_store(tmp_path / "s", 256)
+    store = tiny_store(tmp_path / "s")
     advanced: list[int] = []
     run = Run(setup_for(store, tmp_path), 2, on_utterances=advanced.append)
     results = list(run_units(run, tasks))
@@ -59,22 +66,29 @@ def test_in_processes(tmp_path, tasks):
 
 
 def test_an_error_of_a_worker_is_raised_here(tmp_path, tasks):
-    setup = setup_for(make_store(tmp_path / "s", 256), tmp_path)
+    setup = setup_for(tiny_store(tmp_path / "s"), tmp_path)
     wrong = type(setup)(**{name: getattr(setup, name) for name in setup.__slots__} | {"layer": 9})
     with pytest.raises(ModelError, match="layers 1 to 2"):
         list(run_units(Run(wrong, 2), tasks))
     assert children() == []
 
 
-def test_a_bug_in_a_worker_is_a_failed_run_with_its_trace(tmp_path, tasks):
-    store = make_store(tmp_path / "s", 7)  # not the encoder's width: the commit refuses
-    with pytest.raises(Exception, match=r"features are .* not \(frames > 0, 7\)"):
+def test_a_worker_that_loads_another_encoder_is_refused(tmp_path, tasks):
+    store = make_store(tmp_path / "s", 7)
+    with pytest.raises(IdentityMismatch, match=r"the encoder that .* loads: made by something else .*width: 7 != 256"):
         list(run_units(Run(setup_for(store, tmp_path), 2), tasks))
     assert children() == []
 
 
+def test_a_bug_in_a_worker_is_a_failed_run_with_its_trace(tmp_path, tasks):
+    setup = replace(setup_for(tiny_store(tmp_path / "s"), tmp_path), average=0)
+    with pytest.raises(RunFailed, match=r"a worker process failed: Traceback (.|\n)*ZeroDivisionError"):
+        list(run_units(Run(setup, 2), tasks))
+    assert children() == []
+
+
 def test_a_killed_worker_ends_the_run_soon(tmp_path, tasks):
-    store = make_store(tmp_path / "s", 256)
+    store = tiny_store(tmp_path / "s")
     with closing(run_units(Run(setup_for(store, tmp_path), 2), tasks)) as results:
         next(results)
         for pid in children():
@@ -88,7 +102,7 @@ def test_a_killed_worker_ends_the_run_soon(tmp_path, tasks):
 
 
 def test_closing_early_ends_the_workers(tmp_path, tasks):
-    store = make_store(tmp_path / "s", 256)
+    store = tiny_store(tmp_path / "s")
     with closing(run_units(Run(setup_for(store, tmp_path), 2), tasks)) as results:
         next(results)
         assert len(children()) == 2
@@ -109,10 +123,11 @@ def test_a_unit_held_by_another_run_is_waited_for(tmp_path, tasks):
 
 def test_two_runs_on_one_store_share_the_work(tmp_path, tasks):
     """Both end with the whole store there, and every shard was made once."""
-    store = make_store(tmp_path / "s", 256)
+    store = tiny_store(tmp_path / "s")
     code = f"""
 import pickle, sys
 from pathlib import Path
+from sm_pipeline.encoders import load_encoder
 from sm_pipeline.engines.local import Run, run_units
 from tests.pipeline.test_engines_local import again
 results = again(Path({str(tmp_path)!r}), Path({str(store.root)!r}))
@@ -139,15 +154,16 @@ def again(folder, store):
 
 
 def test_workers_end_when_their_parent_is_killed(tmp_path, tasks):
-    store = make_store(tmp_path / "s", 256)
+    store = tiny_store(tmp_path / "s")
     code = f"""
 import multiprocessing, os, signal
 from pathlib import Path
+from sm_pipeline.encoders import load_encoder
 from sm_pipeline.engines.local import Run, run_units
 from sm_pipeline.manifest import read_manifest
 from sm_pipeline.plan import UnitRule, plan_units
 from sm_pipeline.unit import Task
-from sm_store import Store
+from sm_store import Identity, Store
 from tests.pipeline.test_unit import setup_for
 if __name__ == "__main__":
     folder = Path({str(tmp_path)!r})

@@ -232,8 +232,8 @@ def test_a_run_that_rejected_everything_has_failed(tmp_path):
 
 
 def test_no_work_is_no_failure_without_rejects():
-    figures = dict.fromkeys(("hours", "seconds", "x_realtime", "padding"), 0.0)
-    summary = Summary("s", 3, 3, 0, {}, 1, 0, **figures, parts={}, workers=1)
+    figures = dict.fromkeys(("hours", "seconds", "x_realtime", "padding", "hours_per_device_hour"), 0.0)
+    summary = Summary("s", 3, 3, 0, {}, 1, 0, **figures, halved=0, parts={}, workers=1, device="core")
     assert failure(summary, 0) is None
 
 

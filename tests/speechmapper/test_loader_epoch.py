@@ -7,13 +7,12 @@ import pytest
 
 from sm_store.errors import ConfigError
 from speechmapper.loader.epoch import Budget, LeftOut, Order, plan_epoch, usable
+from tests.speech import librispeech_seconds
 
 
 def librispeech_like(count: int, seed: int = 0) -> np.ndarray:
-    """Stored frames (25 Hz): most utterances 12 to 16 s, a long tail of short ones."""
-    rng = np.random.default_rng(seed)
-    seconds = np.where(rng.random(count) < 0.7, rng.normal(14, 1.5, count), rng.uniform(1.5, 14, count))
-    return np.clip(seconds * 25, 30, 875).astype(np.int64)
+    """Stored frames (25 Hz) of LibriSpeech's lengths."""
+    return (librispeech_seconds(count, seed) * 25).astype(np.int64)
 
 
 def order(count: int = 500, budget: Budget | None = None, seed: int = 3) -> Order:

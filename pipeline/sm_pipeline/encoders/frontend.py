@@ -59,7 +59,7 @@ class FilterBank:
             float32 (B, T, F), and bool (B, T), False where less than a whole frame is left.
         """
         frames_B = [(len(wave) - WINDOW) // HOP + 1 for wave in waves]
-        windows = torch.cat([torch.from_numpy(wave).to(self._device).unfold(0, WINDOW, HOP) for wave in waves])
+        windows = torch.cat([wave.unfold(0, WINDOW, HOP) for wave in self._on_device(waves)])
         rows_at_once = _ROWS.get(self._device.type, _MANY)
         rows = torch.cat([self._log_mel(part) for part in windows.split(rows_at_once)]).split(frames_B)
         longest = -(-max(frames_B) // self.stacked) * self.stacked
@@ -70,6 +70,13 @@ class FilterBank:
         steps = longest // self.stacked
         mask_BT = torch.arange(steps, device=self._device) < counts_B.unsqueeze(1)
         return inputs.view(len(waves), steps, self.mel_bins * self.stacked), mask_BT
+
+    def _on_device(self, waves: Sequence[np.ndarray]) -> Sequence[torch.Tensor]:
+        """The waveforms where the work is done; a GPU gets all of them in one transfer."""
+        if self._device.type != "cuda":
+            return [torch.from_numpy(wave).to(self._device) for wave in waves]
+        samples = torch.from_numpy(np.concatenate(waves)).pin_memory()
+        return samples.to(self._device, non_blocking=True).split([len(wave) for wave in waves])
 
     def _log_mel(self, windows: torch.Tensor) -> torch.Tensor:
         """Windows of samples (n, 400) to log mel energies (n, bins), float32."""
