@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 import numpy as np
 import torch
@@ -87,5 +88,6 @@ def load_wave(audio: str | Path | np.ndarray, cut: Cut | None = None) -> np.ndar
 
 
 def model_name(source: Mapping[str, Any]) -> str:
-    """A recorded model as an argument: `id@revision`, or the id of a folder or preset."""
-    return f"{source['id']}@{source['revision']}" if source.get("revision") else str(source["id"])
+    """A recorded model as an argument: `id@revision`, or the id of a folder or preset, with an encoder's options."""
+    name = f"{source['id']}@{source['revision']}" if source.get("revision") else str(source["id"])
+    return f"{name}?{urlencode(source['options'])}" if source.get("options") else name

@@ -15,20 +15,18 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-from transformers import AutoConfig, PreTrainedConfig
+from transformers import AutoConfig
 
-from sm_pipeline.audio import file_seconds
+from sm_pipeline.audio import SAMPLE_RATE, file_seconds
 from sm_pipeline.config import ExtractConfig, TargetConfig
 from sm_pipeline.console import progress
-from sm_pipeline.encoders import ENCODER_PRESETS
+from sm_pipeline.encoders import read_outline
 from sm_pipeline.manifest import Manifest, Utterance, read_manifest
 from sm_pipeline.models import resolve_model
 from sm_pipeline.plan import UnitRule, plan_units
 from sm_store.errors import ModelError
 from sm_store.int8 import NAME as INT8
 
-ENCODER_FRAME_RATE = 50.0  # Hz, of SeamlessM4T-v2
-FBANK_EDGE_SECONDS = 0.015  # of a waveform's end that fills no 25 ms window at 10 ms steps
 SCALE_BYTES = 4  # of a frame of int8 features
 ITEMSIZE = {"float16": 2, "bfloat16": 2, "float32": 4}
 
@@ -74,14 +72,15 @@ def forecast(config: ExtractConfig) -> Forecast:
     """
     manifest = read_manifest(config.manifest, config.audio_root)
     utterances = manifest.select(config.split)
-    width = encoder_width(config.encoder)
+    encoder = read_outline(config.encoder)
+    width = encoder.width
     itemsize = ITEMSIZE[config.dtype]
     lengths = _lengths(manifest, utterances)
     usable = np.where(lengths <= config.max_seconds, lengths, 0.0)  # NaN compares false
-    frames = (np.maximum(usable - FBANK_EDGE_SECONDS, 0) * ENCODER_FRAME_RATE).astype(np.int64) // config.average
+    frames = encoder.num_frames(np.rint(usable * SAMPLE_RATE)) // config.average
     feature_bytes = int(frames.sum()) * (width + SCALE_BYTES if config.codec == INT8 else width * itemsize)
     target_bytes = _target_bytes(config.targets, frames, itemsize) if config.targets is not None else 0
-    rule = UnitRule(ENCODER_FRAME_RATE / config.average * width * itemsize, config.shard_utterances)
+    rule = UnitRule(encoder.frame_rate / config.average * width * itemsize, config.shard_utterances)
     return Forecast(
         utterances=len(utterances),
         unknown=int(np.isnan(lengths).sum()),
@@ -92,20 +91,6 @@ def forecast(config: ExtractConfig) -> Forecast:
         target_gigabytes=target_bytes / 1e9,
         gigabytes=(feature_bytes + target_bytes) / 1e9,
     )
-
-
-def encoder_width(name: str) -> int:
-    """Width of an encoder's hidden states, from its configuration alone.
-
-    Raises:
-        ModelError: unknown encoder.
-    """
-    if name in ENCODER_PRESETS:
-        return int(ENCODER_PRESETS[name]["hidden_size"])
-    settings, _ = PreTrainedConfig.get_config_dict(resolve_model(name, "encoder", weights=False).folder)
-    if not isinstance(settings.get("hidden_size"), int):
-        raise ModelError(f"--encoder {name}: no hidden_size in its config.json; give a speech encoder's checkpoint")
-    return int(settings["hidden_size"])
 
 
 def llm_width(name: str) -> int:

@@ -38,11 +38,11 @@ class Recipe:
     @classmethod
     def of(cls, config: ExtractConfig, targets: str | None) -> Recipe:
         """The recipe of an extraction."""
-        encoder = Path(config.encoder)
+        place, mark, options = config.encoder.partition("?")
         return cls(
             manifest=str(config.manifest.resolve()),
             audio_root=str(config.audio_root.resolve()) if config.audio_root is not None else None,
-            encoder=str(encoder.resolve()) if encoder.is_dir() else config.encoder,
+            encoder=f"{Path(place).resolve()}{mark}{options}" if Path(place).is_dir() else config.encoder,
             batch_seconds=config.batch_seconds,
             targets=targets,
         )

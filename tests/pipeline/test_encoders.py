@@ -11,9 +11,10 @@ from transformers import SeamlessM4TFeatureExtractor, SeamlessM4Tv2Config, Seaml
 from transformers.models.seamless_m4t_v2.modeling_seamless_m4t_v2 import SeamlessM4Tv2SpeechEncoder
 
 from sm_pipeline.encoders import choose_device, choose_dtype, load_encoder
+from sm_pipeline.encoders.checkpoint import weights_sha256
 from sm_pipeline.encoders.frontend import FilterBank
 from sm_pipeline.encoders.presets import PRESET_SEED, TINY_SEAMLESS
-from sm_pipeline.encoders.seamless import FRAME_RATE, MIN_SAMPLES, weights_sha256
+from sm_pipeline.encoders.seamless import MIN_SAMPLES
 from sm_store.errors import ConfigError, ModelError
 
 SAMPLE_RATE = 16_000
@@ -56,7 +57,7 @@ def test_one_frame_every_20_ms(encoder):
     assert frames == [((size - 400) // 160 + 1) // 2 for size in (16_000, 40_000, 4_800)]
     assert features.shape == (3, frames[1], encoder.width)
     assert features.dtype == torch.float32
-    assert encoder.frame_rate == FRAME_RATE == 50.0
+    assert encoder.frame_rate == 50.0
 
 
 def test_the_last_layer_equals_a_plain_run_after_the_final_norm(encoder, plain_model):

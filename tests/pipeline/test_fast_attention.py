@@ -6,7 +6,7 @@ import copy
 
 import pytest
 import torch
-from transformers import SeamlessM4Tv2Config
+from transformers import SeamlessM4Tv2Config, Wav2Vec2BertConfig, Wav2Vec2BertModel
 from transformers.models.seamless_m4t_v2.modeling_seamless_m4t_v2 import SeamlessM4Tv2SpeechEncoder
 
 from sm_pipeline.encoders.fast_attention import FastSelfAttention, relative_bias, use_fast_attention
@@ -59,6 +59,22 @@ def test_the_same_bits(encoders, batch, length):
         mask[1, max(length // 2, 1) :] = False
     assert torch.equal(slow(hidden, attention_mask=mask), fast(hidden, attention_mask=mask))
     assert torch.equal(slow(hidden), fast(hidden))
+
+
+@pytest.mark.parametrize("length", [1, 15, 16, 73, 130])
+@torch.inference_mode()
+def test_the_same_bits_in_w2v_bert(length):
+    torch.manual_seed(length)
+    config = Wav2Vec2BertConfig(hidden_size=128, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64)
+    slow = Wav2Vec2BertModel(config).eval().encoder
+    fast = copy.deepcopy(slow)
+    use_fast_attention(fast.layers)
+    assert all(isinstance(layer.self_attn, FastSelfAttention) for layer in fast.layers)
+    hidden = torch.randn(2, length, 128)
+    mask = torch.ones(2, length, dtype=torch.bool)
+    mask[1, max(length // 2, 1) :] = False
+    expected = slow(hidden, attention_mask=mask).last_hidden_state
+    assert torch.equal(expected, fast(hidden, attention_mask=mask).last_hidden_state)
 
 
 def test_half_precision_runs_and_is_near(encoders):

@@ -9,11 +9,53 @@ same features whatever its batch mates are (float32: within 1e-5).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
 import torch
+
+from sm_pipeline.audio import SAMPLE_RATE
+
+
+@dataclass(frozen=True, slots=True)
+class EncoderRequest:
+    """How an encoder is to be loaded.
+
+    Attributes:
+        layer: to tap, from 1; None for the last. device: where to run. dtype: precision of the forward pass.
+        options: what the encoder's name says behind its `?`.
+    """
+
+    layer: int | None
+    device: torch.device
+    dtype: torch.dtype
+    options: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Outline:
+    """What a configuration tells of an encoder's output, without any weights.
+
+    Attributes:
+        width: of the hidden states, D.
+        field: samples at 16 kHz that the first frame takes; a shorter waveform has no frame.
+        hop: samples from one frame to the next.
+    """
+
+    width: int
+    field: int
+    hop: int
+
+    @property
+    def frame_rate(self) -> float:
+        """Frames a second, before averaging."""
+        return SAMPLE_RATE / self.hop
+
+    def num_frames(self, samples: np.ndarray) -> np.ndarray:
+        """Frames of waveforms of so many samples, both (B,) int64."""
+        return np.maximum((np.asarray(samples, np.int64) - self.field) // self.hop + 1, 0)
 
 
 class Encoder(Protocol):
@@ -43,7 +85,8 @@ class Encoder(Protocol):
         """
 
     def identity(self) -> dict[str, Any]:
-        """What made the features: id, revision, weights_sha256, family, layer, tap, width (JSON values)."""
+        """What made the features (JSON values): id, revision, weights_sha256, family, layer, tap, width, compute_dtype,
+        and options where the family has some."""
 
     def front_end(self) -> dict[str, Any]:
         """The audio front end: name, sample rate and settings (JSON values)."""

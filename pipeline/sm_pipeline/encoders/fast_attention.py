@@ -1,4 +1,4 @@
-"""Self-attention of the SeamlessM4T-v2 Conformer, with its relative positions at a fraction of the cost.
+"""Self-attention of the SeamlessM4T-v2 and w2v-BERT 2.0 Conformers, with relative positions at a fraction of the cost.
 
 Hugging Face looks up an embedding for each pair of frames, (L, L, d), and multiplies it with every query. There are
 only left + right + 1 = 73 different ones, since distances beyond 64 back and 8 ahead count as those:
@@ -8,7 +8,8 @@ only left + right + 1 = 73 different ones, since distances beyond 64 back and 8 
     bias   (L, L): row l is its table row from column L - 1 - l on: the same memory, read with other strides
 
 The same numbers in the same order go to the same attention function, so on a CPU in float32 the bits are the same.
-(Under a dozen frames matrix products take other paths; so few are looked up as Hugging Face does it.)
+(Under a dozen frames matrix products take other paths; so few are looked up as Hugging Face does it. w2v-BERT
+multiplies by 1 / sqrt(d) where this divides by sqrt(d): the same for its heads of d = 64, else a last bit.)
 
 Shapes: B batch, H heads, L frames, d width of a head, P = left + right + 1.
 """
@@ -25,14 +26,16 @@ from transformers.models.seamless_m4t_v2.modeling_seamless_m4t_v2 import (
     SeamlessM4Tv2ConformerSelfAttention,
     eager_attention_forward,
 )
+from transformers.models.wav2vec2_bert.modeling_wav2vec2_bert import Wav2Vec2BertSelfAttention
 
 _FEW = 16  # frames
+_SLOW = (SeamlessM4Tv2ConformerSelfAttention, Wav2Vec2BertSelfAttention)
 
 
 class FastSelfAttention(nn.Module):
     """Takes the place of a Conformer layer's `self_attn`, with that module's own weights."""
 
-    def __init__(self, slow: SeamlessM4Tv2ConformerSelfAttention) -> None:
+    def __init__(self, slow: Any) -> None:
         super().__init__()
         self.config = slow.config
         self.is_causal = False
@@ -90,5 +93,5 @@ def use_fast_attention(layers: nn.ModuleList) -> None:
     """Put it into every Conformer layer that has clamped relative positions."""
     for layer in layers:
         slow = layer.self_attn
-        if isinstance(slow, SeamlessM4Tv2ConformerSelfAttention) and slow.position_embeddings_type == "relative_key":
-            layer.self_attn = FastSelfAttention(slow)
+        if isinstance(slow, _SLOW) and slow.position_embeddings_type == "relative_key":
+            layer.self_attn = FastSelfAttention(slow).train(slow.training)

@@ -10,115 +10,49 @@ banks and relative positions are ours (`frontend`, `fast_attention`), equal to H
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from transformers import SeamlessM4TFeatureExtractor, SeamlessM4Tv2Config
+from transformers import PreTrainedConfig, SeamlessM4TFeatureExtractor, SeamlessM4Tv2Config
 from transformers.models.seamless_m4t_v2.modeling_seamless_m4t_v2 import SeamlessM4Tv2SpeechEncoder
 
+from sm_pipeline.audio import SAMPLE_RATE
+from sm_pipeline.encoders.base import EncoderRequest, Outline
+from sm_pipeline.encoders.checkpoint import build, load_weights, read_config, read_extractor
 from sm_pipeline.encoders.fast_attention import use_fast_attention
 from sm_pipeline.encoders.frontend import HOP, WINDOW, FilterBank
 from sm_pipeline.encoders.presets import ENCODER_PRESETS, PRESET_SEED
-from sm_pipeline.models import ModelSource, open_tensors
+from sm_pipeline.encoders.tapped import Tap, TappedEncoder, cut_off
+from sm_pipeline.models import ModelSource
 from sm_store.errors import ModelError
 
-SAMPLE_RATE = 16_000  # Hz, of the filter bank
-FRAME_RATE = 50.0  # Hz: 10 ms filter-bank frames, stacked by 2
-MIN_SAMPLES = WINDOW + HOP  # two filter-bank frames: one encoder frame
-CHECKPOINT_PREFIX = "speech_encoder."  # the speech encoder inside a whole SeamlessM4T-v2 checkpoint
-NOT_RUN = ("adapter.", "intermediate_ffn.", "inner_layer_norm.")  # after the tap
+STACKED = 2  # filter-bank frames in one encoder frame
+MIN_SAMPLES = WINDOW + (STACKED - 1) * HOP
 
 
-class SeamlessEncoder:
-    """`Encoder` over Hugging Face's own SeamlessM4T-v2 classes.
+class SeamlessEncoder(TappedEncoder):
+    """`Encoder` over Hugging Face's own SeamlessM4T-v2 classes, and over those that are built like them.
 
     Args:
-        model: the speech encoder, without adapter.
         extractor: Hugging Face's feature extractor (80-bin log-mel filter bank, normalised per utterance and bin).
-        layer: Conformer layer to tap, from 1; None for the last.
-        source: `id` and `revision` for the identity.
-        device: where to run; dtype: precision of the forward pass.
     """
 
-    frame_rate = FRAME_RATE
-
-    def __init__(
-        self,
-        model: SeamlessM4Tv2SpeechEncoder,
-        extractor: SeamlessM4TFeatureExtractor,
-        layer: int | None,
-        source: dict[str, Any],
-        device: torch.device,
-        dtype: torch.dtype,
-    ) -> None:
-        num_layers = len(model.encoder.layers)
-        self.layer = num_layers if layer is None else layer
-        if not 1 <= self.layer <= num_layers:
-            raise ModelError(f"--layer {layer}: {source['id']} has layers 1 to {num_layers}")
-        self.width = int(model.config.hidden_size)
-        self._weights_sha256 = weights_sha256(model)
-        self._model = model.to(device=device, dtype=dtype).eval().requires_grad_(False)
-        del self._model.encoder.layers[self.layer :]
+    def __init__(self, model: Any, extractor: SeamlessM4TFeatureExtractor, tap: Tap, request: EncoderRequest) -> None:
+        super().__init__(model, tap, outline_of(model.config), request)
         use_fast_attention(self._model.encoder.layers)
-        self._normed = self.layer == num_layers
-        self._filter_bank = FilterBank(extractor, device)
-        self._source = source
-        self._device = device
-        self._dtype = dtype
+        self._filter_bank = FilterBank(extractor, request.device)
 
-    @torch.inference_mode()
-    def encode(self, waves: Sequence[np.ndarray]) -> tuple[torch.Tensor, list[int]]:
-        """See `Encoder.encode`; utterances under 560 samples have no frame."""
-        long_enough = [index for index, wave in enumerate(waves) if len(wave) >= MIN_SAMPLES]
-        frames_B = [0] * len(waves)
-        if not long_enough:
-            return torch.zeros(len(waves), 0, self.width, device=self._device), frames_B
-        inputs_BTF, mask_BT = self._front_end([waves[index] for index in long_enough])
-        hidden_BTD = self._hidden_states(inputs_BTF, mask_BT)
-        if hidden_BTD.shape[:2] != inputs_BTF.shape[:2]:
-            raise ModelError(
-                f"{self._source['id']}: layer {self.layer} gives {hidden_BTD.shape[1]} frames for "
-                f"{inputs_BTF.shape[1]}; this transformers version is not supported"
-            )
-        hidden_BTD = hidden_BTD.float() * mask_BT.unsqueeze(-1)
-        for index, count in zip(long_enough, mask_BT.sum(dim=1).tolist(), strict=True):
-            frames_B[index] = int(count)
-        if len(long_enough) == len(waves):
-            return hidden_BTD, frames_B
-        features_BTD = hidden_BTD.new_zeros(len(waves), *hidden_BTD.shape[1:])
-        features_BTD[long_enough] = hidden_BTD
-        return features_BTD, frames_B
-
-    def _front_end(self, waves: list[np.ndarray]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Filter banks stacked by 2, (B, T, 160), and the mask of valid frames, (B, T)."""
+    def _hidden_states(self, waves: list[np.ndarray], frames_B: list[int]) -> torch.Tensor:
         inputs_BTF, mask_BT = self._filter_bank(waves)
-        return inputs_BTF.to(self._dtype), mask_BT
+        hidden_BTD = self._conformer(inputs_BTF.to(self._dtype), mask_BT)
+        return hidden_BTD[:, : max(frames_B)]  # half a stack of filter-bank frames may be left
 
-    def _hidden_states(self, inputs_BTF: torch.Tensor, mask_BT: torch.Tensor) -> torch.Tensor:
-        """Output of the tapped layer, (B, T, D)."""
-        tapped: list[torch.Tensor] = []
-        module = self._model.encoder if self._normed else self._model.encoder.layers[-1]
-        hook = module.register_forward_hook(lambda _module, _inputs, output: tapped.append(output))
-        try:
-            self._model.encoder(self._model.feature_projection(inputs_BTF), attention_mask=mask_BT)
-        finally:
-            hook.remove()
-        return tapped[-1]
-
-    def identity(self) -> dict[str, Any]:
-        tap = "encoder.layer_norm" if self._normed else f"encoder.layers[{self.layer - 1}]"
-        return {
-            **self._source,
-            "weights_sha256": self._weights_sha256,
-            "family": "seamless_m4t_v2",
-            "layer": self.layer,
-            "tap": tap,
-            "width": self.width,
-            "compute_dtype": str(self._dtype).removeprefix("torch."),
-        }
+    def _conformer(self, inputs_BTF: torch.Tensor, mask_BT: torch.Tensor) -> torch.Tensor:
+        """Filter banks stacked by 2, (B, T, 160), to the tap's output, (B, T, D)."""
+        return self._model.encoder(self._model.feature_projection(inputs_BTF), attention_mask=mask_BT)
 
     def front_end(self) -> dict[str, Any]:
         return {
@@ -133,44 +67,57 @@ class SeamlessEncoder:
         }
 
 
-def weights_sha256(model: torch.nn.Module) -> str:
-    """Hash of every parameter and buffer: name, dtype, shape and bytes, in name order."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        array = tensor.detach().cpu().contiguous().view(torch.uint8) if tensor.ndim else tensor.cpu()
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(array.numpy().tobytes() if tensor.ndim == 0 else memoryview(array.numpy()).cast("B"))
-    return digest.hexdigest()
+def outline_of(config: PreTrainedConfig) -> Outline:
+    """Of a model that takes filter banks stacked by 2."""
+    return Outline(config.hidden_size, MIN_SAMPLES, STACKED * HOP)
 
 
-def build_preset(name: str) -> tuple[SeamlessM4Tv2SpeechEncoder, SeamlessM4TFeatureExtractor]:
+def outline(settings: Mapping[str, Any], where: str) -> Outline:
+    """Width and frames by config.json; see `Outline`."""
+    return outline_of(read_config(SeamlessM4Tv2Config, settings, where))
+
+
+def load(source: ModelSource, settings: Mapping[str, Any], request: EncoderRequest) -> SeamlessEncoder:
+    """The speech encoder of a SeamlessM4T-v2 checkpoint folder; nothing else of the checkpoint is read.
+
+    Raises:
+        ModelError: an incomplete or unusable checkpoint, or a layer that it does not have.
+    """
+    config = read_config(SeamlessM4Tv2Config, settings, str(source.folder))
+    config.add_adapter = False
+    extractor = read_filter_bank(source, config)
+    model = build(SeamlessM4Tv2SpeechEncoder, config, source)
+    drop_after_tap(model)
+    load_weights(model, source, ("speech_encoder.", ""))
+    return SeamlessEncoder(model, extractor, cut_off(model, model.encoder, True, source, request.layer), request)
+
+
+def load_preset(name: str, request: EncoderRequest) -> SeamlessEncoder:
     """The preset's architecture with weights drawn from a fixed seed; leaves the caller's random state alone."""
     config = SeamlessM4Tv2Config(**ENCODER_PRESETS[name], add_adapter=False)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(PRESET_SEED)
         model = SeamlessM4Tv2SpeechEncoder(config)
-    return model, SeamlessM4TFeatureExtractor()
-
-
-def read_checkpoint(source: ModelSource) -> tuple[SeamlessM4Tv2SpeechEncoder, SeamlessM4TFeatureExtractor]:
-    """The speech encoder of a SeamlessM4T-v2 checkpoint folder; nothing else of the checkpoint is read."""
-    config = SeamlessM4Tv2Config.from_pretrained(source.folder)
-    config.add_adapter = False
-    with torch.device("meta"):
-        model = SeamlessM4Tv2SpeechEncoder(config)
-    tensors = open_tensors(source)
-    stored = set(tensors.names())
-    prefix = CHECKPOINT_PREFIX if any(name.startswith(CHECKPOINT_PREFIX) for name in stored) else ""
-    wanted = [name for name in model.state_dict() if not name.startswith(NOT_RUN)]
-    missing = [name for name in wanted if prefix + name not in stored]
-    if missing:
-        raise ModelError(
-            f"{source.folder}: no {prefix}{missing[0]} among its weights ({len(missing)} missing); "
-            "give a complete SeamlessM4T-v2 checkpoint"
-        )
     drop_after_tap(model)
-    model.load_state_dict({name: tensors.get(prefix + name) for name in wanted}, assign=True)
-    return model, SeamlessM4TFeatureExtractor.from_pretrained(source.folder)
+    source = ModelSource(name, None, Path(name))
+    tap = cut_off(model, model.encoder, True, source, request.layer)
+    return SeamlessEncoder(model, SeamlessM4TFeatureExtractor(), tap, request)
+
+
+def read_filter_bank(source: ModelSource, config: PreTrainedConfig) -> SeamlessM4TFeatureExtractor:
+    """The feature extractor of a checkpoint, which must make what the model takes.
+
+    Raises:
+        ModelError: none, a broken one, or one of another model.
+    """
+    extractor = read_extractor(SeamlessM4TFeatureExtractor, source)
+    makes = f"{extractor.num_mel_bins} mel bins stacked by {extractor.stride}"
+    takes = f"{config.feature_projection_input_dim // STACKED} mel bins stacked by {STACKED}"
+    if makes != takes:
+        raise ModelError(
+            f"{source.folder}: its feature extractor makes {makes}, its model takes {takes}; complete the checkpoint"
+        )
+    return extractor
 
 
 def drop_after_tap(model: SeamlessM4Tv2SpeechEncoder) -> None:
