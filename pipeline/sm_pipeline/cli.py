@@ -26,6 +26,9 @@ from sm_pipeline.options import (
     BatchSecondsOption,
     CompressionOption,
     ComputeDtypeOption,
+    CorpusArgument,
+    CorpusKindArgument,
+    CorpusSplitOption,
     DeviceOption,
     DtypeOption,
     EncoderOption,
@@ -38,6 +41,7 @@ from sm_pipeline.options import (
     ManifestArgument,
     MaxRejectsOption,
     MaxSecondsOption,
+    OutManifestArgument,
     OutStoreArgument,
     PadOption,
     ShardOption,
@@ -86,6 +90,25 @@ def demo_corpus(
     else:
         splits = ", ".join(f"{name} {value:g}" for name, value in counts.items() if name != "hours")
         typer.echo(f"{out / 'manifest.jsonl'}: {splits}; {counts['hours']:.2f} hours")
+
+
+@app.command()
+def manifest(
+    kind: CorpusKindArgument,
+    path: CorpusArgument,
+    out: OutManifestArgument,
+    split: CorpusSplitOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List a corpus on disk as a manifest: JSONL, one utterance a line, which extract and plan read.
+
+    Audio is not copied or opened: the manifest names the corpus's own files. Only audio that is no file of its
+    own yet (inside a saved dataset, or a document in pieces) is written, beside OUT. What has no text or no
+    audio is left out, and counted.
+    """
+    from sm_pipeline.corpora import make_manifest
+
+    _report(make_manifest(kind, path, out, split), as_json)
 
 
 @app.command()

@@ -165,6 +165,18 @@ def format_line(utterance: Utterance) -> bytes:
     return json.dumps(data, ensure_ascii=False, allow_nan=False).encode() + b"\n"
 
 
+def problem_of(utterance: Utterance) -> str | None:
+    """What a reader of a manifest with this utterance would refuse, and the remedy; None: nothing."""
+    try:
+        line = format_line(utterance)
+        parse_line(line)
+    except _Bad as bad:
+        return str(bad)
+    except ValueError as error:  # NaN, half a surrogate pair: what JSON or UTF-8 cannot say
+        return f"{error}; mend it or take it out"
+    return None if len(line) <= MAX_LINE_BYTES else f"a line longer than {MAX_LINE_BYTES} bytes; take it out"
+
+
 class _Bad(Exception):
     """What is wrong with a line, and the remedy; the caller adds file and line."""
 

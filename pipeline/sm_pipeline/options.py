@@ -10,6 +10,24 @@ import typer
 from sm_pipeline import config as settings
 
 ManifestArgument = Annotated[Path, typer.Argument(help="Manifest: a JSONL file with one utterance a line.")]
+CorpusKindArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="KIND",
+        help="What the corpus is: librispeech, commonvoice, voxpopuli, mls, fleurs, covost2, europarl-st, "
+        "spoken-squad, librisqa, nemo (its JSONL), lhotse (cuts) or hf (a folder of datasets' save_to_disk).",
+    ),
+]
+CorpusArgument = Annotated[
+    Path, typer.Argument(metavar="PATH", help="The corpus, unpacked: the folder that holds its lists and audio.")
+]
+OutManifestArgument = Annotated[
+    Path, typer.Argument(metavar="OUT.jsonl", help="The manifest to write; best inside or above the corpus.")
+]
+CorpusSplitOption = Annotated[
+    str | None,
+    typer.Option("--split", help="Only this split: train, dev, test or the corpus's own name of one."),
+]
 StoreArgument = Annotated[Path, typer.Argument(help="Folder of a store; to read it, any fsspec URL.")]
 StoreOption = Annotated[Path, typer.Option("--store", help="Folder of the store; extract makes or continues it.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]

@@ -1,0 +1,166 @@
+"""Reads the tables and lists of corpora line by line, and names the line that is wrong.
+
+for row in table(Path("de/train.tsv"), needs=("path", "sentence")):
+    row.where           "de/train.tsv:2"
+    row["sentence"]     'Er sagte: "Nein'        a quotation mark means nothing in these tables
+
+.gz files are unpacked on the way.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import json
+import math
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+from sm_store.errors import ManifestError
+
+MAX_LINE_BYTES = 2**24
+MAX_JSON_BYTES = 2**30
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One row: its values by name, and FILE:LINE."""
+
+    values: Mapping[str, Any]
+    where: str
+
+    def __getitem__(self, name: str) -> Any:
+        return self.values[name]
+
+    def text(self, *names: str) -> str:
+        """The first of these that is a string and not blank, without outer white space; "" where none is."""
+        values = (self.values.get(name) for name in names)
+        return next((value.strip() for value in values if isinstance(value, str) and value.strip()), "")
+
+    def seconds(self, name: str) -> float | None:
+        """A number, or None where it is absent.
+
+        Raises:
+            ManifestError: something else.
+        """
+        value = self.values.get(name)
+        if value is None or value == "":
+            return None
+        try:
+            seconds = float(value) if isinstance(value, (int, float, str)) and not isinstance(value, bool) else math.nan
+        except (ValueError, OverflowError):
+            seconds = math.nan
+        if math.isfinite(seconds):
+            return seconds
+        raise ManifestError(f"{self.where}: {name} is {value!r:.40}, not a number; give seconds")
+
+
+def lines(path: Path) -> Iterator[tuple[str, str]]:
+    """FILE:LINE and text of each line that is not blank, line ends removed.
+
+    Raises:
+        ManifestError: a file that cannot be read, a line that is not UTF-8 or too long.
+    """
+    number = 0
+    try:
+        with _open(path) as file:
+            while raw := file.readline(MAX_LINE_BYTES + 1):
+                number += 1
+                if len(raw) > MAX_LINE_BYTES:
+                    raise ManifestError(f"{path}:{number}: longer than {MAX_LINE_BYTES} bytes; is it the right file?")
+                text = raw.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
+                if text.strip():
+                    yield f"{path}:{number}", text
+    except UnicodeDecodeError as error:
+        raise ManifestError(f"{path}:{number}: not UTF-8 at byte {error.start}; save the file as UTF-8") from error
+    except (OSError, EOFError, zlib.error) as error:
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+        raise ManifestError(f"{path}:{number + 1}: cannot be read ({reason}); copy the file again") from error
+
+
+def _open(path: Path) -> BinaryIO:
+    return cast(BinaryIO, gzip.open(path) if path.suffix == ".gz" else path.open("rb"))
+
+
+def table(path: Path, needs: Sequence[str], header: Sequence[str] = ()) -> Iterator[Row]:
+    """Rows of a tab-separated table without quoting.
+
+    Args:
+        needs: columns that must be there.
+        header: names of the columns where the file has no line of names.
+
+    Raises:
+        ManifestError: a column that is missing, or a row of another width.
+    """
+    names = list(header)
+    for where, text in lines(path):
+        try:
+            cells = next(csv.reader([text], delimiter="\t", quoting=csv.QUOTE_NONE))
+        except csv.Error as error:
+            raise ManifestError(f"{where}: {error}; keep each row on one line, columns apart by tabs") from error
+        if not names:
+            names = cells
+            missing = [name for name in needs if name not in names]
+            if missing:
+                raise ManifestError(f"{where}: no column {missing[0]!r}; the columns are {', '.join(names):.200}")
+        elif len(cells) != len(names):
+            raise ManifestError(f"{where}: {len(cells)} columns of {len(names)}; mend the row or take it out")
+        else:
+            yield Row(dict(zip(names, cells, strict=True)), where)
+
+
+def json_lines(path: Path) -> Iterator[Row]:
+    """Objects of a JSONL file.
+
+    Raises:
+        ManifestError: a line that is no JSON object.
+    """
+    for where, text in lines(path):
+        yield _object(_parse(text, where), where)
+
+
+def json_file(path: Path) -> Any:
+    """The value of a JSON file.
+
+    Raises:
+        ManifestError: it is missing, no JSON, or huge.
+    """
+    try:
+        if path.stat().st_size > MAX_JSON_BYTES:
+            raise ManifestError(f"{path}: larger than {MAX_JSON_BYTES} bytes; is it the right file?")
+        text = path.read_bytes().decode("utf-8-sig")
+    except OSError as error:
+        raise ManifestError(f"{path}: cannot be read ({error.strerror}); copy the file again") from error
+    except UnicodeDecodeError as error:
+        raise ManifestError(f"{path}: not UTF-8 at byte {error.start}; save the file as UTF-8") from error
+    return _parse(text, str(path))
+
+
+def json_rows(path: Path) -> Iterator[Row]:
+    """Objects of a file that is one JSON list of them, or JSONL."""
+    with _open(path) as file:
+        begin = file.read(64).lstrip(b"\xef\xbb\xbf \t\r\n")
+    if not begin.startswith(b"["):
+        yield from json_lines(path)
+        return
+    for number, value in enumerate(json_file(path), start=1):
+        where = f"{path}: item {number}"
+        yield _object(value, where)
+
+
+def _object(value: object, where: str) -> Row:
+    if not isinstance(value, dict):
+        raise ManifestError(f"{where}: a JSON {type(value).__name__}, not an object; is it the right file?")
+    return Row(value, where)
+
+
+def _parse(text: str, where: str) -> Any:
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ManifestError(f"{where}: nested too deeply; is it the right file?") from error
+    except ValueError as error:
+        raise ManifestError(f"{where}: not JSON ({error}); copy the file again") from error
