@@ -55,7 +55,9 @@ def test_links_out_of_the_corpus_widen_the_root(tmp_path):
 def test_links_in_a_circle_are_walked_once(tmp_path):
     corpus = librispeech(tmp_path)
     (corpus / "dev-other/again").symlink_to(corpus)
-    assert len(made("librispeech", corpus)[1]) == 5
+    summary, found = made("librispeech", corpus)
+    assert len(found) == 5
+    assert {reason: rows for reason, (rows, _) in summary.skipped.items()} == {"no text": 1}
 
 
 def test_relative_paths_are_fine(tmp_path, monkeypatch):
@@ -127,6 +129,13 @@ def test_names_of_splits():
     }
     assert is_chosen("dev-other", None) and is_chosen("dev-other", "dev") and is_chosen("dev-other", "dev-other")
     assert not is_chosen("dev-other", "dev-clean")
+
+
+def test_the_best_format_does_not_depend_on_the_order_of_a_folder(tmp_path, monkeypatch):
+    names = ["a.mp3", "a.flac", "a.wav"]
+    for order in (names, names[::-1]):
+        monkeypatch.setattr("os.listdir", lambda _, order=order: list(order))
+        assert AudioFiles().find([tmp_path], "a") == str(tmp_path / "a.flac")
 
 
 def test_audio_files_are_found_in_the_best_format(tmp_path):
