@@ -9,6 +9,7 @@ import torch
 from transformers import SeamlessM4Tv2Config, Wav2Vec2BertConfig, Wav2Vec2BertModel
 from transformers.models.seamless_m4t_v2.modeling_seamless_m4t_v2 import SeamlessM4Tv2SpeechEncoder
 
+from sm_pipeline.encoders import fast_attention
 from sm_pipeline.encoders.fast_attention import FastSelfAttention, relative_bias, use_fast_attention
 from sm_pipeline.encoders.presets import TINY_SEAMLESS
 
@@ -57,6 +58,21 @@ def test_the_same_bits(encoders, batch, length):
     mask = torch.ones(batch, length, dtype=torch.bool)
     if batch > 1:
         mask[1, max(length // 2, 1) :] = False
+    assert torch.equal(slow(hidden, attention_mask=mask), fast(hidden, attention_mask=mask))
+    assert torch.equal(slow(hidden), fast(hidden))
+
+
+@pytest.mark.parametrize("heads_at_once", [1, 2, 3])
+@pytest.mark.parametrize("length", [100, 257, 777, 1030])
+@torch.inference_mode()
+def test_the_same_bits_in_pieces(encoders, length, heads_at_once, monkeypatch):
+    """Long batches are attended to piece by piece."""
+    slow, fast = encoders
+    monkeypatch.setattr(fast_attention, "_CACHED", heads_at_once * length * length)
+    torch.manual_seed(length)
+    hidden = torch.randn(2, length, TINY_SEAMLESS["hidden_size"])
+    mask = torch.ones(2, length, dtype=torch.bool)
+    mask[1, length // 2 :] = False
     assert torch.equal(slow(hidden, attention_mask=mask), fast(hidden, attention_mask=mask))
     assert torch.equal(slow(hidden), fast(hidden))
 

@@ -8,6 +8,8 @@ only left + right + 1 = 73 different ones, since distances beyond 64 back and 8 
     bias   (L, L): row l is its table row from column L - 1 - l on: the same memory, read with other strides
 
 The same numbers in the same order go to the same attention function, so on a CPU in float32 the bits are the same.
+There it is called for a few heads of one row at a time: the L x L biases of a batch are hundreds of megabytes, which
+would go to memory and back several times.
 (Under a dozen frames matrix products take other paths; so few are looked up as Hugging Face does it. w2v-BERT
 multiplies by 1 / sqrt(d) where this divides by sqrt(d): the same for its heads of d = 64, else a last bit.)
 
@@ -17,6 +19,7 @@ Shapes: B batch, H heads, L frames, d width of a head, P = left + right + 1.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -29,6 +32,7 @@ from transformers.models.seamless_m4t_v2.modeling_seamless_m4t_v2 import (
 from transformers.models.wav2vec2_bert.modeling_wav2vec2_bert import Wav2Vec2BertSelfAttention
 
 _FEW = 16  # frames
+_CACHED = 1 << 20  # attention scores
 _SLOW = (SeamlessM4Tv2ConformerSelfAttention, Wav2Vec2BertSelfAttention)
 
 
@@ -48,7 +52,7 @@ class FastSelfAttention(nn.Module):
     def forward(
         self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None = None, **options: Any
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """As Hugging Face's: (B, L, D) and a mask to (B, L, D) and attention weights, where the function has them."""
+        """As Hugging Face's: (B, L, D) and a mask, (B or 1, 1, L, L), to (B, L, D); there are no attention weights."""
         batch, length, width = hidden_states.shape
         heads = (batch, length, self.num_heads, self.head_size)
         query, key, value = (
@@ -56,13 +60,28 @@ class FastSelfAttention(nn.Module):
             for linear in (self.linear_q, self.linear_k, self.linear_v)
         )
         embeddings = self.distance_embedding.weight.to(query.dtype)
-        bias_BHLL = relative_bias(query, embeddings, self.left, self.right)
         attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
-        output, weights = attend(
-            self, query, key, value, attention_mask,
-            dropout=0.0, scaling=self.scaling, position_bias=bias_BHLL, **options,
-        )  # fmt: skip
-        return self.linear_out(output.reshape(batch, length, width)), weights
+        output = query.new_empty(heads)
+        for row, some in _pieces(batch, self.num_heads, length, query.device):
+            mask = attention_mask.expand(batch, -1, -1, -1)[row] if attention_mask is not None else None
+            part = query[row, some]
+            output[row, :, some], _ = attend(
+                self, part, key[row, some], value[row, some], mask,
+                dropout=0.0, scaling=self.scaling, **options,
+                position_bias=relative_bias(part, embeddings, self.left, self.right),
+            )  # fmt: skip
+        return self.linear_out(output.reshape(batch, length, width)), None
+
+
+def _pieces(batch: int, heads: int, length: int, device: torch.device) -> Iterator[tuple[slice, slice]]:
+    """Rows and heads of a batch to attend to at once: on a CPU as much as the caches hold."""
+    if device.type != "cpu" or batch * heads * length * length <= _CACHED:
+        yield slice(None), slice(None)
+        return
+    at_once = max(_CACHED // (length * length), 1)
+    for row in range(batch):
+        for head in range(0, heads, at_once):
+            yield slice(row, row + 1), slice(head, head + at_once)
 
 
 def relative_bias(query_BHLd: torch.Tensor, embeddings_Pd: torch.Tensor, left: int, right: int) -> torch.Tensor:
