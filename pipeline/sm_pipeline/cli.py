@@ -41,6 +41,7 @@ from sm_pipeline.options import (
     ManifestArgument,
     MaxRejectsOption,
     MaxSecondsOption,
+    MovedManifestOption,
     OutManifestArgument,
     OutStoreArgument,
     PadOption,
@@ -279,9 +280,7 @@ def verify(store: StoreArgument, as_json: JsonOption = False) -> None:
 @app.command()
 def repair(
     store: StoreArgument,
-    manifest: Annotated[
-        Path | None, typer.Option(help="Where the manifest lies now, if it was moved since the extraction.")
-    ] = None,
+    manifest: MovedManifestOption = None,
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
 ) -> None:
@@ -289,6 +288,22 @@ def repair(
     from sm_pipeline.repair import repair as repair_store
 
     _report(repair_store(store, manifest, device), as_json)
+
+
+@app.command()
+def retry(
+    store: StoreArgument,
+    manifest: MovedManifestOption = None,
+    device: DeviceOption = "auto",
+    as_json: JsonOption = False,
+) -> None:
+    """Extract rejected samples again, and only those: after their audio was mended, or the machine was.
+
+    What is good now becomes shards of its own; what is rejected again stays in the ledger as it was.
+    """
+    from sm_pipeline.retry import retry as retry_store
+
+    _report(retry_store(store, manifest, device), as_json)
 
 
 @app.command()

@@ -134,7 +134,7 @@ def extract(config: ExtractConfig) -> Summary:
     Recipe.of(config, name).save(store.root)
     ran = time.monotonic()
     workers, results = run_job(job, worker_setup(job, name))
-    if len(store.done_shards()) == len(job.units):  # else others are at it
+    if store.done_shards() >= {unit.shard for unit in job.units}:  # else others are at it
         store.compact()
     store.refresh()
     now = time.monotonic()

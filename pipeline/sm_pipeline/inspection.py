@@ -48,7 +48,8 @@ def status_lines(facts: Mapping[str, Any]) -> list[str]:
     lines = [
         f"{facts['path']}: {state}",
         f"  shards    {shards['done']} of {planned}"
-        + (f", missing {_few(shards['missing'])}" if shards["missing"] else ""),
+        + (f", missing {_few(shards['missing'])}" if shards["missing"] else "")
+        + (f", and {shards['retried']} of what was retried" if shards["retried"] else ""),
         *(f"  merged    {_origin(each)}" for each in facts["merged"]),
         f"  records   {facts['records']}, {facts['hours']:.2f} hours, {facts['bytes'] / GIGABYTE:.3f} GB",
         f"  rejected  {facts['rejected']}",

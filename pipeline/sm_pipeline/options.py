@@ -28,6 +28,9 @@ CorpusSplitOption = Annotated[
     str | None,
     typer.Option("--split", help="Only this split: train, dev, test or the corpus's own name of one."),
 ]
+MovedManifestOption = Annotated[
+    Path | None, typer.Option("--manifest", help="Where the manifest lies now, if it was moved since the extraction.")
+]
 StoreArgument = Annotated[Path, typer.Argument(help="Folder of a store; to read it, any fsspec URL.")]
 StoreOption = Annotated[Path, typer.Option("--store", help="Folder of the store; extract makes or continues it.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]

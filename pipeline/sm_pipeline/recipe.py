@@ -84,8 +84,8 @@ def load_recipe(store: Path) -> Recipe:
     """
     if not (store / RECIPE).is_file():
         raise StoreMissing(
-            f"{store}: has no {RECIPE}, so it was not made by `sm-pipeline extract`; repair what it was exported or "
-            "merged from, remove this one, and export or merge again"
+            f"{store}: has no {RECIPE}, so it was not made by `sm-pipeline extract`; do this to what it was "
+            "exported or merged from, remove this one, and export or merge again"
         )
     try:
         return Recipe(**document.read(store / RECIPE))

@@ -24,7 +24,7 @@ from sm_pipeline.inspection import verify_store, verify_words
 from sm_pipeline.recipe import RECIPE, load_recipe
 from sm_pipeline.targets import Targets, build_targets
 from sm_store import Store, document
-from sm_store.catalog import part_path, shards_in
+from sm_store.catalog import part_path, read_part, shards_in
 from sm_store.durable import locked, remove, write_file
 from sm_store.errors import RunFailed
 from sm_store.identity import diff_json, require_same
@@ -42,6 +42,7 @@ class RepairSummary:
     Attributes:
         damages: found. shards: extracted again. targets: shards embedded again, by target set.
         restored: target sets whose table, tokenizer or description was written again.
+        dropped: shards of retried utterances, which are rejects again.
         checked: the final `verify` in a sentence.
     """
 
@@ -50,6 +51,7 @@ class RepairSummary:
     shards: list[int]
     targets: dict[str, list[int]]
     restored: list[str]
+    dropped: list[int]
     checked: str
 
     def to_json(self) -> dict[str, Any]:
@@ -64,6 +66,9 @@ class RepairSummary:
         done += [f"targets {name} again: shards {', '.join(map(str, each))}" for name, each in self.targets.items()]
         if self.restored:
             done.append(f"written again: the files of target sets {', '.join(self.restored)}")
+        if self.dropped:
+            shards = ", ".join(map(str, self.dropped))
+            done.append(f"dropped: shards {shards} of retried utterances; `sm-pipeline retry` makes them again")
         return f"{self.store}: {'; '.join(done)}; now {self.checked}"
 
 
@@ -110,11 +115,13 @@ class Plan:
 
     Attributes:
         job: the extraction, prepared; None where no shard is bad. restore: target sets whose own files are bad.
+        dropped: shards of retried utterances that are bad, or that a shard made again may hold.
     """
 
     lost: Lost
     job: Job | None
     restore: list[Targets]
+    dropped: list[int]
 
 
 def repair(path: Path, manifest: Path | None = None, device: str = "auto") -> RepairSummary:
@@ -130,7 +137,7 @@ def repair(path: Path, manifest: Path | None = None, device: str = "auto") -> Re
     """
     found = verify_store(path)
     if found.ok and not (path / NOTE).exists():
-        return RepairSummary(str(path), 0, [], {}, [], verify_words(found))
+        return RepairSummary(str(path), 0, [], {}, [], [], verify_words(found))
     with locked(path, "repair"):
         plan = _plan(path, found, manifest, device)
         plan.lost.note(path)
@@ -140,7 +147,7 @@ def repair(path: Path, manifest: Path | None = None, device: str = "auto") -> Re
         remove(path / NOTE)
     restored = [targets.spec.name for targets in plan.restore]
     shards, targets = sorted(plan.lost.shards), dict(plan.lost.targets)
-    return RepairSummary(str(path), len(found.damages), shards, targets, restored, verify_words(left))
+    return RepairSummary(str(path), len(found.damages), shards, targets, restored, plan.dropped, verify_words(left))
 
 
 def _plan(path: Path, found: VerifyReport, manifest: Path | None, device: str) -> Plan:
@@ -150,7 +157,30 @@ def _plan(path: Path, found: VerifyReport, manifest: Path | None, device: str) -
     if lost.shards:
         job = prepare(load_recipe(path).config(path, identity, device, manifest))
         identity.require_same(make_identity(job), str(path))
-    return Plan(lost, job, [_targets(specs[name]) for name in sorted(_damaged_sets(found.damages))])
+    restore = [_targets(specs[name]) for name in sorted(_damaged_sets(found.damages))]
+    return Plan(lost, job, restore, _dropped(path, found, lost, job))
+
+
+def _dropped(path: Path, found: VerifyReport, lost: Lost, job: Job | None) -> list[int]:
+    """Shards of retried utterances to discard: the bad ones, and where an utterance was first in a shard that is made
+    again, which may hold it now that its audio is good."""
+    retried = [shard for shard in shards_in(path / "catalog") if _is_retried(path, shard)]
+    bad = {*found.bad_shards(), *chain.from_iterable(found.bad_targets().values())}
+    units = [unit for unit in job.units if unit.shard in lost.shards] if job is not None else []
+    again = {each.id for unit in units for each in job.utterances[unit.start : unit.stop]} if job is not None else set()
+    return [shard for shard in retried if shard in bad or again & set(_ids(path, shard))]
+
+
+def _is_retried(path: Path, shard: int) -> bool:
+    """Whether a shard lies beyond the plan."""
+    planned = document.read_store(path)[0].plan.get("shards")
+    return isinstance(planned, int) and shard >= planned
+
+
+def _ids(path: Path, shard: int) -> list[str]:
+    _, table = read_part(path / "catalog", shard, ["id"])
+    ids: list[str] = table.column("id").to_pylist()
+    return ids
 
 
 def _lost(path: Path, found: VerifyReport) -> Lost:
@@ -161,6 +191,8 @@ def _lost(path: Path, found: VerifyReport) -> Lost:
     shards: dict[int, str | None] = {}
     targets: dict[str, list[int]] = {each.name: [] for each in sets}
     for shard in sorted({*bad_shards, *chain.from_iterable(bad.values())}):
+        if _is_retried(path, shard):
+            continue
         later = {each.name for each in sets if each.added_later(shard)}
         bad_here = {name for name, each in bad.items() if shard in each}
         whole = shard in bad_shards or not bad_here <= later
@@ -196,7 +228,7 @@ def _targets(spec: TargetSpec) -> Targets:
 def _make_again(path: Path, found: VerifyReport, plan: Plan) -> None:
     """Discard what is bad, write the files of target sets, extract, and embed what was added later."""
     lost = plan.lost
-    bad = tuple(Damage("", "", shard) for shard in lost.shards)
+    bad = tuple(Damage("", "", shard) for shard in (*lost.shards, *plan.dropped))
     discard(path, replace(found, damages=(*found.damages, *bad)))
     for targets in plan.restore:
         restore_target_set(path, targets.spec, targets.llm.table_VE, targets.llm.tokenizer_files)

@@ -62,6 +62,8 @@ class WorkerSetup:
         encoder, layer, device, compute_dtype: as `load_encoder` takes them.
         average: frames averaged into one. dtype: of the stored features.
         max_seconds: limit of an utterance. batch_seconds: padded seconds of audio encoded at once.
+        keep_rejects: whether rejects go into the ledger; if not, they are there already, and a unit of nothing else
+            makes no shard.
     """
 
     store: Path
@@ -75,6 +77,7 @@ class WorkerSetup:
     dtype: str
     max_seconds: float
     batch_seconds: float
+    keep_rejects: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -275,7 +278,9 @@ class UnitWorker:
             records.append(Record(utterance.id, features_TD, utterance.fields(work.wave_seconds[index])))
             if ids is not None:
                 token_ids.append(ids)
-        rejects = [reject for reject in work.rejects if reject is not None]
+        if not self._setup.keep_rejects and not records:
+            return
+        rejects = [reject for reject in work.rejects if reject is not None and self._setup.keep_rejects]
         sets = {self._setup.targets: token_ids} if self._setup.targets is not None else {}
         self._store.commit(work.task.unit.shard, records, rejects, sets)
 

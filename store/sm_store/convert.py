@@ -110,9 +110,9 @@ def merge(
 
 
 def planned_shards(store: Store) -> int:
-    """Shards that the store's plan has, or, where it does not say, that are there."""
+    """Shards that the store's plan has, and those beyond it that are there."""
     planned = store.identity.plan.get("shards")
-    return planned if isinstance(planned, int) else max(store.done_shards(), default=-1) + 1
+    return max([planned if isinstance(planned, int) else 0, *(shard + 1 for shard in store.done_shards())])
 
 
 def _converted(made: Store, copied: int) -> Converted:

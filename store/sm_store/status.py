@@ -1,6 +1,6 @@
 """What is done, missing and rejected in a store, as JSON values: the facts behind `sm-pipeline status`.
 
-{"path": ..., "shards": {"done": 7, "planned": 8, "missing": [5]}, "records": 6912, "hours": 11.3,
+{"path": ..., "shards": {"done": 7, "planned": 8, "missing": [5], "retried": 0}, "records": 6912, "hours": 11.3,
  "bytes": 1.6e9, "rejects": {"text_too_long": 3}, "targets": {"smollm2": {"done": 7, "kind": "dense"}}}
 """
 
@@ -19,8 +19,9 @@ if TYPE_CHECKING:
 def status(store: Store) -> dict[str, Any]:
     """Counts of shards, records, hours, bytes and rejects of an open store, and of its target sets."""
     parts = store.parts
-    done = [part.shard for part in parts]
+    there = [part.shard for part in parts]
     planned = store.identity.plan.get("shards")
+    done = [shard for shard in there if not isinstance(planned, int) or shard < planned]
     missing = sorted(set(range(planned)) - set(done)) if isinstance(planned, int) else []
     durations = store.columns(["duration"]).column("duration").to_numpy()
     rejects = store.rejects()
@@ -31,7 +32,7 @@ def status(store: Store) -> dict[str, Any]:
         "compression": store.identity.compression,
         "error": _error(store),
         "encoder": dict(store.identity.encoder),
-        "shards": {"done": len(done), "planned": planned, "missing": missing},
+        "shards": {"done": len(done), "planned": planned, "missing": missing, "retried": len(there) - len(done)},
         "merged": store.identity.plan.get("merged", []),
         "finished": not missing,
         "records": len(store),
@@ -40,7 +41,7 @@ def status(store: Store) -> dict[str, Any]:
         "bytes": sum(entry.size for part in parts for entry in part.files.values()),
         "rejected": len(rejects),
         "rejects": ledger.count(rejects),
-        "targets": {name: _target(store, name, set(done)) for name in store.target_names},
+        "targets": {name: _target(store, name, set(there)) for name in store.target_names},
     }
 
 

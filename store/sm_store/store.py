@@ -319,7 +319,7 @@ class Store:
         return set(catalog.shards_in(folder))
 
     def rejects(self) -> list[Reject]:
-        """Every rejected utterance, in shard order."""
+        """Every rejected utterance that no later shard holds, in shard order."""
         return self._view.rejects()
 
     def status(self) -> dict[str, Any]:

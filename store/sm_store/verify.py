@@ -11,7 +11,6 @@ Unlike opening a store, verifying goes on after the first damage and names all o
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -35,6 +34,7 @@ from sm_store.ragged import shard_name
 from sm_store.reader import Stream
 from sm_store.records import TargetSpec
 from sm_store.remote import local_folder
+from sm_store.repeated import repeated
 from sm_store.shard_zarr import group_json, offsets_name
 from sm_store.targets import TargetSet
 
@@ -162,6 +162,7 @@ class _Verifier:
         self.bytes = 0
         self.records = 0
         self.ids: dict[int, list[str]] = {}
+        self.rejected: dict[int, list[str]] = {}
 
     def report(self) -> VerifyReport:
         self._groups()
@@ -217,7 +218,7 @@ class _Verifier:
         for stream in streams:
             self._stream(info, table, stream, bad, None)
         with suppress(StoreError):  # a damaged ledger is named already, as one of the shard's files
-            self.ids[shard] += [entry.id for entry in ledger.read(self.root, info)]
+            self.rejected[shard] = [entry.id for entry in ledger.read(self.root, info)]
 
     def _target(self, spec: TargetSpec, done: Sequence[int]) -> None:
         target = TargetSet(self.root / "targets" / spec.name, spec)
@@ -344,18 +345,9 @@ class _Verifier:
                 self.damages.append(Damage(file, "bytes differ", info.shard, row, name, target))
 
     def _duplicates(self) -> None:
-        """Ids that more than one shard holds; compared by 64-bit digests, so that millions fit."""
-        shards = sorted(self.ids)
-        digests = [np.asarray([_digest(name) for name in self.ids[shard]], np.uint64) for shard in shards]
-        values, counts = np.unique(np.concatenate([*digests, np.empty(0, np.uint64)]), return_counts=True)
-        twice = set(values[counts > 1].tolist())
-        if not twice:
-            return
-        for shard, digest in zip(shards, digests, strict=True):
-            file = str(catalog.part_path(Path("catalog"), shard))
-            for row in np.flatnonzero(np.isin(digest, list(twice))).tolist():
-                name = self.ids[shard][row]
-                self.damages.append(Damage(file, "this id comes more than once", shard, row, name))
+        for shard, name, row, problem in repeated(self.ids, self.rejected):
+            file = str(catalog.part_path(Path("catalog"), shard)) if row is not None else ledger.ledger_file(shard)
+            self.damages.append(Damage(file, problem, shard, row, name))
 
 
 def _feature_streams(identity: Identity) -> list[_StreamColumns]:
@@ -382,7 +374,3 @@ def _pieces(path: Path) -> Iterator[bytes]:
     with path.open("rb") as source:
         while piece := source.read(_PIECE):
             yield piece
-
-
-def _digest(name: str) -> int:
-    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "little")

@@ -15,6 +15,7 @@ from functools import cached_property
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from sm_store import catalog, ledger
 from sm_store.batches import BatchReader, TargetReader
@@ -112,5 +113,11 @@ class View:
         return self._targets[target.name]
 
     def rejects(self) -> list[Reject]:
-        """Every rejected utterance, in shard order."""
-        return [entry for part in self.contents.parts for entry in ledger.read(self.root, part)]
+        """Every rejected utterance that was not extracted since, in shard order."""
+        entries = [entry for part in self.contents.parts for entry in ledger.read(self.root, part)]
+        if not entries:
+            return []
+        there = self.columns(["id"]).column("id")
+        names = pa.array([entry.id for entry in entries], pa.string())
+        since = set(there.filter(pc.is_in(there, value_set=names)).to_pylist())
+        return [entry for entry in entries if entry.id not in since]

@@ -1,0 +1,108 @@
+"""Retry: the rejected samples again, and nothing else: after audio was mended, a disk was back, memory was there.
+
+    retry(Path("corpus.store")).in_words()      corpus.store: 12 of 15 rejected utterances extracted into shards 40, ...
+
+    reject ledger --ids--> manifest lines --units--> shards beyond the plan, with what is good now
+
+Committed shards are never changed: what can be used now becomes shards of its own, and an id that a later shard holds
+is no reject any more. What is rejected again stays in the ledger as it was. Nothing good makes no shard.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from sm_pipeline.embed import embed_shards
+from sm_pipeline.extract import make_identity, prepare, run_job, worker_setup
+from sm_pipeline.plan import plan_units
+from sm_pipeline.recipe import load_recipe
+from sm_pipeline.unit import UnitResult
+from sm_store import Store
+from sm_store.durable import locked
+from sm_store.errors import ManifestError, RunFailed
+from sm_store.records import Reject
+from sm_store.remote import local_folder
+
+
+@dataclass(frozen=True, slots=True)
+class RetrySummary:
+    """What became of the rejected utterances.
+
+    Attributes:
+        tried: rejected before. extracted: in the store now. rejects: still rejected, by today's reason.
+        shards: made for them.
+    """
+
+    store: str
+    tried: int
+    extracted: int
+    rejects: dict[str, int]
+    shards: list[int]
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def in_words(self) -> str:
+        if not self.tried:
+            return f"{self.store}: nothing is rejected, nothing to do"
+        words = f"{self.store}: {self.extracted} of {self.tried} rejected utterances extracted"
+        if self.shards:
+            words += f" into shards {', '.join(map(str, self.shards))}"
+        again = ", ".join(f"{reason} {number}" for reason, number in self.rejects.items())
+        return f"{words}; rejected again {sum(self.rejects.values())} ({again})" if again else words
+
+
+def retry(path: Path, manifest: Path | None = None, device: str = "auto") -> RetrySummary:
+    """Extract what was rejected and is good now. Interrupted, the same call continues.
+
+    Args:
+        manifest: where it lies, if it was moved since the extraction.
+
+    Raises:
+        StoreMissing: no store, or one that was not made by an extraction.
+        ManifestError, ModelError, IdentityMismatch: the store cannot be gone on with.
+        StoreBusy: another process retries or repairs it. RunFailed: a worker died.
+    """
+    store = Store.open(local_folder(path))
+    with locked(store.root, "repair"):
+        rejects = store.rejects()
+        if not rejects:
+            return RetrySummary(str(path), 0, 0, {}, [])
+        recipe = load_recipe(path)
+        job = prepare(recipe.config(path, store.identity, device, manifest))
+        store.identity.require_same(make_identity(job), str(path))
+        wanted = {entry.id for entry in rejects}
+        again = tuple(utterance for utterance in job.utterances if utterance.id in wanted)
+        _require_all(path, rejects, {utterance.id for utterance in again})
+        first = max([len(job.units), *(shard + 1 for shard in store.done_shards())])
+        units = [replace(unit, shard=unit.shard + first) for unit in plan_units(again, job.rule)]
+        setup = replace(worker_setup(job, recipe.targets), keep_rejects=False)
+        _, results = run_job(replace(job, utterances=again, units=units), setup, {unit.shard for unit in units})
+        store.refresh()
+        for name in store.target_names:
+            embed_shards(store, name, sorted(store.done_shards() - store.done_shards(name)))
+        store.compact()
+    return _summary(path, len(rejects), results)
+
+
+def _require_all(path: Path, rejects: Sequence[Reject], found: set[str]) -> None:
+    lost = [entry.id for entry in rejects if entry.id not in found]
+    if lost:
+        raise ManifestError(
+            f"{path}: {len(lost)} of its rejected utterances (first: {lost[0]!r}) are not in the manifest; name the "
+            "manifest it was made of with --manifest"
+        )
+
+
+def _summary(path: Path, tried: int, results: Sequence[UnitResult]) -> RetrySummary:
+    extracted = sum(result.written for result in results)
+    rejects: dict[str, int] = {}
+    for result in results:
+        for reason, number in result.rejects.items():
+            rejects[reason] = rejects.get(reason, 0) + number
+    if extracted + sum(rejects.values()) != tried:
+        raise RunFailed(f"{path}: {tried} were tried, {extracted} extracted and {sum(rejects.values())} rejected again")
+    return RetrySummary(str(path), tried, extracted, rejects, sorted(each.shard for each in results if each.written))
