@@ -13,6 +13,7 @@ here.
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import stat
 from dataclasses import dataclass
@@ -63,21 +64,27 @@ class Cut:
     duration: float | None = None
 
 
-def read_audio(path: Path, cut: Cut | None = None, max_seconds: float = MAX_SECONDS) -> Waveform:
+def read_audio(
+    path: Path, cut: Cut | None = None, max_seconds: float = MAX_SECONDS, sha256: str | None = None
+) -> Waveform:
     """Read one utterance as 16 kHz mono float32.
 
     Without `offset` the whole file is the utterance; a file that goes on for more than the tolerance after
     the promised duration is cut there.
 
+    Args:
+        sha256: of the whole file's bytes, where it is promised.
+
     Raises:
-        SampleError: missing, not a plain file, of no known format, damaged, shorter than promised, too long,
-        or
-            with samples that are not finite.
+        SampleError: missing, not a plain file, of no known format, not the one promised, damaged, shorter than
+            promised, too long, or with samples that are not finite.
     """
     part = cut or Cut()
     if part.duration is not None and part.duration > max_seconds:
         raise SampleError("too_long", f"{part.duration:.1f} s, and --max-seconds is {max_seconds:g}")
     head = _check_kind(path)
+    if sha256 is not None:
+        _check_bytes(path, sha256)
     try:
         with soundfile.SoundFile(path) as file:
             _check_layout(file, path)
@@ -129,6 +136,16 @@ def _check_kind(path: Path) -> bytes:
     if not (riff or mpeg or head[:4] in (b"fLaC", b"OggS")):
         raise SampleError("audio_format", f"{path.name}: not WAV, FLAC, Ogg, Opus or MP3 by its first bytes")
     return head
+
+
+def _check_bytes(path: Path, sha256: str) -> None:
+    try:
+        with path.open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise SampleError("audio_unreadable", f"{path.name}: {os.strerror(error.errno or 0).lower()}") from error
+    if found != sha256:
+        raise SampleError("checksum_mismatch", f"{path.name}: its sha256 is {found}, the manifest says {sha256}")
 
 
 def _check_layout(file: soundfile.SoundFile, path: Path) -> None:

@@ -41,10 +41,12 @@ from sm_pipeline.options import (
     ManifestArgument,
     MaxRejectsOption,
     MaxSecondsOption,
+    MeasureOption,
     MovedManifestOption,
     OutManifestArgument,
     OutStoreArgument,
     PadOption,
+    RateOption,
     ShardOption,
     SplitOption,
     StoreArgument,
@@ -119,31 +121,41 @@ def plan(
     average: AverageOption = 2,
     llm: LlmOption = None,
     targets: TargetsOption = "dense",
+    layout: LayoutOption = "zarr",
     dtype: DtypeOption = "float16",
     compression: CompressionOption = "none",
     split: SplitOption = None,
     audio_root: AudioRootOption = None,
     max_seconds: MaxSecondsOption = settings.MAX_SECONDS,
     shard_utterances: ShardOption = settings.UNIT_UTTERANCES,
+    rate: RateOption = None,
+    measure: MeasureOption = False,
+    device: DeviceOption = "auto",
     as_json: JsonOption = False,
 ) -> None:
-    """Before any compute: hours, utterances, gigabytes and shards of an extraction."""
+    """Before any compute: hours, utterances, gigabytes, shards and GPU-hours of an extraction."""
+    if rate is not None and measure:
+        raise ConfigError("--rate: leave it out with --measure, which finds it out")
+    if rate is not None and not 0 < rate < float("inf"):
+        raise ConfigError(f"--rate {rate:g}: give hours of audio an hour, as extract reports them")
     config = settings.ExtractConfig(
         manifest,
         Path("unused"),
         encoder=encoder,
         average=average,
         targets=settings.TargetConfig(llm, kind=targets) if llm is not None else None,
+        layout=layout,
         dtype=dtype,
         compression=compression,
         split=split,
         audio_root=audio_root,
         max_seconds=max_seconds,
         shard_utterances=shard_utterances,
+        device=device,
     )
     from sm_pipeline.forecast import forecast
 
-    _report(forecast(config), as_json)
+    _report(forecast(config, rate, measure), as_json)
 
 
 @app.command()
@@ -167,7 +179,7 @@ def extract(
     audio_root: AudioRootOption = None,
     max_rejects: MaxRejectsOption = None,
     max_seconds: MaxSecondsOption = settings.MAX_SECONDS,
-    batch_seconds: BatchSecondsOption = settings.BATCH_SECONDS,
+    batch_seconds: BatchSecondsOption = None,
     shard_utterances: ShardOption = settings.UNIT_UTTERANCES,
     as_json: JsonOption = False,
 ) -> None:

@@ -18,7 +18,8 @@ from sm_store.remote import local_folder
 
 DEFAULT_ENCODER = "facebook/seamless-m4t-v2-large"
 MAX_SECONDS = 60.0  # attention memory grows with the square of an utterance's length
-BATCH_SECONDS = 80.0
+# One or two utterances keep a CPU's caches and pad nothing; a GPU wants many rows.
+BATCH_SECONDS = {"cpu": 15.0, "cuda": 320.0}
 UNIT_UTTERANCES = 512
 
 TargetKind = Literal["dense", "table"]
@@ -66,7 +67,7 @@ class ExtractConfig:
         audio_root: folder that audio paths are relative to; None: the manifest's.
         max_rejects: rejected utterances after which the run has failed; None: no limit, unless all are
         rejected. max_seconds: longer utterances are rejected.
-        batch_seconds: audio encoded at once, padding included.
+        batch_seconds: audio encoded at once, padding included; None: BATCH_SECONDS of the device.
         shard_utterances: utterances in a shard at most.
     """
 
@@ -87,7 +88,7 @@ class ExtractConfig:
     audio_root: Path | None = None
     max_rejects: int | None = None
     max_seconds: float = MAX_SECONDS
-    batch_seconds: float = BATCH_SECONDS
+    batch_seconds: float | None = None
     shard_utterances: int = UNIT_UTTERANCES
 
     def __post_init__(self) -> None:
@@ -102,8 +103,12 @@ class ExtractConfig:
         _at_least("--layer", self.layer, 1)
         _at_least("--max-rejects", self.max_rejects, 0)
         for flag, value in (("--max-seconds", self.max_seconds), ("--batch-seconds", self.batch_seconds)):
-            if not 0 < value < float("inf"):
+            if value is not None and not 0 < value < float("inf"):
                 raise ConfigError(f"{flag} {value}: give a positive number of seconds")
+
+    def batch_on(self, device: str) -> float:
+        """Seconds of audio encoded at once on a device."""
+        return self.batch_seconds or BATCH_SECONDS["cuda" if device.startswith("cuda") else "cpu"]
 
     @property
     def codec(self) -> str | None:

@@ -131,7 +131,7 @@ def extract(config: ExtractConfig) -> Summary:
         targets.add_to(store)
         lacking = sorted(store.done_shards() - store.done_shards(targets.spec.name))
         embed_shards(store, targets.spec.name, lacking)  # shards of an earlier run without this LLM
-    Recipe.of(config, name).save(store.root)
+    Recipe.of(config, name, config.batch_on(job.device)).save(store.root)
     ran = time.monotonic()
     workers, results = run_job(job, worker_setup(job, name))
     if store.done_shards() >= {unit.shard for unit in job.units}:  # else others are at it
@@ -211,7 +211,7 @@ def worker_setup(job: Job, targets: str | None) -> WorkerSetup:
         average=config.average,
         dtype=config.dtype,
         max_seconds=config.max_seconds,
-        batch_seconds=config.batch_seconds,
+        batch_seconds=config.batch_on(job.device),
     )
 
 

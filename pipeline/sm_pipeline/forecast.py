@@ -1,11 +1,10 @@
 """What an extraction will take, before any compute: from the manifest and two configuration files.
 
-    forecast(ExtractConfig(manifest=Path("corpus.jsonl"), store=Path("unused"), encoder="tiny-seamless"))
-    Forecast(utterances=281241, hours=960.8, gigabytes=177.0, ...)
+    forecast(ExtractConfig(manifest=Path("corpus.jsonl"), store=Path("unused"), encoder="tiny-seamless"), rate=2800)
+    Forecast(utterances=281241, hours=960.8, gigabytes=177.0, device_hours=0.34, ...)
 
-Neither weights nor audio are read, except the headers of files whose duration the manifest does not give.
-Bytes are those of the arrays: features, and dense targets or token ids; catalogs and tokenizers add little. What a
-lossless codec will save is not known before, so they are counted as without it.
+Neither weights nor audio are read, except the headers of files whose duration the manifest does not give (and what
+`--measure` encodes to learn the rate). What a lossless codec will save is not known before, so it is not counted.
 """
 
 from __future__ import annotations
@@ -18,16 +17,25 @@ import numpy as np
 from transformers import AutoConfig
 
 from sm_pipeline.audio import SAMPLE_RATE, file_seconds
-from sm_pipeline.config import ExtractConfig, TargetConfig
+from sm_pipeline.config import ExtractConfig
 from sm_pipeline.console import progress
 from sm_pipeline.encoders import read_outline
+from sm_pipeline.llm_table import load_tokenizer
 from sm_pipeline.manifest import Manifest, Utterance, read_manifest
 from sm_pipeline.models import resolve_model
 from sm_pipeline.plan import UnitRule, plan_units
+from sm_pipeline.rate import Rate, measure_rate
+from sm_pipeline.sizes import Sizes
 from sm_store.errors import ModelError
 from sm_store.int8 import NAME as INT8
 
 SCALE_BYTES = 4  # of a frame of int8 features
+TOKEN_BYTES = 4
+TABLE_ITEMSIZE = 4  # a target set keeps the LLM's table in float32
+CHARACTERS_A_TOKEN = 4  # bytes of text, as a rule of thumb
+CATALOG_BYTES, TARGET_CATALOG_BYTES = 40, 25  # of a row, packed, without its text
+TEXT_PACKED = 3  # a catalog's texts are packed to a third or so
+FIELDS_BYTES = 250  # of the JSON of a record in a tar, without its text
 ITEMSIZE = {"float16": 2, "bfloat16": 2, "float32": 4}
 
 
@@ -38,7 +46,11 @@ class Forecast:
     Attributes:
         unknown: utterances whose length neither the manifest nor a file header tells; counted as nothing.
         too_long: longer than the limit; they will be rejected, and are counted as nothing.
-        feature_gigabytes, target_gigabytes, gigabytes: of arrays, 1e9 bytes.
+        feature_gigabytes, target_gigabytes: of shards, 1e9 bytes.
+        llm_gigabytes: of the LLM's embedding table and tokenizer, which a target set holds once.
+        gigabytes: of the whole store, catalogs included.
+        rate: hours of audio an hour of a GPU (or, on a CPU, core), and where it is from; None: not known.
+        device_hours: hours of audio over that rate.
     """
 
     utterances: int
@@ -48,7 +60,11 @@ class Forecast:
     shards: int
     feature_gigabytes: float
     target_gigabytes: float
+    llm_gigabytes: float
     gigabytes: float
+    rate: float | None
+    rate_from: str | None
+    device_hours: float | None
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -58,14 +74,22 @@ class Forecast:
             f" ({self.unknown} of unknown length, {self.too_long} too long)" if self.unknown + self.too_long else ""
         )
         parts = f"features {self.feature_gigabytes:.3f}, targets {self.target_gigabytes:.3f}"
+        if self.llm_gigabytes:
+            parts += f", the LLM's table and tokenizer {self.llm_gigabytes:.3f}"
+        cost = "GPU-hours: not known; give --rate, or --measure it here"
+        if self.rate is not None and self.device_hours is not None:
+            cost = f"{_short(self.device_hours)} GPU-hours at {self.rate:.0f} hours of audio an hour ({self.rate_from})"
         return (
             f"{self.utterances} utterances{without}, {self.hours:.2f} hours of audio\n"
-            f"{self.gigabytes:.3f} GB ({parts}) in {self.shards} shards"
+            f"{self.gigabytes:.3f} GB ({parts}) in {self.shards} shards\n{cost}"
         )
 
 
-def forecast(config: ExtractConfig) -> Forecast:
+def forecast(config: ExtractConfig, rate: float | None = None, measure: bool = False) -> Forecast:
     """Predict what `extract` with the same settings writes, if nothing else is rejected.
+
+    Args:
+        rate: hours of audio that a GPU encodes in an hour, as `extract` reports them. measure: find it out here.
 
     Raises:
         ManifestError, ModelError: bad input.
@@ -73,28 +97,49 @@ def forecast(config: ExtractConfig) -> Forecast:
     manifest = read_manifest(config.manifest, config.audio_root)
     utterances = manifest.select(config.split)
     encoder = read_outline(config.encoder)
-    width = encoder.width
     itemsize = ITEMSIZE[config.dtype]
     lengths = _lengths(manifest, utterances)
     usable = np.where(lengths <= config.max_seconds, lengths, 0.0)  # NaN compares false
     frames = encoder.num_frames(np.rint(usable * SAMPLE_RATE)) // config.average
-    feature_bytes = int(frames.sum()) * (width + SCALE_BYTES if config.codec == INT8 else width * itemsize)
-    target_bytes = _target_bytes(config.targets, frames, itemsize) if config.targets is not None else 0
-    rule = UnitRule(encoder.frame_rate / config.average * width * itemsize, config.shard_utterances)
+    rule = UnitRule(encoder.frame_rate / config.average * encoder.width * itemsize, config.shard_utterances)
+    starts = [unit.start for unit in plan_units(utterances, rule)]
+    sizes = Sizes(config.layout, starts)
+    if config.codec == INT8:
+        features = sizes.rows(frames, encoder.width) + sizes.rows(frames, SCALE_BYTES)
+    else:
+        features = sizes.rows(frames, encoder.width * itemsize)
+    texts = np.asarray([len(utterance.text.encode()) for utterance in utterances], np.int64)
+    described = len(texts) * CATALOG_BYTES + int(texts.sum()) // TEXT_PACKED + sizes.texts(FIELDS_BYTES + texts)
+    targets, llm = 0, 0
+    if config.targets is not None:
+        width, llm = _llm(config.targets.llm)
+        targets = sizes.rows(texts // CHARACTERS_A_TOKEN, TOKEN_BYTES)
+        if config.targets.kind == "dense":
+            targets += sizes.rows(config.targets.geometry.num_vectors(frames), width * itemsize)
+        described += len(texts) * TARGET_CATALOG_BYTES
+    found = Rate(rate, "given") if rate is not None else None
+    if measure:
+        measured = measure_rate(config, manifest, utterances)
+        found = Rate(measured.hours_per_hour, f"measured on {measured.device}")
+    hours = float(usable.sum()) / 3600
     return Forecast(
         utterances=len(utterances),
         unknown=int(np.isnan(lengths).sum()),
         too_long=int((lengths > config.max_seconds).sum()),
-        hours=float(usable.sum()) / 3600,
-        shards=len(plan_units(utterances, rule)),
-        feature_gigabytes=feature_bytes / 1e9,
-        target_gigabytes=target_bytes / 1e9,
-        gigabytes=(feature_bytes + target_bytes) / 1e9,
+        hours=hours,
+        shards=len(starts),
+        feature_gigabytes=features / 1e9,
+        target_gigabytes=targets / 1e9,
+        llm_gigabytes=llm / 1e9,
+        gigabytes=(features + targets + llm + described) / 1e9,
+        rate=found.hours_per_hour if found else None,
+        rate_from=found.device if found else None,
+        device_hours=hours / found.hours_per_hour if found else None,
     )
 
 
-def llm_width(name: str) -> int:
-    """Width of an LLM's input embeddings, from its configuration alone.
+def _llm(name: str) -> tuple[int, int]:
+    """Width of an LLM's input embeddings, and bytes of its table and tokenizer as a target set keeps them.
 
     Raises:
         ModelError: unknown LLM.
@@ -103,15 +148,16 @@ def llm_width(name: str) -> int:
     settings = {"gguf_file": source.gguf_file} if source.gguf_file is not None else {}
     try:
         found = AutoConfig.from_pretrained(source.folder, trust_remote_code=False, local_files_only=True, **settings)
-        return int(found.get_text_config().hidden_size)
+        text = found.get_text_config()
+        width, vocabulary = int(text.hidden_size), int(text.vocab_size)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ModelError(f"--llm {name}: its configuration cannot be read ({error}); use a causal LLM") from error
+    _, files = load_tokenizer(source)
+    return width, vocabulary * width * TABLE_ITEMSIZE + sum(map(len, files.values()))
 
 
-def _target_bytes(targets: TargetConfig, frames: np.ndarray, itemsize: int) -> int:
-    if targets.kind == "table":
-        return 0
-    return int(targets.geometry.num_vectors(frames).sum()) * llm_width(targets.llm) * itemsize
+def _short(hours: float) -> str:
+    return f"{hours:.0f}" if hours >= 10 else f"{hours:.2g}"
 
 
 def _lengths(manifest: Manifest, utterances: Sequence[Utterance]) -> np.ndarray:

@@ -35,6 +35,7 @@ MAX_ID_CHARACTERS = 255
 MAX_SECONDS = 7 * 24 * 3600.0  # beyond a week a duration or offset is a mistake of units
 _OPTIONAL_TEXT = ("lang", "speaker", "split", "corpus", "question", "answer")
 _REMOTE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://|(pipe|file|data|http|https|ftp|s3|gs|hf):")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _BOM = b"\xef\xbb\xbf"
 
@@ -50,6 +51,7 @@ class Utterance:
         offset: where the utterance begins in the file, seconds; None: the file is the utterance.
         duration: its length in seconds, None where the manifest does not say.
         translation: text by language code.
+        sha256: of the audio file's bytes, in hexadecimal digits; a file with another one is rejected.
     """
 
     id: str
@@ -64,6 +66,7 @@ class Utterance:
     question: str | None = None
     answer: str | None = None
     translation: Mapping[str, str] | None = None
+    sha256: str | None = None
 
     def fields(self, seconds: float) -> Fields:
         """What goes into the store's catalog, with the seconds of audio really read."""
@@ -214,6 +217,7 @@ def parse_line(raw: bytes) -> Utterance:
         offset=_seconds(data, "offset"),
         duration=_seconds(data, "duration"),
         translation=_translation(data.get("translation")),
+        sha256=_sha256(data),
         **optional,
     )
 
@@ -258,6 +262,15 @@ def _seconds(data: dict[str, Any], name: str) -> float | None:
     if not 0 <= value <= MAX_SECONDS or not math.isfinite(value):
         raise _Bad(f"{name} is {_shown(value)}; give seconds from 0 to {MAX_SECONDS:.0f}")
     return float(value)
+
+
+def _sha256(data: dict[str, Any]) -> str | None:
+    if data.get("sha256") is None:
+        return None
+    value = _text(data, "sha256").lower()
+    if not _SHA256.fullmatch(value):
+        raise _Bad(f"sha256 is {_shown(value)}; give 64 hexadecimal digits")
+    return value
 
 
 def _translation(value: object) -> dict[str, str] | None:

@@ -102,6 +102,18 @@ MaxRejectsOption = Annotated[
 ]
 MaxSecondsOption = Annotated[float, typer.Option("--max-seconds", help="Reject longer utterances.")]
 BatchSecondsOption = Annotated[
-    float, typer.Option("--batch-seconds", help="Seconds of audio encoded at once, padding included.")
+    float | None,
+    typer.Option(
+        "--batch-seconds",
+        help="Seconds of audio encoded at once, padding included. Default: 320 on a GPU (a batch that does not fit is "
+        "halved), 15 on a CPU.",
+    ),
 ]
 ShardOption = Annotated[int, typer.Option("--shard-utterances", help="Utterances in a shard at most.")]
+RateOption = Annotated[
+    float | None,
+    typer.Option("--rate", help="Hours of audio a GPU encodes in an hour, as extract reports them: for GPU-hours."),
+]
+MeasureOption = Annotated[
+    bool, typer.Option("--measure", help="Find the rate out: load the encoder and encode some of the corpus here.")
+]

@@ -36,14 +36,14 @@ class Recipe:
     targets: str | None
 
     @classmethod
-    def of(cls, config: ExtractConfig, targets: str | None) -> Recipe:
+    def of(cls, config: ExtractConfig, targets: str | None, batch_seconds: float) -> Recipe:
         """The recipe of an extraction."""
         place, mark, options = config.encoder.partition("?")
         return cls(
             manifest=str(config.manifest.resolve()),
             audio_root=str(config.audio_root.resolve()) if config.audio_root is not None else None,
             encoder=f"{Path(place).resolve()}{mark}{options}" if Path(place).is_dir() else config.encoder,
-            batch_seconds=config.batch_seconds,
+            batch_seconds=batch_seconds,
             targets=targets,
         )
 

@@ -30,7 +30,7 @@ from sm_pipeline.audio import Cut, Waveform, file_seconds, read_audio
 from sm_pipeline.decoders import Decoders
 from sm_pipeline.encoders import load_encoder
 from sm_pipeline.encoders.base import Encoder
-from sm_pipeline.encoding import BatchEncoder, Started, single_thread
+from sm_pipeline.encoding import BatchEncoder, Started, keep_memory, single_thread
 from sm_pipeline.manifest import Utterance
 from sm_pipeline.plan import WorkUnit, plan_batches
 from sm_pipeline.targets import Tokeniser
@@ -114,6 +114,8 @@ class UnitWorker:
             same = diff_json(self._store.identity.encoder, encoder.identity())
             require_same(same, f"{setup.store}: the encoder that {socket.gethostname()} loads")
         kind = "cuda" if setup.device.startswith("cuda") else "cpu"
+        if kind == "cpu":
+            keep_memory()
         self._setup = setup
         self._ahead = BATCHES_AHEAD[kind]
         self._batches = BatchEncoder(encoder, setup.average, setup.dtype)
@@ -212,7 +214,7 @@ class UnitWorker:
             return empty
         cut = Cut(utterance.offset, utterance.duration)
         path = self._setup.audio_root / utterance.audio
-        return self._decoders.submit(read_audio, path, cut, self._setup.max_seconds)
+        return self._decoders.submit(read_audio, path, cut, self._setup.max_seconds, utterance.sha256)
 
     def _encode(self, work: _Work, advance: Callable[[int], object]) -> Iterator[bool]:
         """Encode a unit, batch by batch; what a batch gave is fetched when the next one is under way.

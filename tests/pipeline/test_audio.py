@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import struct
 import time
@@ -207,3 +208,13 @@ def test_random_damage_never_escapes(tmp_path):
 
 def test_file_seconds_by_the_header(tmp_path):
     assert file_seconds(write_audio(tmp_path / "a.mp3", 2.0, 44_100)) == pytest.approx(2.0, abs=0.05)
+
+
+def test_a_file_with_another_checksum_is_not_the_one(tmp_path):
+    path = write_audio(tmp_path / "a.wav", 1.0)
+    promised = hashlib.sha256(path.read_bytes()).hexdigest()
+    assert read_audio(path, sha256=promised).seconds == 1.0
+    path.write_bytes(path.read_bytes()[:-1] + b"\x01")
+    with pytest.raises(SampleError, match=rf"a\.wav: its sha256 is \w+, the manifest says {promised}") as raised:
+        read_audio(path, sha256=promised)
+    assert raised.value.reason == "checksum_mismatch"

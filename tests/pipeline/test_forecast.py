@@ -8,39 +8,76 @@ from pathlib import Path
 import pytest
 
 from sm_pipeline.config import ExtractConfig, TargetConfig
+from sm_pipeline.demo_corpus import write_demo_corpus
 from sm_pipeline.extract import extract
 from sm_pipeline.forecast import forecast
 from sm_store import Store
+from sm_store.errors import ManifestError
+from tests.speech import write_lines
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory):
+    """Manifest of a demo corpus."""
+    folder = tmp_path_factory.mktemp("demo")
+    write_demo_corpus(folder, 150)
+    return folder / "manifest.jsonl"
 
 
 @pytest.mark.parametrize(
-    ("compression", "kind", "dtype"),
-    [("none", "dense", "float16"), ("none", "table", "float32"), ("int8", "dense", "bfloat16")],
+    ("compression", "kind", "dtype", "layout"),
+    [
+        ("none", "dense", "float16", "zarr"),
+        ("none", "table", "float32", "zarr"),
+        ("int8", "dense", "bfloat16", "zarr"),
+        ("none", "dense", "float16", "webdataset"),
+        ("none", "table", "float16", "webdataset"),
+    ],
 )
-def test_gigabytes_and_shards_are_those_that_extract_writes(tmp_path, tiny_corpus, tiny_llm, compression, kind, dtype):
+def test_gigabytes_and_shards_are_those_that_extract_writes(tmp_path, demo, tiny_llm, compression, kind, dtype, layout):
     config = ExtractConfig(
-        tiny_corpus, tmp_path / "s", encoder="tiny-seamless", device="cpu", workers=1, dtype=dtype,
-        compression=compression, shard_utterances=3, targets=TargetConfig(str(tiny_llm), kind=kind, name="llm"),
+        demo, tmp_path / "s", encoder="tiny-seamless", device="cpu", workers=1, dtype=dtype, layout=layout,
+        compression=compression, shard_utterances=64, targets=TargetConfig(str(tiny_llm), kind=kind, name="llm"),
     )  # fmt: skip
     said = forecast(config)
     extract(config)
     store = Store.open(tmp_path / "s")
-    frames = int(store.frames.sum())
-    row = store.identity.width * {"float16": 2, "float32": 4}.get(dtype, 2)
-    exact = frames * (store.identity.width + 4 if compression == "int8" else row)
-    assert said.feature_gigabytes * 1e9 == pytest.approx(exact, rel=0.02)
+    written = sum(path.stat().st_size for path in store.root.rglob("*") if path.is_file())
+    assert said.gigabytes * 1e9 == pytest.approx(written, rel=0.02)
     assert said.shards == len(store.parts)
-    vectors = int(store.targets("llm").spec.geometry.num_vectors(store.frames).sum())
-    width = store.targets("llm").spec.width
-    dense = vectors * width * {"float16": 2, "float32": 4}.get(dtype, 2) if kind == "dense" else 0
-    assert said.target_gigabytes * 1e9 == pytest.approx(dense, rel=0.02)
-    assert said.gigabytes == pytest.approx(said.feature_gigabytes + said.target_gigabytes)
+    shards = sum(path.stat().st_size for path in (store.root / "shards").rglob("*") if path.is_file())
+    if layout == "zarr":
+        assert said.feature_gigabytes * 1e9 == pytest.approx(shards, rel=0.02)
+    kept = store.root / "targets" / "llm"
+    own = [kept / "table.npy", *(kept / "tokenizer").iterdir()]
+    assert said.llm_gigabytes * 1e9 == pytest.approx(sum(path.stat().st_size for path in own), abs=200)
+
+
+def test_device_hours_of_a_given_and_of_a_measured_rate(tiny_corpus):
+    config = ExtractConfig(tiny_corpus, Path("unused"), encoder="tiny-seamless", device="cpu")
+    unknown = forecast(config)
+    assert (unknown.rate, unknown.device_hours) == (None, None)
+    assert "GPU-hours: not known; give --rate, or --measure it here" in unknown.in_words()
+    given = forecast(config, rate=2.0)
+    assert given.device_hours == pytest.approx(given.hours / 2)
+    assert "GPU-hours at 2 hours of audio an hour (given)" in given.in_words()
+    measured = forecast(config, measure=True)
+    assert measured.rate > 1
+    assert measured.device_hours == pytest.approx(measured.hours / measured.rate)
+    assert measured.rate_from == "measured on one CPU core"
+
+
+def test_a_corpus_that_cannot_be_read_cannot_be_measured(tmp_path):
+    manifest = write_lines(tmp_path / "m.jsonl", [{"id": "a", "audio": "a.wav", "text": "a", "duration": 1.0}])
+    config = ExtractConfig(manifest, Path("unused"), encoder="tiny-seamless", device="cpu")
+    with pytest.raises(ManifestError, match="none of 1 utterances can be read; check --audio-root"):
+        forecast(config, measure=True)
 
 
 def test_what_is_too_long_counts_as_nothing(tiny_corpus):
     config = ExtractConfig(tiny_corpus, Path("unused"), encoder="tiny-seamless", max_seconds=0.5)
     said = forecast(config)
-    assert said.too_long == said.utterances > 0 and said.gigabytes == 0
+    assert said.too_long == said.utterances > 0 and said.hours == said.feature_gigabytes == 0
     whole = forecast(replace(config, max_seconds=1000.0))
     assert whole.too_long == 0 and whole.hours > 0
     assert "GB (features" in whole.in_words()

@@ -81,7 +81,7 @@ def test_line_endings_and_blank_lines(tmp_path, ending):
 
 def test_written_manifests_read_back_and_are_stable(tmp_path):
     utterances = (
-        Utterance("a", "a.wav", "déjà vu", duration=1.5, translation={"fr": "déjà"}),
+        Utterance("a", "a.wav", "déjà vu", duration=1.5, translation={"fr": "déjà"}, sha256="0a" * 32),
         Utterance("b", "x/b.wav", "", offset=0.0, split="dev"),
     )
     write_manifest(tmp_path / "m.jsonl", utterances)
@@ -136,6 +136,8 @@ def test_splits_are_chosen_in_order(tmp_path):
         (GOOD | {"id": "u2", "offset": float("nan")}, "offset is nan"),
         (GOOD | {"id": "u2", "translation": "Hallo"}, "translation is 'Hallo'"),
         (GOOD | {"id": "u2", "translation": {"de": 1}}, "de is 1"),
+        (GOOD | {"id": "u2", "sha256": "abc"}, "sha256 is 'abc'; give 64 hexadecimal digits"),
+        (GOOD | {"id": "u2", "sha256": 7}, "sha256 is 7"),
         (GOOD | {"id": "u2", "audio": "a\x00b"}, "control characters"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -112,6 +113,17 @@ def test_the_real_encoder_and_the_plain_way_agree(tiny_corpus, tmp_path):
         pairs = features[: frames // 2 * 2].reshape(frames // 2, 2, -1)
         np.testing.assert_allclose(record.features, pairs.mean(1).numpy(), atol=2e-5)
         assert record.fields == utterance.fields(wave.seconds)
+
+
+def test_a_file_that_is_not_the_promised_one_is_rejected(tmp_path):
+    path = write_audio(tmp_path / "a.wav", 1.5)
+    good = hashlib.sha256(path.read_bytes()).hexdigest()
+    lines = [
+        {"id": name, "audio": "a.wav", "text": "a", "sha256": each} for name, each in (("a", good), ("b", "0" * 64))
+    ]
+    result, done = run(make_store(tmp_path / "s"), tmp_path, corpus(tmp_path, lines))
+    assert (result.written, result.rejects) == (1, {"checksum_mismatch": 1})
+    assert [entry.id for entry in done.rejects()] == ["b"]
 
 
 def test_batches_are_longest_first_and_within_the_budget(tmp_path):
