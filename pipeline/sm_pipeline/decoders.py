@@ -30,8 +30,11 @@ from sm_pipeline.signals import STOP_SIGNALS
 from sm_store.errors import RunFailed, SampleError
 
 DECODE_SECONDS = 25.0  # twice this is what a hanging file costs, and how long a stopped process goes unnoticed
+START_SECONDS = 60.0
 ATTEMPTS = 2
 MEMORY_BYTES = 2 * 2**30  # of address space beyond what a process starts with
+
+_READY = "ready"
 
 T = TypeVar("T")
 
@@ -112,9 +115,11 @@ class _Process:
         self._process.start()
         theirs.close()
         self.usable = True
+        self._ready = False
 
     def call(self, function: Callable[..., Any], arguments: tuple[Any, ...], seconds: float) -> Any:
         """What the function gives, or raises. Raises _Ended where the process gives nothing."""
+        self._wait_until_ready()
         try:
             self._pipe.send((function, arguments))
             if not self._pipe.poll(seconds):
@@ -127,6 +132,22 @@ class _Process:
         if not worked:
             raise answer
         return answer
+
+    def _wait_until_ready(self) -> None:
+        """Raises RunFailed where the process does not even start: then no file is to blame."""
+        if self._ready:
+            return
+        try:
+            self._ready = self._pipe.poll(START_SECONDS) and self._pipe.recv() == _READY
+        except (EOFError, OSError):
+            self._process.join()
+        if not self._ready:
+            how = _how(self._process.exitcode)
+            self.kill()
+            raise RunFailed(
+                f"a decoding process did not start ({how}); its own message is above; from Python, call extract under "
+                '`if __name__ == "__main__":` in a file'
+            )
 
     def kill(self) -> None:
         self.usable = False
@@ -146,6 +167,7 @@ def serve(pipe: Connection) -> None:
     for number in STOP_SIGNALS:  # they reach the whole group; the parent decides
         signal.signal(number, signal.SIG_IGN)
     _limit_memory()
+    pipe.send(_READY)
     while True:
         try:
             function, arguments = pipe.recv()

@@ -40,7 +40,11 @@ HtmlOption = Annotated[
 OutStoreArgument = Annotated[Path, typer.Argument(help="Folder of the store to make or continue.")]
 EncoderOption = Annotated[
     str,
-    typer.Option("--encoder", help="A folder, a Hub id (owner/name[@revision]) or the preset tiny-seamless."),
+    typer.Option(
+        "--encoder",
+        help="A folder, a Hub id (owner/name[@revision]) or the preset tiny-seamless: SeamlessM4T-v2, Whisper "
+        "(?padding=none behind its name spares 30 s of padding), wav2vec 2.0, HuBERT, WavLM or w2v-BERT 2.0.",
+    ),
 ]
 LayerOption = Annotated[
     int | None,

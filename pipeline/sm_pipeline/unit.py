@@ -158,6 +158,8 @@ class UnitWorker:
                     for all_read in self._encode(begun[0], advance) if begun else ():
                         if all_read and len(begun) == 1:
                             self._begin(next_task(False), begun)
+                        if writing and writing[0].done():
+                            yield writing.popleft().result()
                     if writing:
                         yield writing.popleft().result()
                     if begun:

@@ -125,13 +125,13 @@ if __name__ == "__main__":
     decoders = Decoders(1)
     decoders.submit(file_seconds, Path("none.wav")).result()
     print(*[each.pid for each in multiprocessing.active_children()], flush=True)
-    time.sleep(60)
+    time.sleep(SECONDS)
 """
 
 
 def test_they_end_with_a_parent_that_is_killed(tmp_path):
     script = tmp_path / "parent.py"
-    script.write_text(PARENT)
+    script.write_text(PARENT.replace("SECONDS", "60"))
     parent = subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, text=True)
     (pid,) = parent.stdout.readline().split()
     parent.kill()
@@ -141,3 +141,14 @@ def test_they_end_with_a_parent_that_is_killed(tmp_path):
     while Path(f"/proc/{pid}").exists() and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not Path(f"/proc/{pid}").exists()
+
+
+def test_that_no_process_starts_is_no_fault_of_the_file():
+    """A script on standard input cannot be imported by other processes, which they need to."""
+    script = (
+        PARENT.replace("decoders.submit", "print(decoders.submit")
+        .replace(".result()", ".exception())")
+        .replace("SECONDS", "0")
+    )
+    run = subprocess.run([sys.executable, "-"], input=script, capture_output=True, text=True, timeout=60)
+    assert run.stdout.startswith("a decoding process did not start (exit code 1); its own message is above")

@@ -5,9 +5,10 @@
 
     parent --units--> worker 0..N-1 --results--> parent          one pipe a worker
 
-A worker is handed the next unit while it is at one, so that it can read ahead. With one worker the units run in this
-process. A unit that another run is making at the moment is tried again until it is done or free. A worker that dies
-ends the run with an error within moments; what is committed stays. Workers end with the parent: their pipe closes.
+A worker is handed the next unit while it is at one, so that it can read ahead, until few are left. With one worker the
+units run in this process. A unit that another run is making at the moment is tried again until it is done or free. A
+worker that dies ends the run with an error within moments; what is committed stays. Workers end with the parent: their
+pipe closes.
 """
 
 from __future__ import annotations
@@ -30,7 +31,6 @@ from sm_pipeline.unit import Task, UnitResult, UnitWorker, WorkerSetup
 from sm_store.errors import RunFailed, SpeechMapperError
 
 BUSY_WAIT = 0.5  # seconds before a unit that another run holds is tried again
-AT_A_WORKER = 2  # units handed to a worker at once: the one in hand and the next
 STOP_WAIT = 10.0  # seconds a worker has to drop its unit before it is killed
 
 
@@ -91,8 +91,10 @@ def _run_in_processes(run: Run, queue: deque[Task]) -> Generator[UnitResult]:
     try:
         for number in range(min(run.workers, len(queue))):
             workers.append(_start(run.setup, number))
-        for _ in range(AT_A_WORKER):
-            for worker in workers:
+        for worker in workers:
+            worker.hand_out(queue)
+        for worker in workers:
+            if len(queue) > len(workers):
                 worker.hand_out(queue)
         while running := [worker for worker in workers if worker.tasks]:
             for worker in _ready(running):
@@ -106,7 +108,8 @@ def _run_in_processes(run: Run, queue: deque[Task]) -> Generator[UnitResult]:
                     time.sleep(BUSY_WAIT)
                 else:
                     yield result
-                worker.hand_out(queue)
+                if not worker.tasks or len(queue) > len(workers):
+                    worker.hand_out(queue)
     finally:
         _end(workers)
 
