@@ -1,6 +1,6 @@
 """`make bench`: what one would use instead, side by side, as ratios within one run.
 
-python tests/bench/run.py [--gigabytes 0.6] [--million 0]
+python tests/bench/run.py [--gigabytes 0.6] [--million 0] [--layers 0]
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+import encoding
 import opening
 import reading
 import writing
@@ -21,6 +22,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--gigabytes", type=float, default=0.6, help="of features to read")
     parser.add_argument("--million", type=float, default=3, help="utterances of the synthetic catalog; 0: none")
+    parser.add_argument("--layers", type=int, default=2, help="of the encoder to extract with; 0: no extraction")
     parser.add_argument("--folder", type=Path, default=None, help="where to write; default: the system's")
     options = parser.parse_args()
     console = Console(file=sys.stdout)
@@ -34,6 +36,8 @@ def main() -> None:
         for layout in ("zarr", "webdataset"):
             rates = writing.measure(folder / f"write-{layout}", layout)
             console.print(in_columns(f"Writing a shard ({layout})", rates, rates["write + fsync"], "write + fsync"))
+        if options.layers:
+            console.print(encoding.measure(folder / "encoding", "cpu", options.layers, encoding.UTTERANCES))
         if options.million:
             console.print(opening.measure(folder / "catalog", int(options.million * 1e6)))
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
+import torch
 
 from sm_store import Store
-from tests.bench import opening, reading
+from tests.bench import encoding, opening, reading
 
 
 def test_all_readers_read_the_same_amount(tmp_path):
@@ -29,3 +30,18 @@ def test_the_synthetic_catalog_is_a_store(tmp_path):
     store = Store.open(tmp_path / "s")
     assert len(store) == 1500 and len(store.parts) == 3
     assert len(store.select(split="dev")) == opening.SHARD_UTTERANCES
+
+
+def test_both_ways_of_extraction_keep_the_same_features(tmp_path):
+    checkpoint = encoding.write_checkpoint(tmp_path / "encoder", 1, width=64)
+    manifest = encoding.write_corpus(tmp_path / "corpus", 3)
+    assert encoding.plain_extract(manifest, checkpoint, tmp_path / "plain", "cpu", torch.float32) > 0
+    assert encoding.our_extract(manifest, checkpoint, tmp_path / "s", "cpu")["written"] == 3
+    for record in Store.open(tmp_path / "s"):
+        plain = np.load(tmp_path / "plain" / f"{record.id}.npy")
+        np.testing.assert_allclose(record.features.astype(np.float32), plain.astype(np.float32), atol=5e-3)
+
+
+def test_the_encoders_have_the_same_bits(tmp_path):
+    checkpoint = encoding.write_checkpoint(tmp_path / "encoder", 1, width=64)
+    assert encoding.encoder(checkpoint, "cpu", torch.float32, 2.0)[2]
