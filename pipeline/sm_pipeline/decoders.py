@@ -67,8 +67,10 @@ class Decoders:
         with self._lock:
             self._closed = True
         for process in self._started:
-            process.kill()
+            process.interrupt()
         self._threads.shutdown(cancel_futures=True)
+        for process in self._started:
+            process.kill()
 
     def _call(self, function: Callable[..., T], arguments: tuple[Any, ...]) -> T:
         failure = SampleError("worker_failed", "not tried")
@@ -148,6 +150,10 @@ class _Process:
                 f"a decoding process did not start ({how}); its own message is above; from Python, call extract under "
                 '`if __name__ == "__main__":` in a file'
             )
+
+    def interrupt(self) -> None:
+        """End the process while another thread may be waiting for its answer; that thread then cleans up."""
+        self._process.kill()
 
     def kill(self) -> None:
         self.usable = False

@@ -233,7 +233,7 @@ def test_a_manifest_that_was_moved_is_named(made, store, tiny_corpus, tmp_path):
 def test_a_copy_cannot_be_extracted_again_here(store, tmp_path):
     export(store, tmp_path / "copy", "zarr")
     damage_features(tmp_path / "copy")
-    with pytest.raises(StoreMissing, match="repair what it was exported or merged from"):
+    with pytest.raises(StoreMissing, match="do this to what it was exported or merged from"):
         repair(tmp_path / "copy")
     assert not verify(tmp_path / "copy").ok
 

@@ -153,7 +153,8 @@ def test_targets_left_by_a_crashed_commit_do_not_outlive_it(tmp_path, layout):
 
 def test_status(store, layout):
     status = store.status()
-    assert status["shards"] == {"done": 3, "planned": 3, "missing": []} and status["finished"]
+    assert status["shards"] == {"done": 3, "planned": 3, "missing": [], "retried": 0}
+    assert status["finished"]
     assert status["records"] == 15 and status["rejected"] == 3 and status["rejects"] == {"audio_missing": 3}
     assert status["targets"] == {"llm": {"llm": "tiny-llm", "kind": "dense", "done": 3, "missing": []}}
     assert status["hours"] == pytest.approx(float(store.frames.sum()) / 25 / 3600)

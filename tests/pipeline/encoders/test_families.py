@@ -120,4 +120,5 @@ def test_a_whole_extraction(made, tiny_corpus, tmp_path):
     assert store.identity.width == WIDTH
     assert store.identity.encoder == load_encoder(str(made.folder), layer=2, device="cpu").identity()
     assert int(store.frames.sum()) / store.identity.frame_rate == pytest.approx(summary.hours * 3600, rel=0.05)
-    assert said.feature_gigabytes * 1e9 == pytest.approx(int(store.frames.sum()) * WIDTH * 2, rel=0.02)
+    shards = sum(path.stat().st_size for path in (store.root / "shards").rglob("*") if path.is_file())
+    assert said.feature_gigabytes * 1e9 == pytest.approx(shards, abs=1100)  # zarr.json: small beside real shards

@@ -136,4 +136,4 @@ def test_a_recipe_keeps_folder_and_options(folder, tmp_path, monkeypatch):
     (tmp_path / "here").symlink_to(folder)
     monkeypatch.chdir(tmp_path)
     config = ExtractConfig(tmp_path / "m.jsonl", tmp_path / "s", encoder="here?padding=none")
-    assert Recipe.of(config, None).encoder == f"{folder}?padding=none"
+    assert Recipe.of(config, None, 15.0).encoder == f"{folder}?padding=none"
