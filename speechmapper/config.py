@@ -31,6 +31,7 @@ PRESET_FOLDER = Path(__file__).parent / "presets"
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 SCHEDULES = ("cosine", "constant")
 TASKS = ("asr", "st", "sqa", "mix")
+WEIGHTS = {"cosine": 1.0, "contrastive": 0.1, "ctc": 0.1}  # of an objective's parts, where none is given
 TRACKERS = ("tensorboard", "wandb", "mlflow", "trackio")
 
 Config = TypeVar("Config")
@@ -67,12 +68,38 @@ class ModelConfig:
 
 @dataclass(frozen=True, slots=True)
 class ObjectiveConfig:
-    """The loss against the padded text embeddings."""
+    """The loss against the padded text embeddings: parts joined by `+`, such as `l1+cosine+contrastive`.
+
+    A part's weight is used where the part is named; mse and l1 have the weight 1.
+    """
 
     name: str = "mse"
-    alpha: float = 5.0  # paper: 5, 7 and 9 tried, 5 kept
-    cosine_weight: float = 0.0  # gamma; paper: 100 in one digest, absent in another
-    reduction: str = "normalized"
+    alpha: float = 5.0  # of word against pad positions in mse and l1; paper: 5, 7 and 9 tried, 5 kept
+    reduction: str = "normalized"  # of mse and l1
+    cosine_weight: float | None = None  # gamma, 1; paper: 100 in one digest, absent in another
+    contrastive_weight: float | None = None  # 0.1 (arXiv 2607.01960)
+    contrastive_temperature: float = 0.1  # of the cosine
+    ctc_weight: float | None = None  # of the auxiliary CTC after block 1, 0.1
+    ctc_temperature: float = 0.1  # of ctc-embedding's squared distances over the table's mean squared row norm
+    negatives: int = 0  # rows of the vocabulary drawn at random in contrastive and both CTCs; 0: all of it
+
+    def __post_init__(self) -> None:
+        _require(self.negatives >= 0, f"objective.negatives {self.negatives}: give 0 or more")
+        for name in ("contrastive_temperature", "ctc_temperature"):
+            _require(0 < getattr(self, name) < math.inf, f"objective.{name} {getattr(self, name)}: give above 0")
+        named = self.name.split("+")
+        for part in WEIGHTS:
+            weight = getattr(self, f"{part}_weight")
+            _require(weight is None or weight >= 0, f"objective.{part}_weight {weight}: give 0 or more")
+            _require(
+                not weight or part in named,
+                f"objective.{part}_weight {weight}: objective.name {self.name} has no {part}; add +{part} to it",
+            )
+
+    def weight(self, part: str) -> float:
+        """Of one part in the sum."""
+        given = getattr(self, f"{part}_weight", None)
+        return WEIGHTS.get(part, 1.0) if given is None else given
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +129,7 @@ class OptimizerConfig:
     betas: tuple[float, ...] = (0.9, 0.98)
     weight_decay: float = 0.01
     clip: float = 1.0  # largest gradient norm; 0 switches clipping off
+    ema: float = 0.0  # decay of a moving average of the weights, which is then validated and kept; 0: none
 
     def __post_init__(self) -> None:
         _require(0 < self.lr < math.inf, f"optimizer.lr {self.lr}: give a positive number")
@@ -110,6 +138,7 @@ class OptimizerConfig:
             f"optimizer.betas {self.betas}: give two numbers in [0, 1)",
         )
         _require(self.weight_decay >= 0, f"optimizer.weight_decay {self.weight_decay}: give 0 or more")
+        _require(0 <= self.ema < 1, f"optimizer.ema {self.ema}: give 0 or more, below 1")
         _require(self.clip >= 0, f"optimizer.clip {self.clip}: give 0 or more")
 
 
@@ -143,6 +172,9 @@ class RunConfig:
     keep: int = 2  # newest checkpoints kept
     max_skipped: int = 20  # steps in a row with a non-finite gradient before the run stops
     examples: int = 5  # validation readouts written out
+    compile: bool = False  # torch.compile the projector's blocks; needs a C compiler
+    eet: str | None = None  # eet.json of `sm-eval eet`: validation tells its distance to that threshold
+    stop_at_eet: bool = False  # end once validation is below it
     trackers: tuple[str, ...] = ("tensorboard",)
 
     def __post_init__(self) -> None:
@@ -152,6 +184,7 @@ class RunConfig:
             _require(getattr(self, name) >= 0, f"run.{name} {getattr(self, name)}: give 0 or more")
         for name in ("log_every", "keep", "max_skipped"):
             _require(getattr(self, name) >= 1, f"run.{name} {getattr(self, name)}: give 1 or more")
+        _require(not self.stop_at_eet or self.eet is not None, "run.stop_at_eet: name the threshold's file by run.eet")
         unknown = [name for name in self.trackers if name not in TRACKERS]
         _require(not unknown, f"run.trackers {unknown}: use {', '.join(TRACKERS)}")
 

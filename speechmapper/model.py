@@ -10,9 +10,8 @@ with.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -62,7 +61,7 @@ class SpeechMapper:
             )
         listening = load_listening(made, encoder, device)
         named = model_name(made["llm"]) if llm is None and made["stage"] == "stage2" else llm
-        readout = generating(named, where) if named else nearest(made["target"], where)
+        readout = generating(named, where) if named else nearest(projector, where)
         return cls(projector, listening, readout)
 
     def transcribe(self, audio: str | Path | np.ndarray) -> str:
@@ -97,8 +96,9 @@ def generating(name: str, device: torch.device) -> Readout:
     return lambda vectors_BUE, vectors_B: llm.generate(vectors_BUE, vectors_B, [prompt] * len(vectors_BUE))
 
 
-def nearest(target: Mapping[str, Any], device: torch.device) -> Readout:
+def nearest(projector: Projector, device: torch.device) -> Readout:
     """Readout by nearest token: the LLM's embedding table and tokenizer, not the LLM."""
+    target = projector.config.trained_for["target"]
     table = load_llm_table(model_name({"id": target["llm"], "revision": target["revision"]}))
-    reader = NearestToken(table.table_VE, table.tokenizer, target["pad_id"], device)
+    reader = NearestToken(table.table_VE, table.tokenizer, target["pad_id"], device, projector.blank)
     return lambda vectors_BUE, vectors_B: reader.texts(reader.token_ids(vectors_BUE, vectors_B))

@@ -15,6 +15,7 @@ Shapes: B batch, T feature frames, U projector vectors, D encoder width, E LLM w
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -25,6 +26,8 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from sm_store.geometry import Geometry
 
 NORM_ORDERS = ("pre", "post")
+READOUTS = ("nearest", "ctc")
+PER_BLOCK = ("block_sizes", "block_outputs", "num_layers", "kernel_sizes", "strides", "paddings")
 
 
 class ProjectorConfig(PreTrainedConfig):
@@ -43,6 +46,8 @@ class ProjectorConfig(PreTrainedConfig):
         norm_order: `pre` (with a final norm) or `post`.
         output_scale: the vectors are multiplied by this; set to the embedding table's RMS, the head starts at the
             scale of its targets (our own switch; 1 is the paper's plain head).
+        readout: how vectors become tokens: `nearest` row each, or `ctc`: the nearest of rows and a learned blank,
+            repeats merged and blanks dropped.
         trained_for: what a training run records of its store, target set and encoder (JSON values).
     """
 
@@ -64,6 +69,7 @@ class ProjectorConfig(PreTrainedConfig):
         attention_dropout: float = 0.0,
         norm_order: str = "pre",
         output_scale: float = 1.0,
+        readout: str = "nearest",
         trained_for: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
@@ -81,18 +87,26 @@ class ProjectorConfig(PreTrainedConfig):
         self.attention_dropout = attention_dropout
         self.norm_order = norm_order
         self.output_scale = output_scale
+        self.readout = readout
         self.trained_for = trained_for or {}
         super().__init__(**kwargs)
         self._check()
 
     def _check(self) -> None:
         blocks = len(self.block_sizes)
-        for name in ("block_outputs", "num_layers", "kernel_sizes", "strides", "paddings"):
+        for name in ("input_size", "output_size", "num_heads", "ffn_size", *PER_BLOCK):
+            given = getattr(self, name)
+            least = 0 if name in ("paddings", "num_layers") else 1
+            if min(given if isinstance(given, list) else [given], default=least) < least:
+                raise ValueError(f"{name} {given}: give {least} or more")
+        for name in PER_BLOCK:
             if len(getattr(self, name)) != blocks:
                 raise ValueError(f"{name} has {len(getattr(self, name))} entries for {blocks} block_sizes")
         for size in self.block_sizes:
             if size % self.num_heads or size % 2:
                 raise ValueError(f"block size {size} is not an even multiple of num_heads {self.num_heads}")
+        if self.readout not in READOUTS:
+            raise ValueError(f"readout {self.readout!r}: use one of {', '.join(READOUTS)}")
         if self.norm_order not in NORM_ORDERS:
             raise ValueError(f"norm_order {self.norm_order!r}: use one of {', '.join(NORM_ORDERS)}")
 
@@ -100,6 +114,22 @@ class ProjectorConfig(PreTrainedConfig):
     def geometry(self) -> Geometry:
         """Frames to vectors."""
         return Geometry(tuple(self.kernel_sizes), tuple(self.strides), tuple(self.paddings))
+
+
+@dataclass(frozen=True, slots=True)
+class Projected:
+    """What a projector makes of a padded batch.
+
+    Attributes:
+        vectors_BUE: zero beyond each utterance's length; vectors_B: their lengths (B,), int64.
+        hidden_BTC: output of block 1, undefined beyond its own lengths: what an auxiliary loss may read.
+        blank_E: the projector's blank, where it is read as CTC.
+    """
+
+    vectors_BUE: torch.Tensor
+    vectors_B: torch.Tensor
+    hidden_BTC: torch.Tensor
+    blank_E: torch.Tensor | None
 
 
 class TransformerLayer(nn.Module):
@@ -181,6 +211,9 @@ class Projector(PreTrainedModel):
         self.blocks = nn.ModuleList(ProjectorBlock(index, size, config) for index, size in enumerate(inputs))
         self.head_input = nn.Linear(config.block_outputs[-1], config.output_size)
         self.head_output = nn.Linear(config.output_size, config.output_size)
+        # Zero is nearer to every row than most rows are to each other: all vectors are blank at first.
+        blank_E = nn.Parameter(torch.zeros(config.output_size)) if config.readout == "ctc" else None
+        self.register_parameter("blank", blank_E)
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
@@ -189,14 +222,16 @@ class Projector(PreTrainedModel):
             module.reset_parameters()
 
     def forward(self, features: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Vectors (B, U, E), zero beyond each utterance's length, and their lengths (B,), int64; see `project`."""
+        projected = self.project(features, lengths)
+        return projected.vectors_BUE, projected.vectors_B
+
+    def project(self, features: torch.Tensor, lengths: torch.Tensor) -> Projected:
         """Project a padded batch.
 
         Args:
             features: (B, T, D), any float dtype; what lies beyond `lengths` is ignored.
             lengths: (B,), int64, valid frames of each utterance.
-
-        Returns:
-            vectors (B, U, E), zero beyond each utterance's length, and their lengths (B,), int64.
 
         Raises:
             ValueError: features of another width or too short for one vector.
@@ -208,11 +243,13 @@ class Projector(PreTrainedModel):
                 f"{features.shape[1]} frames give no vector; the projector needs at least "
                 f"{self.config.geometry.min_frames()}"
             )
-        hidden = features.to(self.head_input.weight.dtype)
-        for block in self.blocks:
+        hidden, lengths = self.blocks[0](features.to(self.head_input.weight.dtype), lengths)
+        first = hidden
+        for block in self.blocks[1:]:
             hidden, lengths = block(hidden, lengths)
         vectors_BUE = self.head_output(F.gelu(self.head_input(hidden))) * self.config.output_scale
-        return vectors_BUE * valid_positions(lengths, vectors_BUE.shape[1]).unsqueeze(-1), lengths
+        vectors_BUE = vectors_BUE * valid_positions(lengths, vectors_BUE.shape[1]).unsqueeze(-1)
+        return Projected(vectors_BUE, lengths, first, self.blank)
 
 
 def num_outputs(lengths_B: torch.Tensor, geometry: Geometry) -> torch.Tensor:

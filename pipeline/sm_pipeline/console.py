@@ -11,11 +11,14 @@ stderr, so that `--json` on stdout stays clean.
 
 from __future__ import annotations
 
+import json
+import os
 import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Protocol, TextIO
 
 from sm_pipeline.signals import Stopped
@@ -41,7 +44,7 @@ def run(app: Callable[[], object]) -> None:
     try:
         app()
     except SpeechMapperError as error:
-        sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
+        _tell(" ".join(str(error).split()))
         sys.exit(error.exit_code)
     except BrokenPipeError:  # `sm-pipeline status STORE | head`
         sys.stderr.close()
@@ -53,6 +56,15 @@ def run(app: Callable[[], object]) -> None:
     except (KeyboardInterrupt, Stopped) as stop:
         sys.stderr.write(f"stopped by {str(stop) or 'SIGINT'}; run the same command again to continue\n")
         sys.exit(EXIT_SIGNAL + (stop.number if isinstance(stop, Stopped) else signal.SIGINT))
+
+
+def _tell(message: str) -> None:
+    """An error as one line; of several processes of a run only the first writes, the others tell their launcher."""
+    report = os.environ.get("TORCHELASTIC_ERROR_FILE")
+    if report and os.environ.get("RANK", "0") != "0":
+        Path(report).write_text(json.dumps({"message": message, "timestamp": int(time.time())}), encoding="utf-8")
+    else:
+        sys.stderr.write(f"error: {message}\n")
 
 
 @contextmanager

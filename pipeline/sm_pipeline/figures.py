@@ -2,6 +2,7 @@
 
     draw_histogram(survey.durations, "fig-seconds", "seconds")      '<svg id="fig-seconds" role="img" ...'
     draw_fit(target.fit, "fig-fit")
+    draw_curves([Curve("gaussian", errors, rates, lowest, highest)], "fig-curve", ("relative MSE", "WER in %"))
 
 matplotlib draws in a few stand-in colours, which become CSS variables (`--ink`, `--rule`, `--bar`, `--mark`) that the
 page sets for light and dark mode. Ids get the figure's name as prefix, so that many figures fit into one page. The
@@ -13,8 +14,9 @@ from __future__ import annotations
 import io
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +32,7 @@ INK, RULE, BAR, MARK = "#010203", "#020301", "#030102", "#010302"
 VARIABLES = {INK: "var(--ink)", RULE: "var(--rule)", BAR: "var(--bar)", MARK: "var(--mark)"}
 SIZE = (4.2, 2.6)  # inches; the page scales figures to its columns
 SQUARE = (4.2, 4.0)
+WIDE = (6.4, 3.6)
 OPACITIES = (0.25, 0.45, 0.65, 0.85, 1.0)  # of the cells of a grid, from few to many
 STYLE: dict[Any, Any] = {  # matplotlib's stubs know its keys as literals
     "axes.axisbelow": True,
@@ -95,6 +98,46 @@ def draw_fit(shown: Fit, name: str) -> str:
         return _svg(figure, name, f"{words}, {shown.pad_share:.0%} of all vectors are pads")
 
 
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """A line through points, with the range each point is the mean of; all of one length."""
+
+    label: str
+    x: Sequence[float]
+    y: Sequence[float]
+    low: Sequence[float]
+    high: Sequence[float]
+
+
+def draw_curves(
+    curves: Sequence[Curve],
+    name: str,
+    labels: tuple[str, str],
+    mark: tuple[str, float] | None = None,
+    limit: float | None = None,
+) -> str:
+    """One or two curves, from 0 upwards.
+
+    Args:
+        labels: of x and y. mark: as in `draw_histogram`. limit: a y at which a dashed line stands.
+    """
+    with _figure(WIDE) as (figure, axes):
+        for curve, colour, points in zip(curves, (BAR, MARK), ("o", "s"), strict=False):
+            axes.fill_between(curve.x, curve.low, curve.high, color=colour, alpha=OPACITIES[0], linewidth=0)
+            axes.plot(curve.x, curve.y, color=colour, marker=points, markersize=4, linewidth=1.5, label=curve.label)
+        highest = max(max(curve.high) for curve in curves)
+        axes.set(xlabel=labels[0], ylabel=labels[1], ylim=(0, 1.15 * max(highest, limit or 0.0, 1.0)))
+        if limit is not None:
+            axes.axhline(limit, color=INK, linewidth=0.8, linestyle="--")
+        if mark is not None:
+            _mark(axes, *mark, colour=INK)
+        axes.legend(loc="center right", fontsize=9)
+        _ticks(axes, whole=False)
+        ends = "; ".join(f"{curve.label} from {curve.y[0]:.3g} to {curve.y[-1]:.3g}" for curve in curves)
+        at = f"; {mark[0]} at {mark[1]:.3g}" if mark is not None else ""
+        return _svg(figure, name, f"{labels[1]} by {labels[0]}: {ends}{at}")
+
+
 def levels(most: int) -> list[tuple[int, int]]:
     """Up to five ranges of counts from 1 to `most`, each about as many times longer than the one before."""
     bounds = np.unique(np.round(np.geomspace(1, most + 1, len(OPACITIES) + 1)).astype(int))
@@ -120,8 +163,8 @@ def _cells(axes: Axes, edges: np.ndarray, inside: np.ndarray, opacity: float) ->
         axes.add_patch(PathPatch(path, facecolor=BAR, alpha=opacity, linewidth=0, antialiased=False))
 
 
-def _mark(axes: Axes, word: str, at: float) -> None:
-    axes.axvline(at, color=MARK, linewidth=1.5)
+def _mark(axes: Axes, word: str, at: float, colour: str = MARK) -> None:
+    axes.axvline(at, color=colour, linewidth=1.5)
     low, high = axes.get_xlim()
     left = at > (low + high) / 2  # the word stands on the side with more room
     axes.annotate(
@@ -132,7 +175,7 @@ def _mark(axes: Axes, word: str, at: float) -> None:
         textcoords="offset points",
         horizontalalignment="right" if left else "left",
         verticalalignment="top",
-        color=MARK,
+        color=colour,
     )
 
 

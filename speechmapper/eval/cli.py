@@ -75,6 +75,34 @@ def score(
     _tell(score_again(out), out, as_json)
 
 
+@app.command()
+def eet(
+    llm: Annotated[str, typer.Option(help="Whose threshold: a preset, folder or Hub id.")],
+    out: Annotated[Path, typer.Option(help="Folder for eet.json and eet.html.")],
+    texts: Annotated[Path | None, typer.Option(help="Texts to repeat, one a line [default: our own].")] = None,
+    store: Annotated[Path | None, typer.Option(help="Or the transcripts of a feature store.")] = None,
+    split: Annotated[str | None, typer.Option(help="Its split [default: test, where there are splits].")] = None,
+    utterances: Annotated[int, typer.Option(min=1, max=10_000, help="At most so many texts.")] = 40,
+    levels: Annotated[
+        str | None, typer.Option(help="Relative MSEs, like 0,0.05,0.2 [default: nine from 0 to 1.1].")
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="How often the noise is drawn.")] = 3,
+    batch: Annotated[int, typer.Option(min=1, help="Texts run together.")] = 50,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda[:N].")] = "auto",
+    as_json: Annotated[bool, typer.Option("--json", help="Print eet.json on stdout and nothing else.")] = False,
+) -> None:
+    """How much error in its input embeddings an LLM tolerates."""
+    from speechmapper.eval.eet import LEVELS, EetRequest, measure_eet, parse_levels
+    from speechmapper.eval.eet_report import print_curve
+
+    wanted = LEVELS if levels is None else parse_levels(levels)
+    found = measure_eet(EetRequest(llm, out, texts, store, split, wanted, seeds, utterances, batch, device))
+    if as_json:
+        typer.echo(json.dumps(found, ensure_ascii=False))
+    else:
+        print_curve(found)
+
+
 def _tell(metrics: dict[str, Any], out: Path, as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps(metrics, ensure_ascii=False))

@@ -26,7 +26,7 @@ from speechmapper.eval.predictions import write_predictions
 from speechmapper.eval.sources import Heard, ManifestSource, Source, StoreSource
 from speechmapper.listening import model_name
 from speechmapper.llm import MAX_NEW_TOKENS, load_llm
-from speechmapper.objectives.mse import word_and_pad_positions
+from speechmapper.objectives.base import word_and_pad_positions
 from speechmapper.projector import Projector
 from speechmapper.train.readout import NearestToken
 from speechmapper.train.run_folder import load_projector, versions
@@ -159,5 +159,5 @@ def build_readout(request: PredictRequest, projector: Projector, targets: Target
     else:
         loaded = load_llm_table(model_name({"id": made["llm"], "revision": made["revision"]}))
         table, tokenizer = loaded.table_VE, loaded.tokenizer
-    nearest = NearestToken(table, tokenizer, made["pad_id"], projector.device)
+    nearest = NearestToken(table, tokenizer, made["pad_id"], projector.device, projector.blank)
     return Readout(NEAREST, lambda vectors, lengths: nearest.texts(nearest.token_ids(vectors, lengths)))

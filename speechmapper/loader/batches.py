@@ -16,7 +16,7 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
@@ -24,31 +24,39 @@ from typing import Any
 import numpy as np
 import torch
 
-from sm_store import Store
+from sm_store import Batch, Geometry, Store
 from speechmapper.loader.epoch import Order
+from speechmapper.objectives.base import Answers
 
 POLL_SECONDS = 0.1  # how often a blocked reader looks whether it should end
 
 
 @dataclass(frozen=True, slots=True)
-class DeviceBatch:
-    """One micro-batch on the device.
+class DeviceBatch(Answers):
+    """One micro-batch on the device; targets in the stored dtype.
 
     Attributes:
         features_BTD: stored dtype, zero beyond `frames_B`.
-        targets_BUE: stored dtype; pad embeddings up to `vectors_B`, zero beyond.
-        frames_B, vectors_B, tokens_B: int64 lengths.
         indices: store indices (B,), on the host.
         micro: number of this micro-batch in the run: the seed of everything drawn for it.
     """
 
     features_BTD: torch.Tensor
-    frames_B: torch.Tensor
-    targets_BUE: torch.Tensor
-    vectors_B: torch.Tensor
-    tokens_B: torch.Tensor
     indices: np.ndarray
     micro: int
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where batches come from: an open store, the name of its target set, and the geometry of the projector."""
+
+    store: Store
+    target: str
+    geometry: Geometry
+
+    def read(self, indices: np.ndarray, pin: bool = False) -> Batch:
+        """These utterances with their targets, on the host."""
+        return self.store.read(indices, targets=self.target, pin=pin, geometry=self.geometry)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,12 +65,14 @@ class StepBatches:
 
     Attributes:
         step: from 0.
-        frames: valid feature frames in `batches`; wait: seconds this process waited for them.
+        frames, tokens: valid feature frames and text tokens in `batches`.
+        wait: seconds this process waited for them.
     """
 
     step: int
     batches: list[DeviceBatch]
     frames: int
+    tokens: int
     wait: float
 
 
@@ -70,7 +80,7 @@ class BatchReader:
     """Iterates over the steps [start, stop) of a run; a context manager that owns the reading thread.
 
     Args:
-        store: an open store; target: the name of its target set.
+        source: what to read from.
         order: what each step reads.
         device: where the batches go.
         share: (rank, world): this process's share of every step; world divides the micro-batches of a step.
@@ -79,15 +89,13 @@ class BatchReader:
 
     def __init__(
         self,
-        store: Store,
-        target: str,
+        source: Source,
         order: Order,
         device: torch.device,
         share: tuple[int, int],
         prefetch: int,
     ) -> None:
-        self._store = store
-        self._target = target
+        self._source = source
         self._order = order
         self._device = device
         self._rank, self._world = share
@@ -122,7 +130,8 @@ class BatchReader:
             self._release()
             batches = [to_device(data, self._device, micro) for data, micro in zip(read, numbers, strict=True)]
             self._hold(read)
-            yield StepBatches(step, batches, sum(int(data.frames_B.sum()) for data in read), wait)
+            frames, tokens = (sum(int(getattr(data, name).sum()) for data in read) for name in ("frames_B", "tokens_B"))
+            yield StepBatches(step, batches, frames, tokens, wait)
 
     def _hold(self, read: list[Any]) -> None:
         """Keep host buffers until they are copied to the GPU: the store uses a free one again."""
@@ -141,7 +150,7 @@ class BatchReader:
         try:
             for step in range(start, stop):
                 mine = self._order.step(step)[self._rank :: self._world]
-                self._put(ahead, [self._store.read(batch, targets=self._target, pin=pin) for batch in mine])
+                self._put(ahead, [self._source.read(batch, pin) for batch in mine])
                 if self._ended.is_set():
                     return
         except BaseException as error:
@@ -157,9 +166,9 @@ class BatchReader:
                 continue
 
 
-def read_batch(store: Store, target: str, indices: np.ndarray, device: torch.device) -> DeviceBatch:
+def read_batch(source: Source, indices: np.ndarray, device: torch.device) -> DeviceBatch:
     """Read these utterances now, on this thread (evaluation)."""
-    return to_device(store.read(indices, targets=target), device, 0)
+    return to_device(source.read(indices), device, 0)
 
 
 def to_device(data: Any, device: torch.device, micro: int) -> DeviceBatch:
@@ -169,14 +178,23 @@ def to_device(data: Any, device: torch.device, micro: int) -> DeviceBatch:
         return as_tensor(array).to(device, non_blocking=True)
 
     return DeviceBatch(
-        features_BTD=move(data.features_BTD),
-        frames_B=move(data.frames_B),
         targets_BUE=move(data.targets_BUE),
         vectors_B=move(data.vectors_B),
         tokens_B=move(data.tokens_B),
+        token_ids_BN=move(padded_ids(data.token_ids)),
+        features_BTD=move(data.features_BTD),
+        frames_B=move(data.frames_B),
         indices=data.indices_B,
         micro=micro,
     )
+
+
+def padded_ids(token_ids: Sequence[np.ndarray]) -> np.ndarray:
+    """Token ids (B, N), int64, 0 beyond each utterance's own."""
+    padded = np.zeros((len(token_ids), max((len(ids) for ids in token_ids), default=0)), np.int64)
+    for row, ids in zip(padded, token_ids, strict=True):
+        row[: len(ids)] = ids
+    return padded
 
 
 def as_tensor(array: np.ndarray) -> torch.Tensor:

@@ -14,6 +14,7 @@ takes the micro-batches r, r + W, ... of each step.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -160,6 +161,14 @@ class Order:
             self._steps.append((self._steps[-1] if self._steps else 0) + count)
         epoch = int(np.searchsorted(self._steps, step, side="right"))
         return epoch, self._steps[epoch - 1] if epoch else 0
+
+    def ends(self, step: int) -> list[int]:
+        """The first steps of the epochs after the first, up to `step`: what `recall` saves planning."""
+        return [end for end in self._steps if end <= step]
+
+    def recall(self, ends: Sequence[int]) -> None:
+        """Go on from the `ends` of the same order: a resumed run need not plan the epochs before again."""
+        self._steps = list(ends)
 
     def epoch(self, epoch: int) -> list[np.ndarray]:
         """All micro-batches of an epoch; the last one asked for is kept."""

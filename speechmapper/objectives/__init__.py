@@ -1,6 +1,5 @@
 """Stage 1 objectives: what the projector's vectors are measured against, one small module each."""
 
-from speechmapper.objectives.base import Objective, Terms
-from speechmapper.objectives.mse import WeightedMSE
+from speechmapper.objectives.base import Answers, Objective, Part
 
-__all__ = ["Objective", "Terms", "WeightedMSE"]
+__all__ = ["Answers", "Objective", "Part"]

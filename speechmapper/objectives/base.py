@@ -1,48 +1,102 @@
-"""The interface of an objective: vectors and padded targets in, sums and counts out.
+"""The interface of an objective: a sum of parts, each a small module that gives sums over what it counted.
 
-An objective never divides by a batch's own count: it returns sums with the counts they belong to, so that a loop can
-add them over micro-batches and ranks first and divide once (the mean over all valid positions of a step, not the mean
-of means).
+    mse+cosine           word = 41.2 over 37 positions, pad = 3.0 over 21, cosine = 30.1 over 37
+    loss of the step     weight * combine(sums of all micro-batches, counts of all micro-batches), part by part
 
-    terms = objective(vectors_BUE, vectors_B, targets_BUE, tokens_B)
-    terms.sums["word"] = (tensor(41.2), 37)       squared error of 37 word positions
+A part never divides by a batch's own count: a loop can so add sums and counts over micro-batches and ranks first and
+divide once (the mean over all valid positions of a step, not the mean of means). Counts depend on the answers alone,
+so they are known before the model has run.
 
-Shapes: B batch, U projector vectors, E LLM width.
+Shapes: B batch, U projector vectors, N tokens, E LLM width.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
+from torch import nn
+
+from speechmapper.projector import Projected
 
 
 @dataclass(frozen=True, slots=True)
-class Terms:
-    """One batch's share of a loss.
+class Answers:
+    """What the vectors of some utterances should be.
 
     Attributes:
-        sums: differentiable scalar (float32) of each part, summed over its positions.
-        counts: the number of positions each part was summed over, (), float32.
+        targets_BUE: the text's embeddings, then the pad token's up to `vectors_B`; zero beyond.
+        vectors_B: valid vectors of each utterance; tokens_B: its text tokens (fewer than vectors); int64.
+        token_ids_BN: the text's token ids, int64; 0 beyond `tokens_B`.
+        frames_B: valid feature frames, int64.
     """
 
-    sums: Mapping[str, torch.Tensor]
-    counts: Mapping[str, torch.Tensor]
+    targets_BUE: torch.Tensor
+    vectors_B: torch.Tensor
+    tokens_B: torch.Tensor
+    token_ids_BN: torch.Tensor
+    frames_B: torch.Tensor
 
 
-class Objective(Protocol):
-    """A stage 1 loss."""
+class Part(nn.Module):
+    """One term of a loss. May have parameters of its own, which learn with the projector and are then left behind."""
 
-    def __call__(
-        self,
-        vectors_BUE: torch.Tensor,
-        vectors_B: torch.Tensor,
-        targets_BUE: torch.Tensor,
-        tokens_B: torch.Tensor,
-    ) -> Terms:
-        """Sums and counts of every part of the loss over the valid positions of a batch."""
+    def counts(self, answers: Answers) -> dict[str, torch.Tensor]:
+        """What each of the part's sums is over: float32 scalars, by the name the log tells it under."""
+        raise NotImplementedError
+
+    def forward(self, projected: Projected, answers: Answers) -> dict[str, torch.Tensor]:
+        """Differentiable float32 scalar sums under the same names."""
+        raise NotImplementedError
 
     def combine(self, sums: Mapping[str, torch.Tensor], counts: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        """The loss of a step: part sums over the *step's* counts, weighted."""
+        """The term of a step, smaller is better: linear in the sums, which belong to the *step's* counts."""
+        raise NotImplementedError
+
+
+class Objective(nn.Module):
+    """A weighted sum of parts, with a part's interface.
+
+    Args:
+        parts: part and weight by name, in the order they are added.
+    """
+
+    def __init__(self, parts: Mapping[str, tuple[Part, float]]) -> None:
+        super().__init__()
+        self.parts = nn.ModuleDict({name: part for name, (part, _) in parts.items()})
+        self._weights = {name: weight for name, (_, weight) in parts.items()}
+
+    def counts(self, answers: Answers) -> dict[str, torch.Tensor]:
+        """Counts of every part."""
+        return {name: count for part in self._parts() for name, count in part.counts(answers).items()}
+
+    def forward(self, projected: Projected, answers: Answers) -> dict[str, torch.Tensor]:
+        """Sums of every part."""
+        return {name: value for part in self._parts() for name, value in part(projected, answers).items()}
+
+    def combine(self, sums: Mapping[str, torch.Tensor], counts: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """The loss of a step."""
+        terms = [
+            weight * part.combine(sums, counts)
+            for weight, part in zip(self._weights.values(), self._parts(), strict=True)
+        ]
+        return torch.stack(terms).sum()
+
+    def _parts(self) -> list[Part]:
+        return list(self.parts.values())  # type: ignore[arg-type]  # they are Parts
+
+
+def mean(sums: Mapping[str, torch.Tensor], counts: Mapping[str, torch.Tensor], name: str) -> torch.Tensor:
+    """One sum over its count; 0 where nothing was counted."""
+    return sums[name] / counts[name].clamp(min=1)
+
+
+def word_and_pad_positions(
+    vectors_B: torch.Tensor, tokens_B: torch.Tensor, size: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Masks (B, size) of word positions (tokens and the first pad) and of the remaining pads."""
+    position_1U = torch.arange(size, device=vectors_B.device)[None, :]
+    valid_BU = position_1U < vectors_B[:, None]
+    word_BU = valid_BU & (position_1U <= tokens_B[:, None])
+    return word_BU, valid_BU & ~word_BU

@@ -1,7 +1,7 @@
 """Checkpoints: everything a run needs to go on, as safetensors and JSON, complete or absent.
 
     RUN/checkpoints/step-00001000/
-        model.safetensors        the projector's weights
+        model.safetensors        weights: `projector.`, the `objective.` and, where one is kept, their `average.`
         optimizer.safetensors    AdamW's moments, named INDEX.KEY by parameter order
         state.json               step, counters, what the run was made for, size and crc32c of both files
 
@@ -25,7 +25,7 @@ from sm_store.durable import Written, checksum, remove, staged
 from sm_store.errors import StoreCorrupt, StoreFormatError
 from sm_store.identity import canonical, diff_json, require_same
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 MODEL_FILE = "model.safetensors"
 OPTIMIZER_FILE = "optimizer.safetensors"
 STATE_FILE = "state.json"
@@ -39,7 +39,7 @@ class Checkpoint:
     Attributes:
         step: optimizer steps done.
         identity: what the run was made for (JSON values): store, target set, model, data order.
-        model: projector weights by name; optimizer: `optimizer_tensors`.
+        model: weights by name; optimizer: `optimizer_tensors`.
         counters: figures that go on counting (skipped steps, seconds, ...); JSON values.
     """
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,6 +13,7 @@ import typer
 from sm_pipeline.console import run
 from sm_store.version import __version__
 from speechmapper.config import PRESETS, load_stage1, load_stage2
+from speechmapper.train.processes import end_with_parent, is_main, run_processes
 
 if TYPE_CHECKING:
     from speechmapper.train.loop import Outcome
@@ -44,6 +46,9 @@ ResumeOption = Annotated[
     bool,
     typer.Option("--resume", help="Go on from the newest checkpoint in --out; starts where there is none."),
 ]
+ProcessesOption = Annotated[
+    int, typer.Option(min=1, help="Processes on this machine, one a GPU; more machines: `accelerate launch`.")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the outcome as one JSON object on stdout.")]
 
 
@@ -72,13 +77,16 @@ def stage1(
     config: ConfigOption = None,
     settings: SetOption = None,
     resume: ResumeOption = False,
+    processes: ProcessesOption = 1,
     as_json: JsonOption = False,
 ) -> None:
     """Pre-train a projector to predict text embeddings from speech features. Never loads an LLM."""
     resolved = load_stage1(preset, config, settings or [])
+    if processes > 1:
+        return run_processes(processes, sys.argv[1:])
     from speechmapper.train.stage1 import Stage1Request, train_stage1
 
-    _tell(train_stage1(Stage1Request(store, out, resolved, target, split, resume)), out, as_json)
+    return _tell(train_stage1(Stage1Request(store, out, resolved, target, split, resume)), out, as_json)
 
 
 @app.command()
@@ -100,28 +108,73 @@ def stage2(
     config: ConfigOption = None,
     settings: SetOption = None,
     resume: ResumeOption = False,
+    processes: ProcessesOption = 1,
     as_json: JsonOption = False,
 ) -> None:
     """Adapt a projector to a frozen LLM: cross-entropy of its answers, mixed with the stage 1 loss."""
     named = [f"tuning.{key}={value}" for key, value in (("task", task), ("sigma", sigma)) if value is not None]
     resolved = load_stage2(preset, config, [*named, *(settings or [])])
+    if processes > 1:
+        return run_processes(processes, sys.argv[1:])
     from speechmapper.train.stage2 import Stage2Request, train_stage2
 
     request = Stage2Request(store, projector, llm, out, resolved, target, split, resume)
-    _tell(train_stage2(request), out, as_json)
+    return _tell(train_stage2(request), out, as_json)
+
+
+sweep = typer.Typer(no_args_is_help=True, help="Several runs that differ in one setting, and a table of them.")
+app.add_typer(sweep, name="sweep")
+
+
+@sweep.command("stage1")
+def sweep_stage1(
+    store: StoreOption,
+    alpha: Annotated[str, typer.Option(help="Values of objective.alpha joined by commas: 5,7,9.")],
+    out: Annotated[Path, typer.Option(help="Folder to write: a run folder for each value, and sweep.json.")],
+    target: TargetOption = None,
+    split: SplitOption = None,
+    preset: PresetOption = None,
+    config: ConfigOption = None,
+    settings: SetOption = None,
+    resume: ResumeOption = False,
+    processes: ProcessesOption = 1,
+    as_json: JsonOption = False,
+) -> None:
+    """Stage 1 with several alphas, all trained from one read of the store."""
+    resolved = load_stage1(preset, config, settings or [])
+    if processes > 1:
+        return run_processes(processes, sys.argv[1:])
+    from speechmapper.train.stage1 import Stage1Request
+    from speechmapper.train.sweep import print_rows, sweep_stage1
+
+    rows = sweep_stage1(Stage1Request(store, out, resolved, target, split, resume), _numbers(alpha))
+    if is_main():
+        print_rows(rows, out, as_json)
+    return None
+
+
+def _numbers(text: str) -> list[float]:
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        raise typer.BadParameter(f"{text}: give numbers joined by commas", param_hint="--alpha") from None
 
 
 def _tell(outcome: Outcome, out: Path, as_json: bool) -> None:
+    if not is_main():
+        return
     if as_json:
         typer.echo(json.dumps({"out": str(out), **dataclasses.asdict(outcome)}))
         return
     figures = ", ".join(f"{name} {value:.4g}" for name, value in outcome.figures.items())
-    state = "done" if outcome.finished else "stopped by a signal, saved; go on with --resume"
-    typer.echo(f"{state}: {outcome.step} steps, {outcome.skipped} skipped{', ' if figures else ''}{figures}; {out}")
+    typer.echo(
+        f"{outcome.ended}: {outcome.step} steps, {outcome.skipped} skipped{', ' if figures else ''}{figures}; {out}"
+    )
 
 
 def main() -> None:
     """Entry point."""
+    end_with_parent()
     run(app)
 
 

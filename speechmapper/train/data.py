@@ -15,9 +15,10 @@ from pathlib import Path
 
 import numpy as np
 
-from sm_store import Store, TargetSpec
+from sm_store import Geometry, Store, TargetSet, TargetSpec
 from sm_store.errors import ConfigError, StoreMissing
 from speechmapper.config import DataConfig
+from speechmapper.loader.batches import Source
 from speechmapper.loader.epoch import Budget, LeftOut, Order, usable
 
 TRAIN_SPLIT, DEV_SPLIT, TEST_SPLIT = "train", "dev", "test"
@@ -28,40 +29,68 @@ class TrainingData:
     """An open store with what to read from it.
 
     Attributes:
-        spec: of the target set in use.
+        source: the store, the target set in use and the projector's geometry.
+        spec: of the target set.
         order: training micro-batches by step.
         dev: store indices (n,) of the validation utterances that have a target, possibly none.
         left_out: what of the training split is not used.
         split: the training split's name, None where the manifest has none.
     """
 
-    store: Store
+    source: Source
     spec: TargetSpec
     order: Order
     dev: np.ndarray
     left_out: LeftOut
     split: str | None
 
+    @property
+    def store(self) -> Store:
+        return self.source.store
 
-def open_data(path: Path, target: str | None, split: str | None, config: DataConfig, seed: int) -> TrainingData:
+    @property
+    def targets(self) -> TargetSet:
+        """The target set in use."""
+        return self.store.targets(self.spec.name)
+
+    def again(self) -> Source:
+        """The source once more, for another thread than the one that reads for training."""
+        return Source(Store.open(self.store.path), self.source.target, self.source.geometry)
+
+
+@dataclass(frozen=True, slots=True)
+class DataRequest:
+    """Which data a run asked for.
+
+    Attributes:
+        store: a folder or URL. target: name of the target set; None where the store has just one.
+        split: what to train on; None: `train` where the manifest has splits.
+    """
+
+    store: Path
+    target: str | None = None
+    split: str | None = None
+
+
+def open_data(request: DataRequest, geometry: Geometry, config: DataConfig, seed: int) -> TrainingData:
     """Open a store for training.
 
     Args:
-        target: name of the target set; None where the store has just one.
-        split: what to train on; None: `train` where the manifest has splits.
+        geometry: of the projector: how many vectors an utterance gets.
 
     Raises:
         StoreError: no usable store. StoreMissing: no such target set. ConfigError: nothing to train on.
     """
-    store = Store.open(path)
-    spec = store.targets(choose_target(store, target)).spec
+    store = Store.open(request.store)
+    source = Source(store, choose_target(store, request.target), geometry)
+    spec = store.targets(source.target).spec
     budget = Budget(config.frames, config.max_frames, config.max_utterances, config.micro_batches, config.window)
-    chosen = choose_split(store, split, TRAIN_SPLIT)
+    chosen = choose_split(store, request.split, TRAIN_SPLIT)
     indices = store.select(split=chosen) if chosen else np.arange(len(store), dtype=np.int64)
-    keep, left_out = _usable(store, spec, indices, budget)
+    keep, left_out = _usable(source, indices, budget)
     if not keep.any():
         raise ConfigError(
-            f"{path}: nothing to train on in split {chosen or '(all)'}: {len(indices)} utterances, "
+            f"{request.store}: nothing to train on in split {chosen or '(all)'}: {len(indices)} utterances, "
             f"{left_out}; check --split, --target and data.max_frames"
         )
     indices = indices[keep]
@@ -69,8 +98,8 @@ def open_data(path: Path, target: str | None, split: str | None, config: DataCon
     order = Order(indices, store.frames[indices], shards, budget, seed)
     order.locate(0)  # too little data for one step: better said now than after an LLM is loaded
     dev = store.select(split=DEV_SPLIT) if chosen != DEV_SPLIT else indices[:0]
-    has_target, _ = _usable(store, spec, dev, Budget(int(store.frames.max())))
-    return TrainingData(store, spec, order, dev[has_target], left_out, chosen)
+    has_target, _ = _usable(source, dev, Budget(int(store.frames.max())))
+    return TrainingData(source, spec, order, dev[has_target], left_out, chosen)
 
 
 def choose_target(store: Store, target: str | None) -> str:
@@ -109,6 +138,7 @@ def split_of(present: Sequence[str], split: str | None, default: str, what: str)
     return wanted
 
 
-def _usable(store: Store, spec: TargetSpec, indices: np.ndarray, budget: Budget) -> tuple[np.ndarray, LeftOut]:
-    frames = store.frames[indices]
-    return usable(frames, store.token_counts(spec.name)[indices], spec.geometry.num_vectors(frames), budget)
+def _usable(source: Source, indices: np.ndarray, budget: Budget) -> tuple[np.ndarray, LeftOut]:
+    frames = source.store.frames[indices]
+    tokens = source.store.token_counts(source.target)[indices]
+    return usable(frames, tokens, source.geometry.num_vectors(frames), budget)

@@ -10,6 +10,8 @@ A figure of the log is thus a mean over all positions of all steps since the lin
 
 from __future__ import annotations
 
+import resource
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -27,13 +29,15 @@ class Totals:
 
     Attributes:
         sums, counts: of each part of the loss, float32 scalars; empty where every step was skipped.
-        frames: valid frames read; wait: seconds a process waited for data, on average.
+        frames, tokens: valid frames and text tokens read.
+        wait: seconds a process waited for data, on average.
         seconds: of training; steps: optimizer steps.
     """
 
     sums: Mapping[str, torch.Tensor]
     counts: Mapping[str, torch.Tensor]
     frames: float
+    tokens: float
     wait: float
     seconds: float
     steps: int
@@ -50,6 +54,7 @@ class Interval:
     _sums: dict[str, torch.Tensor] = field(default_factory=dict)
     _counts: dict[str, torch.Tensor] = field(default_factory=dict)
     _frames: int = 0
+    _tokens: int = 0
     _wait: float = 0.0
     _steps: int = 0
     _started: float = field(default_factory=time.perf_counter)
@@ -57,6 +62,7 @@ class Interval:
     def add_step(self, ready: StepBatches) -> None:
         """Add what a step read, whatever became of it."""
         self._frames += ready.frames
+        self._tokens += ready.tokens
         self._wait += ready.wait
         self._steps += 1
 
@@ -76,13 +82,24 @@ class Interval:
     def totals(self, accelerator: Accelerator) -> Totals:
         """What was added up, over all processes."""
         names = list(self._sums)
-        own = torch.tensor([float(self._frames), self._wait], device=accelerator.device)
+        own = torch.tensor([float(self._frames), float(self._tokens), self._wait], device=accelerator.device)
         values = accelerator.reduce(torch.stack([*(self._sums[name] for name in names), *own]), "sum").cpu()
         return Totals(
             sums=dict(zip(names, values, strict=False)),
             counts={name: self._counts[name].cpu() for name in names},
-            frames=float(values[-2]),
+            frames=float(values[-3]),
+            tokens=float(values[-2]),
             wait=float(values[-1]) / accelerator.num_processes,
             seconds=time.perf_counter() - self._started,
             steps=self._steps,
         )
+
+
+def peak_gigabytes(device: torch.device) -> float:
+    """The most memory this process has held: the GPU's since the last call, else main memory since its start."""
+    if device.type == "cuda":
+        peak = torch.cuda.max_memory_allocated(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        return peak / 1e9
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9

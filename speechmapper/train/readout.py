@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -21,8 +22,9 @@ import torch
 from torch.nn import functional as F
 
 from speechmapper.loader.batches import DeviceBatch
-from speechmapper.objectives.mse import word_and_pad_positions
+from speechmapper.objectives.base import word_and_pad_positions
 
+NORM_BINS = 40
 CHUNK_SCORES = 32 * 1024 * 1024  # scores (positions x vocabulary) held at once: 128 MB
 
 
@@ -34,20 +36,31 @@ class NearestToken:
         tokenizer: a Hugging Face tokenizer.
         pad_id: the row that means "no more text".
         device: where to search.
+        blank_E: of a projector that is read as CTC: the nearest of the rows and this, repeats merged, blanks dropped.
     """
 
-    def __init__(self, table_VE: np.ndarray | torch.Tensor, tokenizer: Any, pad_id: int, device: torch.device) -> None:
+    def __init__(
+        self,
+        table_VE: np.ndarray | torch.Tensor,
+        tokenizer: Any,
+        pad_id: int,
+        device: torch.device,
+        blank_E: torch.Tensor | None = None,
+    ) -> None:
         self._table_VE = torch.as_tensor(table_VE).to(device, torch.float32)
+        self._blank = None if blank_E is None else len(self._table_VE)
+        if blank_E is not None:
+            self._table_VE = torch.cat([self._table_VE, blank_E.detach().to(device, torch.float32)[None]])
         self._half_norm_V = 0.5 * self._table_VE.square().sum(dim=1)
         self._tokenizer = tokenizer
         self._pad_id = pad_id
 
     def token_ids(self, vectors_BUE: torch.Tensor, vectors_B: torch.Tensor) -> list[list[int]]:
-        """The nearest row of each valid vector, pads included."""
+        """The nearest row of each valid vector, pads included; with a blank, what remains of them."""
         lengths = vectors_B.tolist()
         vectors_PE = torch.cat([vectors_BUE[row, :length] for row, length in enumerate(lengths)]).float()
         nearest_P = self._nearest(vectors_PE)
-        return [ids.tolist() for ids in torch.split(nearest_P.cpu(), lengths)]
+        return [self._collapsed(ids.tolist()) for ids in torch.split(nearest_P.cpu(), lengths)]
 
     def texts(self, token_ids: Sequence[Sequence[int]]) -> list[str]:
         """Text of each row: pads dropped, special tokens not written."""
@@ -56,6 +69,15 @@ class NearestToken:
             self._tokenizer.decode(row, skip_special_tokens=True, clean_up_tokenization_spaces=False).strip()
             for row in kept
         ]
+
+    def lengths(self, token_ids: Sequence[Sequence[int]]) -> list[int]:
+        """How many tokens each row says: those before its first pad."""
+        return [list(row).index(self._pad_id) if self._pad_id in row else len(row) for row in token_ids]
+
+    def _collapsed(self, ids: list[int]) -> list[int]:
+        if self._blank is None:
+            return ids
+        return [token for token, _ in groupby(ids) if token != self._blank]
 
     def _nearest(self, vectors_PE: torch.Tensor) -> torch.Tensor:
         rows = max(1, CHUNK_SCORES // len(self._table_VE))
@@ -92,12 +114,77 @@ class Closeness:
             self._sums[name] = self._sums.get(name, 0.0) + float(value.sum())
 
     def figures(self) -> dict[str, float]:
-        """Of word positions (tokens and first pad): `mse`, `relative_mse`, `cosine`; `relative_mse_pad`."""
+        """Of word positions (tokens and first pad): `mse`, `relative_mse`, `cosine`; of the other pads: `mse_pad`,
+        `relative_mse_pad`."""
         words, pads = max(1.0, self._sums.get("words", 0)), max(1.0, self._sums.get("pads", 0))
-        mse = self._sums.get("word", 0.0) / words
+        mse, mse_pad = self._sums.get("word", 0.0) / words, self._sums.get("pad", 0.0) / pads
         return {
             "mse": mse,
             "relative_mse": mse / self.table_scale,
-            "relative_mse_pad": self._sums.get("pad", 0.0) / pads / self.table_scale,
+            "mse_pad": mse_pad,
+            "relative_mse_pad": mse_pad / self.table_scale,
             "cosine": self._sums.get("cosine", 0.0) / words,
         }
+
+
+@dataclass(slots=True)
+class Lengths:
+    """Predicted against true lengths in tokens, added up over batches."""
+
+    _predicted: list[int] = field(default_factory=list)
+    _true: list[int] = field(default_factory=list)
+
+    def add(self, predicted: Sequence[int], true: Sequence[int]) -> None:
+        """Add one batch."""
+        self._predicted += predicted
+        self._true += true
+
+    def figures(self) -> dict[str, float]:
+        """`length_error`: mean distance in tokens; `length_ratio`: all predicted tokens over all true ones."""
+        predicted, true = np.asarray(self._predicted, np.float64), np.asarray(self._true, np.float64)
+        if not len(true):
+            return {}
+        return {
+            "length_error": float(np.abs(predicted - true).mean()),
+            "length_ratio": float(predicted.sum() / max(1.0, true.sum())),
+        }
+
+
+class Norms:
+    """Euclidean norms of the vectors at word positions, against those of the embedding table's rows.
+
+    Args:
+        table_VE: the LLM's input embeddings.
+    """
+
+    def __init__(self, table_VE: np.ndarray) -> None:
+        self._table_V = np.linalg.norm(np.asarray(table_VE, np.float32), axis=1)
+        self._found: list[np.ndarray] = []
+
+    def add(self, vectors_BUE: torch.Tensor, batch: DeviceBatch) -> None:
+        """Add one batch."""
+        norm_BU = vectors_BUE.float().norm(dim=-1)
+        word_BU, _ = word_and_pad_positions(batch.vectors_B, batch.tokens_B, norm_BU.shape[1])
+        self._found.append(norm_BU[word_BU].cpu().numpy())
+
+    def values(self) -> np.ndarray:
+        """All norms added, (P,)."""
+        return np.concatenate(self._found) if self._found else np.zeros(0, np.float32)
+
+    def figures(self) -> dict[str, float]:
+        """`norm_p05`, `norm_p50`, `norm_p95`: each over the table's median norm, so that 1 is a usual row's."""
+        values, unit = self.values(), max(float(np.median(self._table_V)), 1e-12)
+        if not len(values):
+            return {}
+        return {f"norm_p{share:02d}": float(np.percentile(values, share)) / unit for share in (5, 50, 95)}
+
+    def histogram(self) -> dict[str, list[float]]:
+        """Shares of vectors and of the table's rows in equal bins from 0 to twice the table's 99th percentile; the
+        last bin holds what is beyond. `edges` are the bins' lower ends."""
+        top = 2 * float(np.percentile(self._table_V, 99))
+        edges = np.linspace(0.0, max(top, 1e-12), NORM_BINS, endpoint=False)
+        shares = {}
+        for name, norms in (("vectors", self.values()), ("table", self._table_V)):
+            counts = np.bincount(np.searchsorted(edges, norms, side="right") - 1, minlength=NORM_BINS)
+            shares[name] = [round(float(count) / max(1, len(norms)), 6) for count in counts]
+        return {"edges": [round(float(edge), 6) for edge in edges], **shares}

@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from accelerate import Accelerator
 
 from sm_store.durable import write_file
@@ -33,12 +34,12 @@ class Report:
     """
 
     def __init__(self, run: Path, accelerator: Accelerator, settings: Mapping[str, Any]) -> None:
-        run_trackers = settings["run"]["trackers"]
+        self._trackers = list(settings["run"]["trackers"])
         self._path = run / METRICS_FILE
         self._accelerator = accelerator
         if accelerator.log_with:
             # TensorBoard turns a configuration into folders of its own; config.yaml is beside it anyway.
-            only_tensorboard = list(run_trackers) == ["tensorboard"]
+            only_tensorboard = self._trackers == ["tensorboard"]
             accelerator.init_trackers("speechmapper", config=None if only_tensorboard else flatten(settings))
 
     def restart_at(self, step: int) -> None:
@@ -54,6 +55,13 @@ class Report:
         with self._path.open("a", encoding="utf-8") as out:
             out.write(json.dumps({"step": step, **rounded}) + "\n")
         self._accelerator.log({name: value for name, value in rounded.items() if value is not None}, step=step)
+
+    def histograms(self, step: int, values: Mapping[str, np.ndarray]) -> None:
+        """Distributions, to the tracker that draws them."""
+        if self._accelerator.is_main_process and "tensorboard" in self._trackers:
+            writer = self._accelerator.get_tracker("tensorboard").writer
+            for name, numbers in values.items():
+                writer.add_histogram(name, numbers, step)
 
     def close(self) -> None:
         self._accelerator.end_training()

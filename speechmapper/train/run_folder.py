@@ -45,12 +45,36 @@ FEATURE_FIELDS = (
 )  # what decides a feature's meaning
 
 
-def start_run(out: Path, stage: str, config: Stage1Config | Stage2Config, resume: bool) -> None:
-    """Make the run's folder and write the resolved configuration into it.
+def start_run(
+    out: Path, stage: str, config: Stage1Config | Stage2Config, resume: bool, accelerator: Accelerator
+) -> None:
+    """Make the run's folder and write the resolved configuration into it: the main process, for all.
 
     Raises:
-        ConfigError: there is a run already and `resume` is not set, or the folder cannot be made.
+        ConfigError: there is a run already and `resume` is not set, or the folder cannot be made; in every process.
     """
+    refusal = ""
+    if accelerator.is_main_process:
+        try:
+            _start_folder(out, stage, config, resume)
+        except ConfigError as error:
+            refusal = str(error)
+    refusal = told_by_main(accelerator, refusal)
+    if refusal:
+        raise ConfigError(refusal)
+
+
+def told_by_main(accelerator: Accelerator, words: str) -> str:
+    """What the main process says, in every process."""
+    if accelerator.num_processes == 1:
+        return words
+    from accelerate.utils import broadcast_object_list
+
+    said: list[str] = broadcast_object_list([words])
+    return said[0]
+
+
+def _start_folder(out: Path, stage: str, config: Stage1Config | Stage2Config, resume: bool) -> None:
     used = bool(list_checkpoints(out)) or (out / METRICS_FILE).exists() or (out / PROJECTOR_FOLDER).exists()
     if used and not resume:
         raise ConfigError(f"--out {out}: a run is there; continue it with --resume, or name another folder")

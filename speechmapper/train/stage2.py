@@ -24,12 +24,14 @@ from sm_store import Store
 from speechmapper.config import Stage2Config, TuningConfig
 from speechmapper.eval.metrics import error_rates
 from speechmapper.llm import FrozenLLM, load_llm
-from speechmapper.loader.batches import DeviceBatch, read_batch
+from speechmapper.loader.batches import DeviceBatch, Source, read_batch
 from speechmapper.objectives import Objective
+from speechmapper.objectives.build import build_objective
 from speechmapper.projector import Projector
 from speechmapper.prompting import Example, Prompt
-from speechmapper.train.data import TrainingData, open_data
-from speechmapper.train.loop import Loop, Outcome, Setup, micro_seed
+from speechmapper.train.data import DataRequest, TrainingData, open_data
+from speechmapper.train.learner import Learner
+from speechmapper.train.loop import Loop
 from speechmapper.train.run_folder import (
     load_projector,
     open_accelerator,
@@ -40,9 +42,10 @@ from speechmapper.train.run_folder import (
     tell,
     trained_for,
 )
-from speechmapper.train.stage1 import build_objective, spread, write_examples
-from speechmapper.train.task import count_positions
+from speechmapper.train.task import Evaluation
 from speechmapper.train.tokenizer import load_tokenizer
+from speechmapper.train.trainee import Outcome, Setup, Trainee, micro_seed
+from speechmapper.train.validation import spread, write_examples
 
 EVAL_BATCH = 16  # utterances
 CROSS_ENTROPY = "ce"
@@ -72,12 +75,13 @@ def train_stage2(request: Stage2Request) -> Outcome:
     config = request.config
     projector = load_projector(request.projector)
     target = request.target or projector.config.trained_for.get("target", {}).get("name")
-    data = open_data(request.store, target, request.split, config.data, config.seed)
+    wanted = DataRequest(request.store, target, request.split)
+    data = open_data(wanted, projector.config.geometry, config.data, config.seed)
     require_features(projector, data.store.identity, f"store {request.store}")
     source = resolve_model(request.llm, "llm")
-    start_run(request.out, "stage2", config, request.resume)
     accelerator = open_accelerator(config.run, request.out)
-    targets = data.store.targets(data.spec.name)
+    start_run(request.out, "stage2", config, request.resume, accelerator)
+    targets = data.targets
     tokenizer = load_tokenizer(targets.tokenizer_dir)
     llm = load_llm(source, accelerator.device, config.tuning.llm_dtype, tokenizer)
     llm.require_table(targets)
@@ -96,21 +100,17 @@ def train_stage2(request: Stage2Request) -> Outcome:
         {"task": config.tuning.task, "sigma": config.tuning.sigma},
     )
     tell(accelerator, learning_report(projector, llm, data))
-    task = Stage2Task(config, build_objective(config.objective, data.spec), llm, Examples(data.store))
+    objective = None
+    if config.tuning.sigma > 0:
+        objective = build_objective(config.objective, targets, projector.config, accelerator.device)
+    task = Stage2Task(config, objective, llm, Examples(data.store))
     task.validation = build_validation(request, data, llm)
-    setup = Setup(
-        "stage 2",
-        request.out,
-        config,
-        data.store,
-        data.spec.name,
-        data.order,
-        identity,
-        data.store.identity.frame_rate,
-    )
-    outcome = Loop(setup, task, projector, accelerator).run(request.resume)
+    setup = Setup(request.out, config, identity, data.order, data.store.identity.frame_rate)
+    trainee = Trainee(setup, task, Learner(projector, objective), accelerator)
+    loop = Loop("stage 2", data.source, data.order, config.data, config.schedule, accelerator)
+    (outcome,) = loop.run([trainee], request.resume)
     if accelerator.is_main_process:
-        save_projector(request.out, projector)
+        save_projector(request.out, trainee.projector)
     return outcome
 
 
@@ -141,7 +141,7 @@ class Examples:
 class Stage2Task:
     """`Task` of stage 2: `(1 - sigma) * cross-entropy + sigma * objective`."""
 
-    def __init__(self, config: Stage2Config, objective: Objective, llm: FrozenLLM, examples: Examples) -> None:
+    def __init__(self, config: Stage2Config, objective: Objective | None, llm: FrozenLLM, examples: Examples) -> None:
         self._tuning: TuningConfig = config.tuning
         self._seed = config.seed
         self._objective = objective
@@ -158,56 +158,53 @@ class Stage2Task:
         ]
 
     def counts(self, batch: DeviceBatch) -> Mapping[str, torch.Tensor]:
-        counts = dict(count_positions(self._objective, batch)) if self._tuning.sigma > 0 else {}
+        counts = self._objective.counts(batch) if self._objective is not None else {}
         if self._tuning.sigma < 1:
             answers = sum(len(prompt.answer) for prompt in self.prompts(batch))
             counts[CROSS_ENTROPY] = torch.tensor(float(answers), device=batch.frames_B.device)
         return counts
 
     def sums(self, model: nn.Module, batch: DeviceBatch) -> Mapping[str, torch.Tensor]:
-        vectors_BUE, vectors_B = model(batch.features_BTD, batch.frames_B)
-        sums: dict[str, torch.Tensor] = {}
-        if self._tuning.sigma > 0:
-            sums.update(self._objective(vectors_BUE, vectors_B, batch.targets_BUE, batch.tokens_B).sums)
+        learned = model(batch)
+        sums = dict(learned.sums)
         if self._tuning.sigma < 1:
-            sums[CROSS_ENTROPY] = self._llm.answer_loss(vectors_BUE, vectors_B, self.prompts(batch))
+            sums[CROSS_ENTROPY] = self._llm.answer_loss(learned.vectors_BUE, learned.vectors_B, self.prompts(batch))
         return sums
 
     def combine(self, sums: Mapping[str, torch.Tensor], counts: Mapping[str, torch.Tensor]) -> torch.Tensor:
         sigma, loss = self._tuning.sigma, torch.zeros((), device=next(iter(sums.values())).device)
         if sigma < 1:
             loss = loss + (1 - sigma) * sums[CROSS_ENTROPY] / counts[CROSS_ENTROPY].clamp(min=1)
-        if sigma > 0:
+        if self._objective is not None:
             parts = {name: value for name, value in sums.items() if name != CROSS_ENTROPY}
             loss = loss + sigma * self._objective.combine(parts, counts)
         return loss
 
-    def evaluate(self, model: Any, step: int) -> dict[str, float]:
-        return self.validation.run(model, step) if self.validation else {}
+    def evaluate(self, model: Any, step: int) -> Evaluation:
+        return self.validation.run(model, step) if self.validation else Evaluation()
 
 
 @dataclass(frozen=True, slots=True)
 class GeneratedValidation:
     """Error rates of what the LLM repeats, on part of the validation split."""
 
-    store: Store
-    target: str
+    source: Source
     llm: FrozenLLM
     indices: np.ndarray
     references: Sequence[str]
     out: Path
     examples: int
 
-    def run(self, model: Projector, step: int) -> dict[str, float]:
+    def run(self, model: Projector, step: int) -> Evaluation:
         """`wer` and `cer` of greedy generation."""
         outputs: list[str] = []
         for start in range(0, len(self.indices), EVAL_BATCH):
-            batch = read_batch(self.store, self.target, self.indices[start : start + EVAL_BATCH], self.llm.device)
+            batch = read_batch(self.source, self.indices[start : start + EVAL_BATCH], self.llm.device)
             vectors_BUE, vectors_B = model(batch.features_BTD, batch.frames_B)
             outputs += self.llm.generate(vectors_BUE, vectors_B, [self.llm.prompter.asr()] * len(batch.indices))
         write_examples(self.out, step, self.references, outputs, self.examples)
         rates = error_rates(self.references, outputs)
-        return {name: rates[name] for name in ("wer", "cer") if rates[name] is not None}
+        return Evaluation({name: rates[name] for name in ("wer", "cer") if rates[name] is not None})
 
 
 def build_validation(request: Stage2Request, data: TrainingData, llm: FrozenLLM) -> GeneratedValidation | None:
@@ -217,7 +214,5 @@ def build_validation(request: Stage2Request, data: TrainingData, llm: FrozenLLM)
     if len(indices) == 0:
         return None
     indices = indices[np.argsort(data.store.frames[indices], kind="stable")]
-    # Its own handle: the training one is being read by another thread.
-    store = Store.open(request.store)
-    references = store.columns(["text"])["text"].take(indices).to_pylist()
-    return GeneratedValidation(store, data.spec.name, llm, indices, references, request.out, run.examples)
+    references = data.store.columns(["text"])["text"].take(indices).to_pylist()
+    return GeneratedValidation(data.again(), llm, indices, references, request.out, run.examples)

@@ -12,13 +12,29 @@ one micro-batch, however the step is cut.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import nn
 
 from speechmapper.loader.batches import DeviceBatch
-from speechmapper.objectives.base import Objective
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """What validation found.
+
+    Attributes:
+        figures: by name, for the log.
+        histograms: values by name, any shape, for the trackers.
+        enough: why training may end here, None: it goes on.
+    """
+
+    figures: Mapping[str, float] = field(default_factory=dict)
+    histograms: Mapping[str, np.ndarray] = field(default_factory=dict)
+    enough: str | None = None
 
 
 class Task(Protocol):
@@ -28,16 +44,10 @@ class Task(Protocol):
         """Positions each part of the loss will be summed over; scalars (float32) on the batch's device."""
 
     def sums(self, model: nn.Module, batch: DeviceBatch) -> Mapping[str, torch.Tensor]:
-        """Run the model; scalar sums (float32) of each part, differentiable."""
+        """Run the model, a `Learner`; scalar sums (float32) of each part, differentiable."""
 
     def combine(self, sums: Mapping[str, torch.Tensor], counts: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """The loss from sums and the step's counts; linear in the sums."""
 
-    def evaluate(self, model: Any, step: int) -> dict[str, float]:
+    def evaluate(self, model: Any, step: int) -> Evaluation:
         """Figures on the validation split; `model` is the projector in eval mode, without gradients."""
-
-
-def count_positions(objective: Objective, batch: DeviceBatch) -> Mapping[str, torch.Tensor]:
-    """The counts an objective will give for a batch, without the model: they depend on the lengths alone."""
-    nothing_BU1 = batch.targets_BUE.new_zeros(*batch.targets_BUE.shape[:2], 1, dtype=torch.float32)
-    return objective(nothing_BU1, batch.vectors_B, nothing_BU1, batch.tokens_B).counts

@@ -13,13 +13,12 @@ from accelerate import Accelerator
 
 from sm_store.errors import RunFailed
 from speechmapper.config import OptimizerConfig, Stage1Config, Stage2Config
-from speechmapper.projector import Projector
 from speechmapper.train.checkpoint import optimizer_tensors, restore_optimizer
 from speechmapper.train.schedule import lr_factor
 
 
-def build_optimizer(model: Projector, options: OptimizerConfig) -> torch.optim.Optimizer:
-    """AdamW over all parameters of the projector (paper)."""
+def build_optimizer(model: torch.nn.Module, options: OptimizerConfig) -> torch.optim.Optimizer:
+    """AdamW over all parameters (paper)."""
     betas = (options.betas[0], options.betas[1])
     return torch.optim.AdamW(model.parameters(), options.lr, betas=betas, weight_decay=options.weight_decay, fused=True)
 

@@ -15,6 +15,7 @@ from sm_store.blocks import BlockReader
 from sm_store.buffers import BufferPool
 from sm_store.contents import Contents, TargetContents
 from sm_store.files import ShardFiles
+from sm_store.geometry import Geometry
 from sm_store.int8_reader import Int8Reader
 from sm_store.reader import ChecksumPolicy, Reader, Stream
 from sm_store.records import Batch
@@ -35,12 +36,22 @@ class TargetReader:
         self.tokens = Reader(files, contents.tokens, policy)
         self._dense = reader_of(files, contents.dense, policy) if contents.dense else None
 
-    def read(self, indices: np.ndarray, pool: BufferPool) -> TargetRows:
-        """The targets of some records, (B, U, E), zero beyond each record's own U."""
-        vectors = self._vectors[indices].astype(np.int64)
+    @property
+    def geometry(self) -> Geometry:
+        """What the set was padded for."""
+        return self._target.spec.geometry
+
+    def read(self, indices: np.ndarray, pool: BufferPool, vectors: np.ndarray | None = None) -> TargetRows:
+        """The targets of some records, (B, U, E), zero beyond each record's own U.
+
+        Args:
+            vectors: the records' U where it is not the one the set was padded to; the rows are made from the ids then.
+        """
+        stored = self._dense if vectors is None else None
+        vectors = self._vectors[indices].astype(np.int64) if vectors is None else vectors
         ids = self.tokens.flat(indices)
         shape = (len(indices), int(vectors.max(initial=0)), self._target.spec.width)
-        rows = _fill(self._dense, indices, shape, pool) if self._dense else self._embed(ids, vectors, shape, pool)
+        rows = _fill(stored, indices, shape, pool) if stored else self._embed(ids, vectors, shape, pool)
         return TargetRows(rows, vectors, np.asarray([len(entry) for entry in ids], np.int64), ids)
 
     def _embed(
@@ -49,6 +60,7 @@ class TargetReader:
         pad = self._target.pad_row
         rows = pool.take(int(np.prod(shape)) * pad.itemsize).view(pad.dtype).reshape(shape)
         for row, entry, count in zip(rows, ids, vectors.tolist(), strict=True):
+            entry = entry[:count]
             row[: len(entry)] = self._target.embed(entry)
             row[len(entry) : count] = pad
             row[count:] = 0
@@ -83,8 +95,17 @@ class BatchReader:
         reader = self._features
         return list(zip(*reader.parts(indices), strict=True)) if isinstance(reader, Int8Reader) else None
 
-    def read(self, indices: np.ndarray, target: TargetReader | None = None, pin: bool = False) -> Batch:
+    def read(
+        self,
+        indices: np.ndarray,
+        target: TargetReader | None = None,
+        pin: bool = False,
+        geometry: Geometry | None = None,
+    ) -> Batch:
         """A batch of the records at `indices`, (B,) int64, in that order.
+
+        Args:
+            geometry: of the vectors the targets are for; None: the target set's own.
 
         Raises:
             StoreCorrupt: names shard and record.
@@ -95,7 +116,8 @@ class BatchReader:
         features = _fill(self._features, indices, shape, pool)
         if target is None:
             return Batch(features, frames, indices)
-        rows = target.read(indices, pool)
+        own = geometry is None or geometry == target.geometry
+        rows = target.read(indices, pool, None if own or geometry is None else geometry.num_vectors(frames))
         return Batch(features, frames, indices, rows.targets_BUE, rows.vectors_B, rows.tokens_B, rows.token_ids)
 
 

@@ -28,6 +28,7 @@ from sm_store import catalog, commit, document, durable, status, targets
 from sm_store.catalog import PartInfo
 from sm_store.errors import StoreError, StoreFormatError, StoreMissing
 from sm_store.files import ShardFiles
+from sm_store.geometry import Geometry
 from sm_store.identity import Identity, diff_json, require_same
 from sm_store.index import write_index
 from sm_store.ragged import shard_name
@@ -172,16 +173,24 @@ class Store:
             keep &= match.to_numpy()
         return np.flatnonzero(keep)
 
-    def read(self, indices: Sequence[int] | np.ndarray, targets: str | None = None, pin: bool = False) -> Batch:
+    def read(
+        self,
+        indices: Sequence[int] | np.ndarray,
+        targets: str | None = None,
+        pin: bool = False,
+        geometry: Geometry | None = None,
+    ) -> Batch:
         """A padded batch of the records at `indices`, in that order, with a target set's rows if named.
 
         Args:
             pin: into page-locked memory, for fast copies to a GPU; needs torch imported by the caller.
+            geometry: pad the targets for vectors of another geometry than the set's own; a text that is longer
+                than that loses its end.
 
         Raises:
             StoreCorrupt: names shard and record. StoreMissing: no such target set, or not for every shard.
         """
-        return self._view.read(indices, self.targets(targets) if targets else None, pin)
+        return self._view.read(indices, self.targets(targets) if targets else None, pin, geometry)
 
     def shard(self, ordinal: int) -> tuple[list[Record], list[Reject]]:
         """All records and rejects of one of `parts`: a whole shard in memory."""

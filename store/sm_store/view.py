@@ -22,6 +22,7 @@ from sm_store.batches import BatchReader, TargetReader
 from sm_store.contents import read_columns, read_contents, read_fields, read_shard_fields, read_target
 from sm_store.errors import StoreError
 from sm_store.files import ShardFiles
+from sm_store.geometry import Geometry
 from sm_store.identity import Identity
 from sm_store.int8 import Quantized
 from sm_store.reader import ChecksumPolicy
@@ -97,12 +98,14 @@ class View:
     def _rows(self, ordinal: int) -> np.ndarray:
         return np.arange(*self.contents.starts[ordinal : ordinal + 2])
 
-    def read(self, indices: Sequence[int] | np.ndarray, target: TargetSet | None, pin: bool) -> Batch:
+    def read(
+        self, indices: Sequence[int] | np.ndarray, target: TargetSet | None, pin: bool, geometry: Geometry | None
+    ) -> Batch:
         """A padded batch of some records, in the order given."""
         wanted = np.asarray(indices, np.int64).reshape(-1)
         if len(wanted) and not 0 <= int(wanted.min()) <= int(wanted.max()) < len(self):
             raise IndexError(f"records {wanted.min()} to {wanted.max()} of a store of {len(self)}")
-        return self._batches.read(wanted, self.target(target) if target else None, pin)
+        return self._batches.read(wanted, self.target(target) if target else None, pin, geometry)
 
     def target(self, target: TargetSet) -> TargetReader:
         """The reader of a target set, for all records of this view. Raises StoreMissing where shards lack

@@ -1,6 +1,6 @@
 """`make bench`: what one would use instead, side by side, as ratios within one run.
 
-python tests/bench/run.py [--gigabytes 0.6] [--million 0] [--layers 0]
+python tests/bench/run.py [--gigabytes 0.6] [--million 0] [--layers 0] [--steps 0]
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from pathlib import Path
 import encoding
 import opening
 import reading
+import training
 import writing
 from rich.console import Console
 from rich.table import Table
@@ -23,6 +24,7 @@ def main() -> None:
     parser.add_argument("--gigabytes", type=float, default=0.6, help="of features to read")
     parser.add_argument("--million", type=float, default=3, help="utterances of the synthetic catalog; 0: none")
     parser.add_argument("--layers", type=int, default=2, help="of the encoder to extract with; 0: no extraction")
+    parser.add_argument("--steps", type=int, default=training.STEPS, help="of training to time; 0: no training")
     parser.add_argument("--folder", type=Path, default=None, help="where to write; default: the system's")
     options = parser.parse_args()
     console = Console(file=sys.stdout)
@@ -38,6 +40,9 @@ def main() -> None:
             console.print(in_columns(f"Writing a shard ({layout})", rates, rates["write + fsync"], "write + fsync"))
         if options.layers:
             console.print(encoding.measure(folder / "encoding", "cpu", options.layers, encoding.UTTERANCES))
+        if options.steps:
+            for table in training.measure(folder / "training", training.Options(steps=options.steps)):
+                console.print(table)
         if options.million:
             console.print(opening.measure(folder / "catalog", int(options.million * 1e6)))
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 
 from sm_store import Store
-from tests.bench import encoding, opening, reading
+from tests.bench import encoding, opening, reading, training
 
 
 def test_all_readers_read_the_same_amount(tmp_path):
@@ -45,3 +46,26 @@ def test_both_ways_of_extraction_keep_the_same_features(tmp_path):
 def test_the_encoders_have_the_same_bits(tmp_path):
     checkpoint = encoding.write_checkpoint(tmp_path / "encoder", 1, width=64)
     assert encoding.encoder(checkpoint, "cpu", torch.float32, 2.0)[2]
+
+
+@pytest.mark.filterwarnings("ignore")  # webdataset leaves its files to the garbage collector
+def test_training_is_timed_from_store_memory_and_tars(tmp_path, capfd):
+    options = training.Options(size="tiny", frames=400, steps=2, utterances=20, link=0.5)
+    speeds, sweep = training.measure(tmp_path, options)
+    assert (speeds.row_count, sweep.row_count) == (3, 2)
+    assert "of the store" in capfd.readouterr().err
+
+
+def test_flop_of_the_papers_projector():
+    """12.6 GFLOP a second of audio, forward and backward (derived from the paper's sizes)."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from speechmapper.projector import Projector, ProjectorConfig
+
+    with torch.device("meta"):
+        projector = Projector(ProjectorConfig())
+        features, frames = torch.empty(1, 400, 1024), torch.full((1,), 400)
+    projector.eval()
+    with FlopCounterMode(display=False) as counter:
+        projector(features, frames)[0].sum().backward()
+    assert counter.get_total_flops() / 16 / 1e9 == pytest.approx(12.6, rel=0.1)

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from sm_pipeline import figures
-from sm_pipeline.figures import draw_fit, draw_histogram, levels
+from sm_pipeline.figures import Curve, draw_curves, draw_fit, draw_histogram, levels
 from sm_pipeline.survey import fit, histogram
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -33,10 +33,17 @@ def words(svg: str) -> list[str]:
     return [element.text for element in parsed(svg).iter(f"{SVG}text")]
 
 
+CURVES = [
+    Curve("gaussian", [0.0, 0.5, 1.0], [2.0, 20.0, 90.0], [2.0, 15.0, 80.0], [2.0, 25.0, 95.0]),
+    Curve("mix", [0.0, 0.5, 1.0], [2.0, 30.0, 70.0], [2.0, 30.0, 70.0], [2.0, 30.0, 70.0]),
+]
 DRAWINGS = [
     pytest.param(lambda name: draw_histogram(NUMBERS, name, "seconds"), id="histogram"),
     pytest.param(lambda name: draw_histogram(NUMBERS, name, "norm", mark=("pad", 3.0)), id="marked"),
     pytest.param(lambda name: draw_fit(FITS, name), id="fit"),
+    pytest.param(
+        lambda name: draw_curves(CURVES, name, ("error", "WER"), mark=("threshold", 0.2), limit=3.0), id="curves"
+    ),
 ]
 
 
@@ -196,3 +203,15 @@ def test_the_first_drawing_of_a_new_user_prints_nothing(tmp_path):
     )
     assert (done.stdout, done.stderr) == ("", "")
     assert list(tmp_path.glob("fontlist*.json"))
+
+
+def test_curves_say_what_they_show():
+    svg = draw_curves(CURVES, "f", ("error", "WER in %"), mark=("threshold", 0.2), limit=3.0)
+    label = "WER in % by error: gaussian from 2 to 90; mix from 2 to 70; threshold at 0.2"
+    assert parsed(svg).get("aria-label") == label
+    assert {"gaussian", "mix", "error", "WER in %", "threshold"} <= set(words(svg))
+
+
+def test_one_curve_needs_neither_mark_nor_limit_and_may_be_flat():
+    flat = Curve("mix", [0.0, 1.0], [0.0, 0.0], [0.0, 0.0], [0.0, 0.0])
+    assert "threshold" not in words(draw_curves([flat], "f", ("error", "WER")))

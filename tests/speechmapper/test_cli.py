@@ -19,8 +19,8 @@ from tests.speechmapper.tiny import stage1_config
 
 HEAVY = ("torch", "transformers", "accelerate", "jiwer", "soundfile")
 HELP = {
-    "speechmapper.train.cli": ([], ["stage1"], ["stage2"]),
-    "speechmapper.eval.cli": ([], ["asr"], ["score"]),
+    "speechmapper.train.cli": ([], ["stage1"], ["stage2"], ["sweep", "stage1"]),
+    "speechmapper.eval.cli": ([], ["asr"], ["score"], ["eet"]),
     "speechmapper.cli": ([], ["transcribe"]),
 }
 
@@ -57,6 +57,17 @@ def test_version(name, app):
     assert (result.exit_code, result.output.strip()) == (0, f"{name} {__version__}")
 
 
+TRAINING = ("--config", "--json", "--out", "--preset", "--processes", "--resume", "--set", "--split", "--target")
+
+
+def leaves(name, command):
+    """The commands under a name, by path."""
+    inner = getattr(command, "commands", None)
+    if inner is None:
+        return [(name, command)]
+    return [leaf for each in inner.values() for leaf in leaves(f"{name} {each.name}", each)]
+
+
 def test_flags_do_not_multiply():
     """A new flag is a decision: add it here with its reason in the change."""
     flags = {}
@@ -64,26 +75,29 @@ def test_flags_do_not_multiply():
         import typer
 
         for name, command in typer.main.get_command(app).commands.items():
-            flags[name] = sorted(option for param in command.params for option in param.opts if option.startswith("--"))
+            for path, each in leaves(name, command):
+                flags[path] = sorted(
+                    option for param in each.params for option in param.opts if option.startswith("--")
+                )
     assert flags == {
-        "stage1": ["--config", "--json", "--out", "--preset", "--resume", "--set", "--split", "--store", "--target"],
-        "stage2": [
-            "--config",
-            "--json",
-            "--llm",
-            "--out",
-            "--preset",
-            "--projector",
-            "--resume",
-            "--set",
-            "--sigma",
-            "--split",
-            "--store",
-            "--target",
-            "--task",
-        ],
+        "stage1": sorted({*TRAINING, "--store"}),
+        "stage2": sorted({*TRAINING, "--store", "--projector", "--llm", "--task", "--sigma"}),
+        "sweep stage1": sorted({*TRAINING, "--store", "--alpha"}),
         "asr": ["--device", "--json", "--llm", "--manifest", "--max-new-tokens", "--out", "--split", "--store"],
         "score": ["--json"],
+        "eet": [
+            "--batch",
+            "--device",
+            "--json",
+            "--levels",
+            "--llm",
+            "--out",
+            "--seeds",
+            "--split",
+            "--store",
+            "--texts",
+            "--utterances",
+        ],
         "transcribe": ["--device", "--encoder", "--json", "--llm", "--model"],
     }
 
@@ -104,6 +118,9 @@ def test_flags_do_not_multiply():
         ),
         ("speechmapper.eval.cli", ["asr", "none", "--store", "s", "--out", "o"], "none"),
         ("speechmapper.eval.cli", ["score", "none"], "no predictions there"),
+        ("speechmapper.eval.cli", ["eet", "--llm", "none", "--out", "o"], "--llm none: no such preset or folder"),
+        ("speechmapper.eval.cli", ["eet", "--llm", "none", "--out", "o", "--levels", "0,x"], "--levels 0,x: 'x'"),
+        ("speechmapper.eval.cli", ["eet", "--llm", "none", "--out", "o", "--texts", "none"], "--texts none"),
         ("speechmapper.cli", ["transcribe", "a.wav", "--model", "none"], "none"),
     ],
 )

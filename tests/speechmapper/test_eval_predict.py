@@ -17,7 +17,7 @@ from speechmapper.eval.sources import batches_by_length, matching_target
 from speechmapper.loader.batches import read_batch
 from speechmapper.train.readout import Closeness, NearestToken
 from speechmapper.train.run_folder import load_projector
-from tests.speechmapper.tiny import make_world, tokenizer
+from tests.speechmapper.tiny import make_world, source_of, tokenizer
 
 
 def lines_of(out) -> list[dict]:
@@ -34,7 +34,7 @@ def test_nearest_token_predictions_are_those_of_the_readout(world, stage1_run, t
     closeness = Closeness(store.targets("tiny").spec.table_scale)
     with torch.no_grad():
         for index, line in zip(test, lines, strict=True):
-            batch = read_batch(store, "tiny", np.array([index]), torch.device("cpu"))
+            batch = read_batch(source_of(world), np.array([index]), torch.device("cpu"))
             vectors, lengths = projector(batch.features_BTD, batch.frames_B)
             closeness.add(vectors, batch)
             assert line["output"] == readout.texts(readout.token_ids(vectors, lengths))[0]

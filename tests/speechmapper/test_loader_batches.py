@@ -8,21 +8,22 @@ import numpy as np
 import pytest
 import torch
 
+from sm_store import Geometry
 from sm_store.errors import StoreMissing
 from speechmapper.config import DataConfig
-from speechmapper.loader.batches import BatchReader, as_tensor, read_batch
-from speechmapper.train.data import open_data
+from speechmapper.loader.batches import BatchReader, Source, as_tensor, read_batch
+from tests.speechmapper.tiny import data_of, source_of
 
 CPU = torch.device("cpu")
 
 
 @pytest.fixture
 def data(world):
-    return open_data(world.path, None, None, DataConfig(frames=200, max_utterances=4, micro_batches=2), seed=1)
+    return data_of(world, DataConfig(frames=200, max_utterances=4, micro_batches=2))
 
 
 def reader(data, share=(0, 1), prefetch=2) -> BatchReader:
-    return BatchReader(data.store, "tiny", data.order, CPU, share, prefetch)
+    return BatchReader(data.source, data.order, CPU, share, prefetch)
 
 
 def test_batches_are_the_planned_ones_with_the_stores_bytes(data):
@@ -74,19 +75,35 @@ def test_leaving_early_ends_the_thread(data):
 
 
 def test_what_goes_wrong_in_the_thread_is_raised_here(data):
-    broken = BatchReader(data.store, "no-such-set", data.order, CPU, (0, 1), 2)
+    broken = BatchReader(Source(data.store, "no-such-set", data.source.geometry), data.order, CPU, (0, 1), 2)
     with broken as batches, pytest.raises(StoreMissing, match="no-such-set"):
         next(iter(batches.steps(0, 5)))
 
 
 def test_targets_are_the_padded_embeddings(world, data):
-    batch = read_batch(data.store, "tiny", np.array([0, 7, 3]), CPU)
+    batch = read_batch(source_of(world), np.array([0, 7, 3]), CPU)
     table = data.store.targets("tiny").table
     for row, index in enumerate((0, 7, 3)):
         ids = list(data.store.read([index], targets="tiny").token_ids[0])
         expected = table[[*ids, *[0] * (int(batch.vectors_B[row]) - len(ids))]]
         assert np.allclose(batch.targets_BUE[row, : len(expected)].float().numpy(), expected, atol=1e-3)
         assert int(batch.tokens_B[row]) == len(world.texts[index].split())
+        assert batch.token_ids_BN[row].tolist() == ids + [0] * (batch.token_ids_BN.shape[1] - len(ids))
+
+
+@pytest.mark.parametrize("geometry", [Geometry((6,), (2,), (2,)), Geometry((6, 6), (2, 4), (2, 2))], ids=str)
+def test_targets_for_another_geometry(data, geometry):
+    """Padded to more or fewer vectors than they are stored with; equal to the embeddings up to the last token."""
+    source = Source(data.store, "tiny", geometry)
+    batch = source.read(np.array([0, 7, 3]))
+    own = data.source.read(np.array([0, 7, 3]))
+    pad = data.store.targets("tiny").pad_row
+    assert batch.vectors_B.tolist() == [geometry.num_vectors(int(count)) for count in batch.frames_B]
+    for row, (count, tokens) in enumerate(zip(batch.vectors_B, batch.tokens_B, strict=True)):
+        kept = min(int(tokens), int(count))
+        assert np.array_equal(batch.targets_BUE[row, :kept], own.targets_BUE[row, :kept])
+        assert (batch.targets_BUE[row, kept:count] == pad).all()
+        assert not batch.targets_BUE[row, count:].any()
 
 
 def test_bfloat16_bits_become_numbers():

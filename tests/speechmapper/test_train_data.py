@@ -7,18 +7,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sm_store import Store
+from sm_store import Geometry, Store
 from sm_store.errors import ConfigError, StoreError
 from sm_store.remote import CACHE
 from speechmapper.config import DataConfig
-from speechmapper.train.data import choose_target, open_data, split_of
-from tests.speechmapper.tiny import make_world
+from speechmapper.train.data import DataRequest, choose_target, open_data, split_of
+from tests.speechmapper.tiny import data_of, make_world
 
 DATA = DataConfig(frames=400)
 
 
 def test_trains_on_train_and_validates_on_dev(world):
-    data = open_data(world.path, None, None, DATA, seed=1)
+    data = data_of(world, DATA)
     store = world.store
     assert data.split == "train"
     assert np.array_equal(np.sort(data.order.indices), store.select(split="train"))
@@ -27,7 +27,9 @@ def test_trains_on_train_and_validates_on_dev(world):
 
 def test_a_store_may_lie_at_a_url(world, tmp_path, monkeypatch):
     monkeypatch.setenv(CACHE, str(tmp_path))
-    here, there = (open_data(path, None, None, DATA, seed=1) for path in (world.path, Path(f"file://{world.path}")))
+    here, there = (
+        open_data(DataRequest(path), Geometry(), DATA, 1) for path in (world.path, Path(f"file://{world.path}"))
+    )
     assert there.store.path == f"file://{world.path}"
     batches = [(one, two) for one, two in zip(here.order.step(0), there.order.step(0), strict=True)]
     assert all(np.array_equal(one, two) for one, two in batches)
@@ -36,13 +38,13 @@ def test_a_store_may_lie_at_a_url(world, tmp_path, monkeypatch):
 
 
 def test_a_split_can_be_named_and_dev_is_never_both(world):
-    data = open_data(world.path, "tiny", "dev", DATA, seed=1)
+    data = data_of(world, DATA, target="tiny", split="dev")
     assert np.array_equal(data.order.indices, world.store.select(split="dev"))
     assert len(data.dev) == 0
 
 
 def test_the_orders_shards_are_the_stores(world):
-    data = open_data(world.path, None, None, DATA, seed=1)
+    data = data_of(world, DATA)
     shards = np.asarray(world.store.columns(["shard"])["shard"])
     assert np.array_equal(data.order.shards, shards[data.order.indices])
     assert set(data.order.shards.tolist()) == {0, 1}
@@ -59,7 +61,19 @@ def test_the_only_target_set_needs_no_name_and_none_is_an_error(world, tmp_path)
 
 def test_too_little_data_for_a_step_is_said_at_once(world):
     with pytest.raises(ConfigError, match=r"lower data\.micro_batches"):
-        open_data(world.path, None, None, DataConfig(frames=400, micro_batches=99), seed=1)
+        data_of(world, DataConfig(frames=400, micro_batches=99))
+
+
+def test_another_geometry_leaves_out_other_texts(world):
+    """With one vector for 6 frames instead of 4, some texts have more tokens than vectors."""
+    frames, tokens = world.store.frames, world.store.token_counts("tiny")
+    train = world.store.select(split="train")
+    geometry = Geometry((6, 6), (2, 3), (2, 2))
+    expected = [index for index in train.tolist() if 0 < tokens[index] < geometry.num_vectors(int(frames[index]))]
+    assert 0 < len(expected) < len(train)
+    data = open_data(DataRequest(world.path), geometry, DATA, 1)
+    assert sorted(data.order.indices.tolist()) == expected
+    assert data.left_out.no_target == len(train) - len(expected)
 
 
 def test_split_of():
@@ -74,4 +88,4 @@ def test_split_of():
 
 def test_no_store_there(tmp_path):
     with pytest.raises(StoreError, match="none"):
-        open_data(tmp_path / "none", None, None, DATA, seed=1)
+        open_data(DataRequest(tmp_path / "none"), Geometry(), DATA, 1)

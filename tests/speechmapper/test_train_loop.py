@@ -8,16 +8,19 @@ import torch
 from torch import nn
 
 from sm_store.errors import ConfigError
-from speechmapper.train.data import open_data
 from speechmapper.train.interval import Interval
-from speechmapper.train.loop import Loop, Setup, micro_seed
+from speechmapper.train.loop import Loop
 from speechmapper.train.report import read_metrics
 from speechmapper.train.run_folder import open_accelerator, start_run
-from tests.speechmapper.tiny import stage1_config
+from speechmapper.train.task import Evaluation
+from speechmapper.train.trainee import Setup, Trainee, micro_seed
+from tests.speechmapper.tiny import data_of, stage1_config
 
 
 class Recording:
     """A task that learns nothing in particular and writes down what it was given."""
+
+    enough: str | None = None
 
     def __init__(self) -> None:
         self.seen: list[tuple[int, tuple[int, ...]]] = []
@@ -38,26 +41,38 @@ class Recording:
     def evaluate(self, model, step):
         assert not model.training and not torch.is_grad_enabled()
         self.evaluated.append(step)
-        return {"figure": float(step)}
+        return Evaluation({"figure": float(step)}, enough=self.enough)
+
+
+class Plain(nn.Module):
+    """A learner without an objective."""
+
+    def __init__(self, projector: nn.Module) -> None:
+        super().__init__()
+        self.projector = projector
+
+    def forward(self, features):
+        return self.projector(features)
 
 
 def run(world, out, resume=False, task=None, **sections):
     config = stage1_config(**sections)
-    data = open_data(world.path, None, None, config.data, config.seed)
-    start_run(out, "stage1", config, resume)
+    data = data_of(world, config.data)
+    start_run(out, "stage1", config, resume, open_accelerator(config.run, out))
     torch.manual_seed(0)
     model = nn.Linear(2, 1)
     task = task or Recording()
-    setup = Setup("test", out, config, data.store, "tiny", data.order, {"made": "for this"}, 25.0)
-    outcome = Loop(setup, task, model, open_accelerator(config.run, out)).run(resume)
-    return outcome, task, model
+    accelerator = open_accelerator(config.run, out)
+    loop = Loop("test", data.source, data.order, config.data, config.schedule, accelerator)
+    trainee = Trainee(Setup(out, config, {"made": "for this"}, data.order, 25.0), task, Plain(model), accelerator)
+    return loop.run([trainee], resume)[0], task, model
 
 
 def test_every_step_reads_what_the_order_says(world, tmp_path):
     sections = {"data": {"frames": 200, "max_utterances": 4, "micro_batches": 2}, "schedule": {"steps": 7}}
     _, task, _ = run(world, tmp_path / "run", **sections)
     config = stage1_config(**sections)
-    order = open_data(world.path, None, None, config.data, config.seed).order
+    order = data_of(world, config.data).order
     expected = [tuple(batch.tolist()) for step in range(7) for batch in order.step(step)]
     assert [indices for _, indices in task.seen] == expected
     assert [micro for micro, _ in task.seen] == list(range(14))
@@ -80,6 +95,15 @@ def test_evaluates_and_saves_when_due_and_at_the_end(world, tmp_path):
     lines = read_metrics(tmp_path / "run")
     assert [line["step"] for line in lines if "loss" in line] == [4, 8]
     assert [line["dev_figure"] for line in lines if "dev_figure" in line] == [3.0, 6.0, 8.0]
+
+
+def test_enough_ends_the_run_before_its_last_step(world, tmp_path):
+    task = Recording()
+    task.enough = "good enough"
+    outcome, _, _ = run(world, tmp_path / "run", task=task, run={"eval_every": 3, "eval_utterances": 1})
+    assert (outcome.step, outcome.finished, outcome.ended) == (3, True, "good enough")
+    again, task, _ = run(world, tmp_path / "run", resume=True, run={"eval_every": 3, "eval_utterances": 1})
+    assert (again.step, again.ended, task.seen) == (3, "good enough", [])
 
 
 def test_the_model_learns_with_the_schedules_rate(world, tmp_path):

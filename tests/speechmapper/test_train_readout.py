@@ -8,7 +8,7 @@ import torch
 
 from speechmapper.loader.batches import DeviceBatch
 from speechmapper.train import readout
-from speechmapper.train.readout import Closeness, NearestToken
+from speechmapper.train.readout import Closeness, Lengths, NearestToken, Norms
 from tests.speechmapper.tiny import llama, tokenizer
 
 CPU = torch.device("cpu")
@@ -60,7 +60,8 @@ def test_special_tokens_are_not_written(nearest):
 
 def device_batch(targets: torch.Tensor, vectors_B: list[int], tokens_B: list[int]) -> DeviceBatch:
     zeros = torch.zeros(len(vectors_B), dtype=torch.long)
-    return DeviceBatch(targets, zeros, targets, torch.tensor(vectors_B), torch.tensor(tokens_B), np.zeros(2), 0)
+    lengths = (torch.tensor(vectors_B), torch.tensor(tokens_B))
+    return DeviceBatch(targets, *lengths, zeros[:, None], zeros, targets, np.zeros(2), 0)
 
 
 def test_closeness_by_hand():
@@ -76,6 +77,7 @@ def test_closeness_by_hand():
         {
             "mse": (2 / 2) / 4,  # of four word positions: two tokens, two first pads
             "relative_mse": 0.5,
+            "mse_pad": (4 / 2) / 1,
             "relative_mse_pad": (4 / 2) / 1 / 0.5,
             "cosine": 3 / 4,
         }
@@ -94,3 +96,40 @@ def test_closeness_adds_up_over_batches():
 
 def test_nothing_added_is_zero_not_an_error():
     assert Closeness(1.0).figures()["relative_mse"] == 0.0
+
+
+def test_with_a_blank_repeats_are_merged_and_blanks_dropped(table):
+    """What connectionist temporal classification makes of a path; a blank keeps two equal tokens apart."""
+    blank = 5 + torch.zeros(table.shape[1])
+    reader = NearestToken(table.numpy(), tokenizer(), pad_id=0, device=CPU, blank_E=blank)
+    path = [blank, table[12], table[12], blank, table[12], table[20], blank, blank]
+    found = reader.token_ids(torch.stack(path)[None], torch.tensor([len(path)]))
+    assert found == [[12, 12, 20]]
+    assert reader.lengths(found) == [3]
+
+
+def test_a_text_is_as_long_as_what_stands_before_its_first_pad(nearest):
+    assert nearest.lengths([[7, 8, 0, 9], [0, 0], [7, 8]]) == [2, 0, 2]
+
+
+def test_lengths_by_hand():
+    lengths = Lengths()
+    lengths.add([2, 5], [3, 3])
+    lengths.add([4], [4])
+    assert lengths.figures() == pytest.approx({"length_error": (1 + 2 + 0) / 3, "length_ratio": 11 / 10})
+
+
+def test_norms_are_told_in_units_of_the_tables_median():
+    table = np.diag([1.0, 2.0, 2.0, 4.0]).astype(np.float32)
+    norms = Norms(table)
+    vectors = torch.zeros(1, 3, 4)
+    vectors[0, 0, 0], vectors[0, 1, 1], vectors[0, 2, 2] = 2.0, 6.0, 1e9  # the last is a pad behind the first
+    norms.add(vectors, device_batch(torch.zeros(1, 3, 4), [3], [1]))
+    assert sorted(norms.values().tolist()) == [2.0, 6.0]
+    assert norms.figures() == pytest.approx({"norm_p05": 1.1, "norm_p50": 2.0, "norm_p95": 2.9})
+    bins = norms.histogram()
+    assert sum(bins["vectors"]) == pytest.approx(1) == sum(bins["table"])
+    for name, values in (("vectors", [2.0, 6.0]), ("table", [1.0, 2.0, 2.0, 4.0])):
+        for edge, share in zip(bins["edges"], bins[name], strict=True):
+            upper = edge + bins["edges"][1] if edge != bins["edges"][-1] else np.inf
+            assert share == pytest.approx(sum(edge <= value < upper for value in values) / len(values))

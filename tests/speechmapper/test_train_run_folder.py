@@ -21,9 +21,13 @@ from speechmapper.train.run_folder import (
 from tests.speechmapper.tiny import stage1_config
 
 
+def begin(out, stage, config, resume):
+    start_run(out, stage, config, resume, open_accelerator(config.run, out))
+
+
 def test_the_resolved_config_is_written_and_is_itself_a_config(tmp_path):
     config = stage1_config(seed=7)
-    start_run(tmp_path / "run", "stage1", config, resume=False)
+    begin(tmp_path / "run", "stage1", config, False)
     assert load_stage1(None, tmp_path / "run" / "config.yaml", []) == config
 
 
@@ -31,14 +35,14 @@ def test_the_resolved_config_is_written_and_is_itself_a_config(tmp_path):
 def test_a_run_that_is_there_is_continued_or_left_alone(tmp_path, made):
     (tmp_path / made).mkdir(parents=True)
     with pytest.raises(ConfigError, match="--resume, or name another folder"):
-        start_run(tmp_path, "stage1", stage1_config(), resume=False)
-    start_run(tmp_path, "stage1", stage1_config(), resume=True)
+        begin(tmp_path, "stage1", stage1_config(), False)
+    begin(tmp_path, "stage1", stage1_config(), True)
 
 
 def test_a_folder_that_cannot_be_made_is_bad_input(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match="cannot be made"):
-        start_run(tmp_path / "file" / "run", "stage1", stage1_config(), resume=False)
+        begin(tmp_path / "file" / "run", "stage1", stage1_config(), False)
 
 
 def test_projector_comes_back_as_it_was_saved(stage1_run, tmp_path):

@@ -15,10 +15,11 @@ import torch
 from sm_store.errors import ConfigError, IdentityMismatch, RunFailed, StoreMissing
 from speechmapper.projector import Projector
 from speechmapper.train import stage1 as stage1_module
-from speechmapper.train.loop import Loop
 from speechmapper.train.report import read_metrics
-from speechmapper.train.stage1 import Stage1Request, projector_config, spread, train_stage1
-from tests.speechmapper.tiny import World, make_world, stage1_config
+from speechmapper.train.stage1 import Stage1Request, projector_config, train_stage1
+from speechmapper.train.trainee import Trainee
+from speechmapper.train.validation import spread
+from tests.speechmapper.tiny import World, data_of, make_world, stage1_config
 
 ROOT = Path(__file__).parents[2]
 
@@ -43,6 +44,7 @@ def test_a_run_folder_holds_what_it_should(stage1_run):
         "projector",
         "checkpoints",
         "examples.txt",
+        "norms.jsonl",
     }
     assert {path.name for path in (stage1_run / "projector").iterdir()} == {
         "config.json",
@@ -76,7 +78,7 @@ def test_zero_steps_write_the_untrained_projector(world, tmp_path):
     assert outcome.finished and outcome.step == 0
     config = stage1_config()
     torch.manual_seed(config.seed)
-    data = stage1_module.open_data(world.path, None, None, config.data, config.seed)
+    data = data_of(world, config.data)
     fresh = Projector(projector_config(config, data)).state_dict()
     assert all(torch.equal(fresh[name], tensor) for name, tensor in weights(tmp_path / "run").items())
 
@@ -92,12 +94,12 @@ def test_resumed_equals_uninterrupted_to_the_bit(world, tmp_path, stop, monkeypa
     """Interrupted by a signal after `stop` steps, over an epoch's end (an epoch has 5), with dropout."""
     train(world, tmp_path / "whole")
     interrupted = tmp_path / "interrupted"
-    after_step = Loop._after_step
-    monkeypatch.setattr(Loop, "_train_step", stopping_after(stop, Loop._train_step))
+    after_step = Trainee.after_step
+    monkeypatch.setattr(Trainee, "train_step", stopping_after(stop, Trainee.train_step))
     outcome = train(world, interrupted)
     assert (outcome.step, outcome.finished) == (stop, False)
     monkeypatch.undo()
-    assert Loop._after_step is after_step
+    assert Trainee.after_step is after_step
     outcome = train(world, interrupted, resume=True)
     assert (outcome.step, outcome.finished) == (8, True)
     assert same(interrupted, tmp_path / "whole")
@@ -126,8 +128,8 @@ def test_a_killed_run_goes_on_from_its_last_checkpoint(world, tmp_path, monkeypa
             raise KeyboardInterrupt
         return train_step(self, ready, signals)
 
-    train_step = Loop._train_step
-    monkeypatch.setattr(Loop, "_train_step", die)
+    train_step = Trainee.train_step
+    monkeypatch.setattr(Trainee, "train_step", die)
     with pytest.raises(KeyboardInterrupt):
         train(world, tmp_path / "killed", run={"save_every": 3})
     monkeypatch.undo()
@@ -238,7 +240,8 @@ def test_what_is_not_used_is_told(tmp_path, capfd):
         ({"objective": {"name": "mae"}}, "objective.name 'mae'"),
         ({"model": {"num_heads": 5}}, "num_heads 5"),
         ({"model": {"num_layers": [1]}}, "num_layers"),
-        ({"model": {"strides": [1, 4]}}, "differ from those target set tiny was padded for"),
+        ({"model": {"ffn_size": 0}}, "ffn_size"),
+        ({"model": {"strides": [0, 4]}}, "strides"),
         ({"data": {"frames": 3}}, "nothing to train on"),
         ({"data": {"micro_batches": 500}}, r"lower data\.micro_batches"),
         ({"run": {"precision": "fp16"}}, "fp16 needs a GPU"),

@@ -12,12 +12,13 @@ from sm_pipeline.models import resolve_model
 from sm_store.errors import ConfigError, IdentityMismatch, ModelError
 from speechmapper.llm import load_llm
 from speechmapper.loader.batches import read_batch
-from speechmapper.projector import Projector
+from speechmapper.objectives.build import build_objective
+from speechmapper.projector import Projector, ProjectorConfig
+from speechmapper.train.learner import Learner
 from speechmapper.train.report import read_metrics
 from speechmapper.train.run_folder import load_projector
-from speechmapper.train.stage1 import build_objective
 from speechmapper.train.stage2 import Examples, Stage2Request, Stage2Task, train_stage2
-from tests.speechmapper.tiny import make_world, save_llm, stage2_config
+from tests.speechmapper.tiny import make_world, save_llm, source_of, stage2_config
 
 CPU = torch.device("cpu")
 
@@ -34,16 +35,19 @@ def projector(stage1_run) -> Projector:
 
 def task(world, llm, sigma: float, **tuning) -> Stage2Task:
     config = stage2_config(tuning={"sigma": sigma, **tuning})
-    spec = world.store.targets("tiny").spec
-    return Stage2Task(config, build_objective(config.objective, spec), llm, Examples(world.store))
+    return Stage2Task(config, objective_of(world, config) if sigma else None, llm, Examples(world.store))
+
+
+def objective_of(world, config):
+    return build_objective(config.objective, world.store.targets("tiny"), ProjectorConfig(), CPU)
 
 
 def batch_of(world, indices=(0, 1, 2)):
-    return read_batch(world.store, "tiny", np.array(indices), CPU)
+    return read_batch(source_of(world), np.array(indices), CPU)
 
 
 def loss_of(made: Stage2Task, projector, batch) -> torch.Tensor:
-    return made.combine(made.sums(projector, batch), made.counts(batch))
+    return made.combine(made.sums(Learner(projector, made._objective), batch), made.counts(batch))
 
 
 def request(world, projector, out, resume=False, llm=None, **sections) -> Stage2Request:
@@ -72,9 +76,17 @@ def test_cross_entropy_is_per_answer_token(world, llm, projector):
 
 def test_parts_that_weigh_nothing_are_not_computed(world, llm, projector):
     batch = batch_of(world)
-    assert set(task(world, llm, 0.0).sums(projector, batch)) == {"ce"} == set(task(world, llm, 0.0).counts(batch))
+    assert (
+        set(task(world, llm, 0.0).sums(Learner(projector, None), batch))
+        == {"ce"}
+        == set(task(world, llm, 0.0).counts(batch))
+    )
     only_mse = task(world, llm, 1.0)
-    assert set(only_mse.sums(projector, batch)) == {"word", "pad"} == set(only_mse.counts(batch))
+    assert (
+        set(only_mse.sums(Learner(projector, only_mse._objective), batch))
+        == {"word", "pad"}
+        == set(only_mse.counts(batch))
+    )
 
 
 @pytest.mark.parametrize("sigma", [0.0, 0.9])

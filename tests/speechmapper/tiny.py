@@ -18,8 +18,10 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from sm_store import Fields, Geometry, Identity, Record, Store, TargetSpec
 from sm_store.targets import table_scale, table_sha256, tokenizer_sha256
-from speechmapper.config import Stage1Config, Stage2Config, load_config
+from speechmapper.config import DataConfig, Stage1Config, Stage2Config, load_config
+from speechmapper.loader.batches import Source
 from speechmapper.quiet import quiet_transformers
+from speechmapper.train.data import DataRequest, TrainingData, open_data
 
 SPOKEN = "the a old dog bird house red sang slept saw by river and boat small green walked home in rain"
 WORDS = f"{SPOKEN} you copy what user says repeat text quotes once nothing else".split()
@@ -188,7 +190,7 @@ def stage1_config(**sections: Any) -> Stage1Config:
     """A configuration for the tiny world; keyword arguments are laid over its sections."""
     base = {
         "model": SMALL_MODEL,
-        "objective": {"cosine_weight": 1.0},
+        "objective": {"name": "mse+cosine"},
         "data": {"frames": 200, "max_utterances": 6},
         "optimizer": {"lr": 3e-3},
         "schedule": {"steps": 8, "warmup": 2},
@@ -207,3 +209,13 @@ def stage2_config(**sections: Any) -> Stage2Config:
         "run": quiet_run(),
     }
     return load_config("stage2", Stage2Config, [("tests", base), ("tests", sections)])
+
+
+def source_of(world: World, geometry: Geometry | None = None) -> Source:
+    """What a run of the tiny world reads from."""
+    return Source(world.store, "tiny", geometry or Geometry())
+
+
+def data_of(world: World, data: DataConfig, seed: int = 1, **request: Any) -> TrainingData:
+    """The tiny world as a run sees it."""
+    return open_data(DataRequest(world.path, **request), Geometry(), data, seed)

@@ -1,0 +1,96 @@
+"""The curve of an LLM's embedding error threshold, as files and on the terminal.
+
+    OUT/eet.json    everything measured (`threshold.py` reads its threshold again)
+    OUT/eet.html    one self-contained page: the curve, its numbers, what made it
+
+The same numbers give the same bytes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from sm_pipeline.figures import Curve, draw_curves
+from sm_store.durable import write_file
+from sm_store.errors import ConfigError
+from speechmapper.threshold import EET_FILE
+
+PAGE_FILE = "eet.html"
+TEMPLATES = Path(__file__).parent / "templates"
+X_LABEL, Y_LABEL = "relative MSE of the embeddings", "WER in %"
+
+
+def write_report(out: Path, found: Mapping[str, Any]) -> None:
+    """Write eet.json and eet.html, each replaced as a whole.
+
+    Raises:
+        ConfigError: `out` cannot be written.
+    """
+    page = render(found).encode()
+    try:
+        write_file(out / EET_FILE, json.dumps(found, indent=1, ensure_ascii=False).encode() + b"\n")
+        write_file(out / PAGE_FILE, page)
+    except OSError as error:
+        raise ConfigError(f"--out {out}: cannot be written ({error.strerror}); name another folder") from error
+
+
+def render(found: Mapping[str, Any]) -> str:
+    """The page as HTML; `found` is what is in eet.json."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    curves = [_curve_of(kind, shown["levels"]) for kind, shown in found["kinds"].items()]
+    threshold = found["threshold"]["relative_mse"]
+    figure = draw_curves(
+        curves, "figure-curve", (X_LABEL, Y_LABEL), mark=("threshold", threshold), limit=100 * found["wer_limit"]
+    )
+    return environment.get_template("eet.html.j2").render(found=found, figure=figure, said=in_words(found))
+
+
+def in_words(found: Mapping[str, Any]) -> str:
+    """The threshold in one line."""
+    threshold = found["threshold"]
+    size = f"relative MSE {threshold['relative_mse']:.3g} ({threshold['mse']:.3g} per dimension)"
+    if threshold["first_failing"] is None:
+        return f"threshold: at least {size}, as no level failed; measure larger --levels"
+    between = f"between {threshold['last_passing']:.3g} and {threshold['first_failing']:.3g}"
+    return f"threshold: {size}, {between}, by {threshold['kind']} noise"
+
+
+def print_curve(found: Mapping[str, Any]) -> None:
+    """A table of the levels and the threshold, on stdout."""
+    from rich.console import Console
+    from rich.table import Table
+
+    title = f"WER of {found['texts']['count']} texts repeated by {found['llm']['id']}"
+    table = Table(title=title, caption=f"limit: WER {found['wer_limit']:.1%}")
+    for name in ("noise", "relative MSE", "MSE", "WER", "over seeds", "nearest"):
+        table.add_column(name, justify="left" if name == "noise" else "right")
+    for kind, shown in found["kinds"].items():
+        for entry in shown["levels"]:
+            numbers = (f"{entry['relative_mse']:.3g}", f"{entry['mse']:.3g}", f"{entry['wer']:.1%}")
+            seeds = "{:.1f} to {:.1f}%".format(*(100 * pick(entry["wer_by_seed"]) for pick in (min, max)))
+            table.add_row(kind, *numbers, seeds, f"{entry['nearest_token_accuracy']:.1%}")
+        table.add_section()
+    console = Console()
+    console.print(table)
+    console.print(in_words(found), soft_wrap=True, highlight=False)
+
+
+def _curve_of(kind: str, levels: list[Mapping[str, Any]]) -> Curve:
+    return Curve(
+        kind,
+        [entry["relative_mse"] for entry in levels],
+        [100 * entry["wer"] for entry in levels],
+        [100 * min(entry["wer_by_seed"]) for entry in levels],
+        [100 * max(entry["wer_by_seed"]) for entry in levels],
+    )

@@ -1,0 +1,109 @@
+"""Plain texts to measure an LLM with: our own sentences, a file, or a store's transcripts.
+
+    choose_texts(50)                                 50 sentences of the demo corpus's grammar
+    choose_texts(50, file=Path("texts.txt"))         one text a line
+    choose_texts(50, store=Path("corpus.store"))     transcripts of its test split
+
+    Texts(texts=("every happy farmer ...", ...), available=50, source="demo")
+
+Texts are normalised; of more than were asked for, as many are drawn at random, always the same.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from sm_pipeline.demo_corpus import draw_sentence
+from sm_pipeline.text import normalise
+from sm_store import Store
+from sm_store.errors import ConfigError
+from speechmapper.train.data import TEST_SPLIT, choose_split
+
+DEMO = "demo"
+SEED = 0  # of our own sentences, and of which texts are drawn
+
+
+@dataclass(frozen=True, slots=True)
+class Texts:
+    """Normalised texts, none empty.
+
+    Attributes:
+        available: how many there were to draw from; without_words: how many more normalise to nothing.
+        source: `demo`, or the file or store (with its split).
+    """
+
+    texts: tuple[str, ...]
+    available: int
+    source: str
+    without_words: int = 0
+
+    def to_json(self) -> dict[str, Any]:
+        """What they are, with their hash (of the texts joined by line ends)."""
+        return {
+            "count": len(self.texts),
+            "available": self.available,
+            "without_words": self.without_words,
+            "source": self.source,
+            "sha256": hashlib.sha256("\n".join(self.texts).encode()).hexdigest(),
+        }
+
+
+def choose_texts(most: int, file: Path | None = None, store: Path | None = None, split: str | None = None) -> Texts:
+    """At most `most` texts of the source asked for.
+
+    Args:
+        split: of the store; None: `test` where there are splits.
+
+    Raises:
+        ConfigError: two sources, a file that cannot be read, or no text with words. StoreError: no store.
+    """
+    if file is not None and store is not None:
+        raise ConfigError("--texts, --store: give one of the two")
+    if split is not None and store is None:
+        raise ConfigError(f"--split {split}: goes with --store")
+    if file is not None:
+        return _drawn(_lines(file), most, f"--texts {file}", str(file))
+    if store is None:
+        return _drawn(_sentences(most), most, "the demo corpus", DEMO)
+    opened = Store.open(store)
+    chosen = choose_split(opened, split, TEST_SPLIT)
+    column = opened.columns(["text"])["text"]
+    kept = column.take(opened.select(split=chosen)) if chosen else column
+    source = f"{store}, split {chosen}" if chosen else str(store)
+    return _drawn(kept.to_pylist(), most, f"--store {source}", source)
+
+
+def _sentences(count: int) -> list[str]:
+    """Distinct sentences of the demo corpus's grammar."""
+    random = Random(SEED)
+    drawn: dict[str, None] = {}
+    while len(drawn) < count:
+        drawn[draw_sentence(random)] = None
+    return list(drawn)
+
+
+def _lines(file: Path) -> list[str]:
+    try:
+        return [line for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except OSError as error:
+        raise ConfigError(
+            f"--texts {file}: cannot be read ({error.strerror}); name a file of one text a line"
+        ) from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"--texts {file}: not UTF-8 (byte {error.start}); save it as UTF-8") from error
+
+
+def _drawn(raw: Iterable[str | None], most: int, what: str, source: str) -> Texts:
+    """Those with words, normalised; a random choice in their own order where they are too many."""
+    texts = [normalise(text or "") for text in raw]
+    usable = [text for text in texts if text]
+    if not usable:
+        raise ConfigError(f"{what}: no text with words in it; give at least one")
+    rows = range(len(usable))
+    chosen = sorted(Random(SEED).sample(rows, most)) if most < len(usable) else rows
+    return Texts(tuple(usable[row] for row in chosen), len(usable), source, len(texts) - len(usable))

@@ -1,0 +1,148 @@
+"""Connectionist temporal classification over an LLM's vocabulary, scored by its own embedding table.
+
+    `ctc`             after block 1: a linear layer to E, then its dot product with the rows: an alignment for the
+                      first block to learn from, left behind after training (arXiv 2607.01960)
+    `ctc-embedding`   the vectors themselves: -||v - e||^2 to every row and to a learned blank (DirectSpeech2LLM)
+
+A vocabulary of 128 k rows so costs no classifier of its own. An utterance whose text cannot be aligned (tokens and
+repetitions of a token are more than its positions) has no loss; `NAME_unaligned` is its share.
+
+Shapes: B batch, T positions, P valid positions of a batch, N tokens, K columns, V vocabulary, E LLM width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from sm_store import Geometry
+from sm_store.errors import ConfigError
+from speechmapper.objectives.base import Answers, Part, mean
+from speechmapper.objectives.vocabulary import Rows, Vocabulary, distance_rows, log_probs
+from speechmapper.projector import Projected, num_outputs
+
+
+def needed_positions(answers: Answers) -> torch.Tensor:
+    """The fewest positions a text can be aligned with: its tokens, and a blank between equal neighbours; (B,)."""
+    ids_BN = answers.token_ids_BN
+    position_1N = torch.arange(1, ids_BN.shape[1], device=ids_BN.device)[None, :]
+    repeated_BN = (ids_BN[:, 1:] == ids_BN[:, :-1]) & (position_1N < answers.tokens_B[:, None])
+    return answers.tokens_B + repeated_BN.sum(dim=1)
+
+
+class CTC(Part):
+    """Negative log-likelihood of the texts per token; subclasses say which positions are scored against what.
+
+    Args:
+        name: of its figures. vocabulary: the embedding table.
+    """
+
+    def __init__(self, name: str, vocabulary: Vocabulary) -> None:
+        super().__init__()
+        self.name, self._vocabulary = name, vocabulary
+
+    def positions(self, answers: Answers) -> torch.Tensor:
+        """Valid positions of each utterance, (B,), from the answers alone."""
+        raise NotImplementedError
+
+    def queries(self, projected: Projected) -> torch.Tensor:
+        """What is scored at each position, (B, T, E)."""
+        raise NotImplementedError
+
+    def rows(self, ids_K: torch.Tensor) -> Rows:
+        """What tokens are scored by."""
+        raise NotImplementedError
+
+    def blank(self, projected: Projected) -> tuple[torch.Tensor, torch.Tensor]:
+        """Row (E,) and bias () of the blank."""
+        raise NotImplementedError
+
+    def counts(self, answers: Answers) -> dict[str, torch.Tensor]:
+        aligned_B = needed_positions(answers) <= self.positions(answers)
+        tokens = (answers.tokens_B * aligned_B).sum().float()
+        return {self.name: tokens, f"{self.name}_unaligned": torch.ones_like(answers.tokens_B).sum().float()}
+
+    def forward(self, projected: Projected, answers: Answers) -> dict[str, torch.Tensor]:
+        queries_BTE, positions_B = self.queries(projected), self.positions(answers)
+        aligned_B = needed_positions(answers) <= positions_B
+        valid_BT = torch.arange(queries_BTE.shape[1], device=positions_B.device)[None, :] < positions_B[:, None]
+        is_token_BN = torch.arange(answers.token_ids_BN.shape[1], device=positions_B.device) < answers.tokens_B[:, None]
+        own_K, others_M = self._vocabulary.columns(answers.token_ids_BN[is_token_BN])
+        some = self.rows(own_K).with_row(*self.blank(projected))
+        log_PK = log_probs(queries_BTE[valid_BT], some, self.rows(others_M))
+        log_BTK = log_PK.new_zeros(*valid_BT.shape, log_PK.shape[-1]).masked_scatter(valid_BT[..., None], log_PK)
+        targets_BN = torch.where(is_token_BN, torch.searchsorted(own_K, answers.token_ids_BN), 0)
+        loss_B = F.ctc_loss(
+            log_BTK.transpose(0, 1),
+            targets_BN,
+            positions_B,
+            answers.tokens_B,
+            blank=len(own_K),
+            reduction="none",
+            zero_infinity=True,
+        )
+        unaligned = (~aligned_B).sum().float()
+        return {self.name: (loss_B * aligned_B).sum(), f"{self.name}_unaligned": unaligned}
+
+    def combine(self, sums: Mapping[str, torch.Tensor], counts: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        return mean(sums, counts, self.name)
+
+
+class AuxiliaryCTC(CTC):
+    """After block 1; its layer and blank are parameters of its own. Names: `ctc`, `ctc_unaligned`.
+
+    Args:
+        hidden_size: width of block 1's output. frames_to_hidden: of its convolution.
+    """
+
+    def __init__(self, vocabulary: Vocabulary, hidden_size: int, frames_to_hidden: Geometry) -> None:
+        super().__init__("ctc", vocabulary)
+        width = vocabulary.table_VE.shape[1]
+        self.linear = nn.Linear(hidden_size, width)
+        self.blank_E = nn.Parameter(torch.zeros(width))
+        self._geometry = frames_to_hidden
+        self._unit = vocabulary.row_scale**0.5
+
+    def positions(self, answers: Answers) -> torch.Tensor:
+        return num_outputs(answers.frames_B, self._geometry)
+
+    def queries(self, projected: Projected) -> torch.Tensor:
+        queries_BTE: torch.Tensor = self.linear(projected.hidden_BTC)
+        return queries_BTE
+
+    def rows(self, ids_K: torch.Tensor) -> Rows:
+        rows_KE = self._vocabulary.table_VE[ids_K] / self._unit
+        return Rows(rows_KE, rows_KE.new_zeros(len(ids_K)))
+
+    def blank(self, projected: Projected) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.blank_E, self.blank_E.new_zeros(())
+
+
+class EmbeddingCTC(CTC):
+    """On the vectors; the blank is the projector's. Names: `ctc-embedding`, `ctc-embedding_unaligned`.
+
+    Args:
+        temperature: of the squared distance over the rows' mean squared norm; two random rows are about 2 apart.
+    """
+
+    def __init__(self, vocabulary: Vocabulary, temperature: float) -> None:
+        super().__init__("ctc-embedding", vocabulary)
+        self._unit = temperature * vocabulary.row_scale
+
+    def positions(self, answers: Answers) -> torch.Tensor:
+        return answers.vectors_B
+
+    def queries(self, projected: Projected) -> torch.Tensor:
+        return projected.vectors_BUE
+
+    def rows(self, ids_K: torch.Tensor) -> Rows:
+        return distance_rows(self._vocabulary.table_VE[ids_K], self._unit)
+
+    def blank(self, projected: Projected) -> tuple[torch.Tensor, torch.Tensor]:
+        if projected.blank_E is None:
+            raise ConfigError("objective ctc-embedding: this projector has no blank; train stage 1 with it")
+        made = distance_rows(projected.blank_E[None].float(), self._unit)
+        return made.rows_VE[0], made.bias_V[0]

@@ -1,0 +1,136 @@
+"""`--processes N`: the same command in N processes of this machine, one a GPU, and one end for all of them.
+
+    sm-train stage1 ... --processes 2
+      python -m speechmapper.train.cli stage1 ...     RANK=0 LOCAL_RANK=0 WORLD_SIZE=2 MASTER_ADDR=127.0.0.1 ...
+      python -m speechmapper.train.cli stage1 ...     RANK=1 ...
+
+torch's launcher starts and watches them, Accelerate finds what it needs in their environment. SIGTERM, SIGUSR1 and
+SIGINT are passed on, so that all save at the same step and end; where one dies, the others are ended. Several machines:
+the same command under `accelerate launch` (jobs/).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import os
+import signal
+import sys
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from sm_store.errors import ConfigError, RunFailed
+
+if TYPE_CHECKING:
+    from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
+
+PARENT = "SPEECHMAPPER_PARENT"  # the process a worker must not outlive
+PASSED_ON = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+POLL_SECONDS = 1.0
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
+BAD_INPUT = 2
+
+
+def run_processes(count: int, arguments: Sequence[str]) -> None:
+    """Run this command line, without its `--processes`, in `count` processes until all have ended.
+
+    Raises:
+        ConfigError: under a launcher already. RunFailed: a process failed or died.
+        SystemExit: the workers refused their input, which the first of them has told.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ConfigError("--processes: a launcher has started several processes already; leave one of the two out")
+    from torch.distributed import TCPStore
+    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, start_processes
+
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # what it says is said below
+    command = ("-m", "speechmapper.train.cli", *without_processes(arguments))
+    # Listening before the first of them asks: a port that is only chosen here may be taken when they come.
+    meeting = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    context = start_processes(
+        "sm-train",
+        sys.executable,
+        args=dict.fromkeys(range(count), command),
+        envs={rank: worker_environment(rank, count, meeting.port) for rank in range(count)},
+        logs_specs=DefaultLogsSpecs(),
+    )
+
+    def pass_on(number: int, _frame: object) -> None:
+        for pid in context.pids().values():
+            try:
+                os.kill(pid, number)
+            except ProcessLookupError:  # it has ended by itself
+                continue
+
+    for number in PASSED_ON:
+        signal.signal(number, pass_on)
+    result = None
+    try:
+        while result is None:
+            result = context.wait(timeout=POLL_SECONDS)
+    finally:
+        context.close()
+    _tell_failures(result.failures)
+
+
+def _tell_failures(failures: Mapping[int, ProcessFailure]) -> None:
+    """Raise for the first process that failed by itself; the others were ended by its end."""
+    if not failures:
+        return
+    codes = {rank: failure.exitcode for rank, failure in failures.items()}
+    by_itself = [rank for rank, code in codes.items() if code != -signal.SIGTERM] or list(codes)
+    if all(codes[rank] == BAD_INPUT for rank in by_itself) and 0 in by_itself:
+        raise SystemExit(BAD_INPUT)
+    died = [rank for rank in by_itself if codes[rank] < 0]
+    rank = min(died or by_itself, key=lambda each: failures[each].timestamp)
+    how = signal.Signals(-codes[rank]).name if codes[rank] < 0 else f"exit code {codes[rank]}"
+    said = str(failures[rank].message)
+    told = f": {said}" if said and codes[rank] > 0 and "Signal" not in said else ""
+    raise RunFailed(f"process {rank} of the run ended with {how}{told}; the others were ended; go on with --resume")
+
+
+def is_main() -> bool:
+    """Whether this process is the one of a run that tells the outcome."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def worker_environment(rank: int, count: int, port: int) -> dict[str, str]:
+    """What tells a process its place; threads are shared out unless their number is set."""
+    threads = os.environ.get("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // count)))
+    return {
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": str(count),
+        "LOCAL_WORLD_SIZE": str(count),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "TORCHELASTIC_USE_AGENT_STORE": "True",
+        "TORCHELASTIC_RESTART_COUNT": "0",
+        "OMP_NUM_THREADS": threads,
+        PARENT: str(os.getpid()),
+    }
+
+
+def without_processes(arguments: Sequence[str]) -> list[str]:
+    """A command line without `--processes N` and `--processes=N`."""
+    kept: list[str] = []
+    waiting = False
+    for argument in arguments:
+        if waiting or argument.startswith("--processes="):
+            waiting = False
+        elif argument == "--processes":
+            waiting = True
+        else:
+            kept.append(argument)
+    return kept
+
+
+def end_with_parent() -> None:
+    """In a worker: be killed when the process that started it is gone (Linux; elsewhere the lost peers end it)."""
+    parent = os.environ.get(PARENT)
+    if parent is None:
+        return
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != int(parent):  # it was gone before this could be arranged
+        sys.exit(1)

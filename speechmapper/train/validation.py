@@ -1,0 +1,139 @@
+"""What stage 1 tells without an LLM, on part of the validation split.
+
+    distances     mse, relative_mse, mse_pad, relative_mse_pad, cosine     to the true embeddings
+    readout       wer, cer                                                 nearest tokens as text; examples.txt
+    length        length_error, length_ratio                               tokens before the first pad, to the truth
+    norms         norm_p05, norm_p50, norm_p95, and RUN/norms.jsonl        of word vectors, to the table's rows
+    threshold     eet_ratio                                                relative_mse over what the LLM tolerates
+
+Shapes: B batch, U projector vectors, E LLM width.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from sm_store import TargetSet
+from speechmapper.config import RunConfig
+from speechmapper.eval.metrics import error_rates
+from speechmapper.loader.batches import Source, read_batch
+from speechmapper.projector import Projector
+from speechmapper.threshold import Threshold, read_threshold
+from speechmapper.train.data import TrainingData
+from speechmapper.train.readout import Closeness, Lengths, NearestToken, Norms
+from speechmapper.train.report import EXAMPLES_FILE
+from speechmapper.train.task import Evaluation
+from speechmapper.train.tokenizer import load_tokenizer
+
+EVAL_BATCH = 32  # utterances
+SMALLEST = 1e-12  # relative MSE; a threshold may be 0
+NORMS_FILE = "norms.jsonl"
+
+
+@dataclass(frozen=True, slots=True)
+class Validation:
+    """Figures of a projector as it is now.
+
+    Attributes:
+        indices: store indices, sorted by length.
+        references: their transcripts.
+        examples: how many readouts are appended to RUN/examples.txt.
+        threshold: of the LLM, None: not known; stop: end the run below it.
+    """
+
+    source: Source
+    targets: TargetSet
+    tokenizer: Any
+    indices: np.ndarray
+    references: Sequence[str]
+    out: Path
+    examples: int
+    device: torch.device
+    threshold: Threshold | None
+    stop: bool
+
+    def run(self, model: Projector, step: int) -> Evaluation:
+        """All the figures; appends examples and the histogram of norms to the run's files."""
+        spec = self.targets.spec
+        readout = NearestToken(self.targets.table, self.tokenizer, spec.pad_id, self.device, model.blank)
+        closeness, lengths, norms = Closeness(spec.table_scale), Lengths(), Norms(self.targets.table)
+        outputs: list[str] = []
+        for start in range(0, len(self.indices), EVAL_BATCH):
+            batch = read_batch(self.source, self.indices[start : start + EVAL_BATCH], self.device)
+            vectors_BUE, vectors_B = model(batch.features_BTD, batch.frames_B)
+            token_ids = readout.token_ids(vectors_BUE, vectors_B)
+            closeness.add(vectors_BUE, batch)
+            lengths.add(readout.lengths(token_ids), batch.tokens_B.tolist())
+            norms.add(vectors_BUE, batch)
+            outputs += readout.texts(token_ids)
+        write_examples(self.out, step, self.references, outputs, self.examples)
+        append(self.out / NORMS_FILE, [json.dumps({"step": step, **norms.histogram()})])
+        rates = error_rates(self.references, outputs)
+        known = {name: rates[name] for name in ("wer", "cer") if rates[name] is not None}
+        figures = {**closeness.figures(), **known, **lengths.figures(), **norms.figures()}
+        return self._judged(figures, {"norm": norms.values()})
+
+    def _judged(self, figures: dict[str, float], histograms: dict[str, np.ndarray]) -> Evaluation:
+        if self.threshold is None:
+            return Evaluation(figures, histograms)
+        ratio = figures["relative_mse"] / max(self.threshold.relative_mse, SMALLEST)
+        reached = f"below the LLM's embedding error threshold, {self.threshold.relative_mse:.4g}"
+        stop = self.stop and ratio <= 1
+        return Evaluation({**figures, "eet_ratio": ratio}, histograms, reached if stop else None)
+
+
+def build_validation(out: Path, data: TrainingData, run: RunConfig, device: torch.device) -> Validation | None:
+    """Validation on utterances spread evenly over the split, or None where there are none.
+
+    Raises:
+        ConfigError: `run.eet` is no threshold's file, or of another LLM.
+    """
+    threshold = None
+    if run.eet is not None:
+        threshold = read_threshold(Path(run.eet))
+        threshold.require_table(data.spec)
+    indices = spread(data.dev, run.eval_utterances)
+    if len(indices) == 0:
+        return None
+    indices = indices[np.argsort(data.store.frames[indices], kind="stable")]
+    references = data.store.columns(["text"])["text"].take(indices).to_pylist()
+    return Validation(
+        source=data.again(),
+        targets=data.targets,
+        tokenizer=load_tokenizer(data.targets.tokenizer_dir),
+        indices=indices,
+        references=references,
+        out=out,
+        examples=run.examples,
+        device=device,
+        threshold=threshold,
+        stop=run.stop_at_eet,
+    )
+
+
+def spread(indices: np.ndarray, count: int) -> np.ndarray:
+    """`count` of the indices, evenly spaced; all where there are fewer."""
+    if count >= len(indices):
+        return indices
+    return indices[np.linspace(0, len(indices) - 1, count).astype(np.int64)] if count else indices[:0]
+
+
+def write_examples(out: Path, step: int, references: Sequence[str], outputs: Sequence[str], count: int) -> None:
+    """Append some readouts with their references to RUN/examples.txt."""
+    chosen = spread(np.arange(len(outputs)), count).tolist()
+    if chosen:
+        said = [f"  said  {references[row]}\n  read  {outputs[row]}" for row in chosen]
+        append(out / EXAMPLES_FILE, [f"step {step}", *said])
+
+
+def append(path: Path, lines: Sequence[str]) -> None:
+    """Add lines to a text file."""
+    with path.open("a", encoding="utf-8") as file:
+        file.write("\n".join(lines) + "\n")

@@ -1,0 +1,124 @@
+"""A sweep: one read of the store, and each run to the bit what it is alone."""
+
+from __future__ import annotations
+
+import json
+import os
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from sm_store import Store
+from sm_store.errors import ConfigError
+from speechmapper.projector import Projector
+from speechmapper.train.cli import app
+from speechmapper.train.report import read_metrics
+from speechmapper.train.stage1 import Stage1Request, train_stage1
+from speechmapper.train.sweep import sweep_stage1, with_alpha
+from speechmapper.train.trainee import Trainee
+from tests.speechmapper.tiny import stage1_config
+
+ALPHAS = (5.0, 7.0, 9.0)
+
+
+def weights(run) -> dict[str, torch.Tensor]:
+    return Projector.from_pretrained(run / "projector").state_dict()
+
+
+def same(one, other) -> bool:
+    first, second = weights(one), weights(other)
+    return all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.fixture(scope="module")
+def config():
+    return stage1_config(run={"eval_utterances": 3, "save_every": 3})
+
+
+@pytest.fixture(scope="module")
+def singles(world, config, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("singles")
+    for alpha in ALPHAS:
+        train_stage1(Stage1Request(world.path, folder / f"alpha-{alpha:g}", with_alpha(config, alpha)))
+    return folder
+
+
+def test_each_run_is_to_the_bit_what_it_is_alone_and_the_store_is_read_once(
+    world, config, singles, tmp_path, monkeypatch
+):
+    reads = []
+    read = Store.read
+
+    def counting(self, indices, *rest, **more):
+        reads.append(tuple(indices))
+        return read(self, indices, *rest, **more)
+
+    monkeypatch.setattr(Store, "read", counting)
+    rows = sweep_stage1(Stage1Request(world.path, tmp_path, config), ALPHAS)
+    dev = 3  # each run validates once, in one batch
+    assert len(reads) - dev == config.schedule.steps
+    for alpha, row in zip(ALPHAS, rows, strict=True):
+        run = f"alpha-{alpha:g}"
+        assert same(tmp_path / run, singles / run)
+        told = [
+            [
+                {name: line[name] for name in ("step", "loss", "word", "pad") if name in line}
+                for line in read_metrics(at)
+            ]
+            for at in (tmp_path / run, singles / run)
+        ]
+        assert told[0] == told[1]
+        assert (row["run"], row["alpha"], row["step"]) == (run, alpha, 8)
+        assert row["figures"]["dev_wer"] == pytest.approx(read_metrics(singles / run)[-1]["dev_wer"], rel=1e-5)
+    assert json.loads((tmp_path / "sweep.json").read_text()) == json.loads(json.dumps(rows))
+    assert not same(tmp_path / "alpha-5", tmp_path / "alpha-9")
+
+
+def test_a_stopped_sweep_goes_on(world, config, singles, tmp_path, monkeypatch):
+    train_step = Trainee.train_step
+
+    def stopping(self, ready, asked):
+        told = train_step(self, ready, asked)
+        if ready.step == 3:
+            os.kill(os.getpid(), 15)
+        return told
+
+    monkeypatch.setattr(Trainee, "train_step", stopping)
+    rows = sweep_stage1(Stage1Request(world.path, tmp_path, config), ALPHAS)
+    assert [row["finished"] for row in rows] == [False] * 3
+    monkeypatch.undo()
+    rows = sweep_stage1(Stage1Request(world.path, tmp_path, config, resume=True), ALPHAS)
+    assert [(row["finished"], row["step"]) for row in rows] == [(True, 8)] * 3
+    assert all(same(tmp_path / f"alpha-{alpha:g}", singles / f"alpha-{alpha:g}") for alpha in ALPHAS)
+
+
+def test_runs_that_are_at_different_steps_meet_again(world, config, singles, tmp_path):
+    """One run lost its newest checkpoints: the others wait for it, and nothing changes."""
+    request = Stage1Request(world.path, tmp_path, config)
+    sweep_stage1(request, ALPHAS)
+    for name in ("step-00000006", "step-00000008"):
+        folder = tmp_path / "alpha-7" / "checkpoints" / name
+        for path in folder.iterdir():
+            path.unlink()
+        folder.rmdir()
+    sweep_stage1(Stage1Request(world.path, tmp_path, config, resume=True), ALPHAS)
+    assert all(same(tmp_path / f"alpha-{alpha:g}", singles / f"alpha-{alpha:g}") for alpha in ALPHAS)
+
+
+@pytest.mark.parametrize(
+    ("alphas", "words"), [((), "different numbers"), ((5.0, 5.0), "different"), ((5.0, 12.0), "12")]
+)
+def test_impossible_alphas_are_refused(world, config, tmp_path, alphas, words):
+    with pytest.raises(ConfigError, match=words):
+        sweep_stage1(Stage1Request(world.path, tmp_path, config), alphas)
+
+
+def test_the_command_prints_a_table(world, tmp_path, singles):
+    flags = ["--store", str(world.path), "--out", str(tmp_path), "--config", str(singles / "alpha-5" / "config.yaml")]
+    done = CliRunner().invoke(app, ["sweep", "stage1", *flags, "--alpha", "5,7", "--set", "schedule.steps=3"])
+    assert done.exit_code == 0, done.output
+    assert "alpha-5" in done.stdout and "dev_relative_mse" in done.stdout
+    assert {path.name for path in tmp_path.iterdir()} == {"alpha-5", "alpha-7", "sweep.json"}
+    bad = CliRunner().invoke(app, ["sweep", "stage1", *flags, "--alpha", "5,x"])
+    assert bad.exit_code == 2 and "joined by commas" in bad.output

@@ -1,0 +1,209 @@
+"""What a stage 1 run can be told besides the paper's recipe: objectives, shapes, averages, thresholds, compilation."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+import torch
+
+from sm_store.errors import ConfigError
+from speechmapper.eval.evaluate import evaluate_asr
+from speechmapper.eval.predict import PredictRequest
+from speechmapper.projector import Projector
+from speechmapper.train.checkpoint import list_checkpoints, read_checkpoint
+from speechmapper.train.report import read_metrics
+from speechmapper.train.stage1 import Stage1Request, train_stage1
+from tests.speechmapper.tiny import stage1_config
+
+OBJECTIVES = ("mse", "mse+cosine", "l1+cosine+contrastive", "mse+ctc", "ctc-embedding")
+
+
+def train(world, out, resume: bool = False, **sections):
+    return train_stage1(Stage1Request(world.path, out, stage1_config(**sections), resume=resume))
+
+
+def weights(run) -> dict[str, torch.Tensor]:
+    return Projector.from_pretrained(run / "projector").state_dict()
+
+
+def same(one, other) -> bool:
+    first, second = weights(one), weights(other)
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+LONGER = {
+    "schedule": {"steps": 120, "warmup": 5},
+    "optimizer": {"lr": 5e-3},
+    "run": {"log_every": 50, "eval_utterances": 5},
+    "model": {"dropout": 0.0},
+}
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_every_objective_learns_on_the_same_store(world, tmp_path, name):
+    untrained = {"schedule": {"steps": 1, "warmup": 0}, "optimizer": {"lr": 1e-12}, "run": {"eval_utterances": 5}}
+    train(world, tmp_path / "untrained", **untrained, objective={"name": name})
+    train(world, tmp_path / "run", **LONGER, objective={"name": name})
+    before, after = read_metrics(tmp_path / "untrained")[-1], read_metrics(tmp_path / "run")[-1]
+    lines = [line for line in read_metrics(tmp_path / "run") if "loss" in line]
+    assert lines[-1]["loss"] < lines[0]["loss"]
+    assert after["dev_wer"] < 0.75 * before["dev_wer"]
+
+
+@pytest.mark.parametrize("name", ["l1+cosine+contrastive+ctc", "ctc-embedding"])
+def test_resumed_equals_uninterrupted_with_parameters_of_the_objectives_own(world, tmp_path, name):
+    objective = {"name": name, "negatives": 5}
+    train(world, tmp_path / "whole", objective=objective)
+    train(world, tmp_path / "run", objective=objective, run={"save_every": 3})
+    newest = list_checkpoints(tmp_path / "run")[-1]
+    for path in newest.iterdir():  # back to step 6
+        path.unlink()
+    newest.rmdir()
+    train(world, tmp_path / "run", resume=True, objective=objective, run={"save_every": 3})
+    assert same(tmp_path / "run", tmp_path / "whole")
+
+
+def test_only_the_projector_outlives_the_run(world, tmp_path):
+    train(world, tmp_path / "run", objective={"name": "mse+ctc"}, schedule={"steps": 1, "warmup": 0})
+    train(world, tmp_path / "mse", schedule={"steps": 1, "warmup": 0})
+    assert weights(tmp_path / "run").keys() == weights(tmp_path / "mse").keys()
+    (folder,) = list_checkpoints(tmp_path / "run")
+    state = json.loads((folder / "state.json").read_text())
+    names = read_checkpoint(folder, state["identity"]).model
+    assert {name for name in names if not name.startswith("projector.")} == {
+        "objective.parts.ctc.linear.weight",
+        "objective.parts.ctc.linear.bias",
+        "objective.parts.ctc.blank_E",
+    }
+
+
+def test_a_ctc_projector_is_read_as_ctc_wherever_it_is_used(world, tmp_path):
+    train(world, tmp_path / "run", **LONGER, objective={"name": "ctc-embedding"})
+    projector = Projector.from_pretrained(tmp_path / "run" / "projector")
+    assert projector.config.readout == "ctc" and projector.blank.abs().sum() > 0
+    metrics = evaluate_asr(PredictRequest(tmp_path / "run", tmp_path / "out", world.path, split="dev"))
+    assert metrics["wer"] == pytest.approx(read_metrics(tmp_path / "run")[-1]["dev_wer"], rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        {"strides": [1, 4]},
+        {"kernel_sizes": [4, 8], "paddings": [1, 3]},
+        {
+            "block_sizes": [32],
+            "block_outputs": [32],
+            "num_layers": [2],
+            "kernel_sizes": [6],
+            "strides": [4],
+            "paddings": [2],
+        },
+        {"norm_order": "post", "dropout": 0.2, "attention_dropout": 0.1},
+        {"num_layers": [2, 0], "ffn_size": 16},
+    ],
+    ids=str,
+)
+def test_other_shapes_train_on_the_same_store(world, tmp_path, model):
+    outcome = train(world, tmp_path / "run", model=model, run={"eval_utterances": 3})
+    assert outcome.finished and outcome.figures["dev_wer"] > 0
+    config = Projector.from_pretrained(tmp_path / "run" / "projector").config
+    assert all(getattr(config, name) == value for name, value in model.items())
+    evaluate_asr(PredictRequest(tmp_path / "run", tmp_path / "out", world.path))
+
+
+def test_a_moving_average_is_what_is_kept(world, tmp_path):
+    """decay 0.5 over two steps: half of the first weights and half of the second."""
+    one, two = {"schedule": {"steps": 1, "shape": "constant"}}, {"schedule": {"steps": 2, "shape": "constant"}}
+    for steps, schedule in ((1, one), (2, two)):
+        schedule["schedule"]["warmup"] = 0
+        train(world, tmp_path / f"plain{steps}", **schedule)
+    train(world, tmp_path / "average", **two, optimizer={"ema": 0.5})
+    first, second, mean = (weights(tmp_path / name) for name in ("plain1", "plain2", "average"))
+    for name, value in mean.items():
+        assert torch.allclose(value, 0.5 * first[name] + 0.5 * second[name], atol=1e-6), name
+
+
+def test_a_moving_average_survives_a_resume_to_the_bit(world, tmp_path):
+    settings = {"optimizer": {"ema": 0.9}, "schedule": {"warmup": 0, "shape": "constant"}}
+    train(world, tmp_path / "whole", **settings)
+    settings["schedule"] = {**settings["schedule"], "steps": 3}
+    train(world, tmp_path / "run", **settings)
+    settings["schedule"] = {**settings["schedule"], "steps": 8}
+    train(world, tmp_path / "run", resume=True, **settings)
+    assert same(tmp_path / "run", tmp_path / "whole")
+
+
+def eet_file(folder, world, relative_mse: float) -> str:
+    spec = world.store.targets("tiny").spec
+    threshold = {"relative_mse": relative_mse, "mse": relative_mse * spec.table_scale, "first_failing": 1.0}
+    told = {"threshold": threshold, "llm": {"id": spec.llm}, "table_sha256": spec.table_sha256}
+    path = folder / "eet.json"
+    path.write_text(json.dumps(told))
+    return str(path)
+
+
+def test_a_run_tells_its_distance_to_the_threshold_and_can_stop_there(world, tmp_path):
+    run = {"eval_every": 2, "eval_utterances": 3, "eet": eet_file(tmp_path, world, 1e-9)}
+    outcome = train(world, tmp_path / "far", run={**run, "stop_at_eet": True})
+    assert outcome.step == 8
+    lines = [line for line in read_metrics(tmp_path / "far") if "dev_eet_ratio" in line]
+    assert [line["step"] for line in lines] == [2, 4, 6, 8]
+    assert lines[0]["dev_eet_ratio"] == pytest.approx(lines[0]["dev_relative_mse"] / 1e-9, rel=1e-4)
+    run["eet"] = eet_file(tmp_path, world, 1e9)
+    assert train(world, tmp_path / "told", run=run).step == 8
+    outcome = train(world, tmp_path / "stopped", run={**run, "stop_at_eet": True})
+    assert (outcome.step, outcome.finished) == (2, True)
+    assert "below the LLM's embedding error threshold" in outcome.ended
+    assert [path.name for path in list_checkpoints(tmp_path / "stopped")] == ["step-00000002"]
+    again = train(world, tmp_path / "stopped", resume=True, run={**run, "stop_at_eet": True})
+    assert (again.step, again.finished) == (2, True)
+
+
+def test_another_llms_threshold_is_refused(world, tmp_path):
+    path = eet_file(tmp_path, world, 0.1)
+    told = json.loads((tmp_path / "eet.json").read_text()) | {"table_sha256": "0" * 64}
+    (tmp_path / "eet.json").write_text(json.dumps(told))
+    with pytest.raises(ConfigError, match="not that of target set tiny"):
+        train(world, tmp_path / "run", run={"eet": path})
+    with pytest.raises(ConfigError, match="no threshold there"):
+        train(world, tmp_path / "run", run={"eet": str(tmp_path / "none.json")})
+
+
+def test_norms_are_told_at_each_validation(world, tmp_path):
+    train(world, tmp_path / "run", run={"eval_every": 4, "eval_utterances": 3})
+    lines = [json.loads(line) for line in (tmp_path / "run" / "norms.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [4, 8]
+    for line in lines:
+        assert sum(line["vectors"]) == pytest.approx(1, abs=1e-4) and sum(line["table"]) == pytest.approx(1, abs=1e-4)
+        assert len(line["edges"]) == len(line["vectors"])
+    last = read_metrics(tmp_path / "run")[-1]
+    assert {"dev_length_error", "dev_length_ratio", "dev_norm_p05", "dev_norm_p50", "dev_norm_p95"} <= set(last)
+    trained = [line for line in read_metrics(tmp_path / "run") if "loss" in line]
+    assert all(line["tokens_per_second"] > 0 and line["peak_memory_gb"] > 0.05 for line in trained)
+
+
+def test_tensorboard_draws_the_norms(world, tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    train(world, tmp_path / "run", run={"eval_utterances": 3, "trackers": ["tensorboard"]})
+    found = EventAccumulator(str(tmp_path / "run" / "tensorboard" / "speechmapper")).Reload().Tags()
+    assert "dev_norm" in found["histograms"] and "dev_wer" in found["scalars"]
+
+
+@pytest.mark.filterwarnings("ignore")  # of torch's own compiler
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+def test_compiled_blocks_learn_the_same(world, tmp_path):
+    settings = {"model": {"dropout": 0.0}, "schedule": {"steps": 3, "warmup": 0}}
+    train(world, tmp_path / "plain", **settings)
+    train(world, tmp_path / "compiled", **settings, run={"compile": True})
+    first, second = weights(tmp_path / "plain"), weights(tmp_path / "compiled")
+    assert all(torch.allclose(first[name], second[name], atol=1e-4) for name in first)
+
+
+def test_compiling_without_a_compiler_is_refused(world, tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CXX", raising=False)
+    with pytest.raises(ConfigError, match=r"run\.compile needs a C\+\+ compiler"):
+        train(world, tmp_path / "run", run={"compile": True})

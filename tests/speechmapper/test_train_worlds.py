@@ -1,0 +1,183 @@
+"""Runs of several processes: the same weights as one, and one end for all of them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+
+from speechmapper.projector import Projector
+from speechmapper.train.processes import without_processes, worker_environment
+from speechmapper.train.report import read_metrics
+from tests.speechmapper.tiny import stage1_config
+
+ROOT = Path(__file__).parents[2]
+STEPS = 6
+CLOSE = 1e-6
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory) -> Path:
+    """No dropout: its masks would differ by nothing, but its speed is not the matter; utterances of all lengths."""
+    from speechmapper.config import to_yaml
+
+    made = stage1_config(
+        optimizer={"lr": 1e-3},
+        data={"frames": 150, "max_utterances": 3, "micro_batches": 4},
+        schedule={"steps": STEPS, "warmup": 1, "shape": "constant"},
+        run={"save_every": 2},
+    )
+    path = tmp_path_factory.mktemp("config") / "config.yaml"
+    path.write_text(to_yaml("stage1", made))
+    return path
+
+
+def command(world, out: Path, config: Path, *more: str) -> list[str]:
+    flags = ["stage1", "--store", str(world.path), "--out", str(out), "--config", str(config), *more]
+    return [sys.executable, "-m", "speechmapper.train.cli", *flags]
+
+
+def environment() -> dict[str, str]:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("OMP_", "RANK", "WORLD"))}
+    return {**kept, "OMP_NUM_THREADS": "1"}
+
+
+def run(world, out: Path, config: Path, *more: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        command(world, out, config, *more), cwd=ROOT, capture_output=True, text=True, env=environment(), timeout=200
+    )
+
+
+def trained(world, out: Path, config: Path, *more: str) -> Path:
+    done = run(world, out, config, *more)
+    assert done.returncode == 0, done.stderr
+    return out
+
+
+@pytest.fixture(scope="module")
+def alone(world, config, tmp_path_factory) -> Path:
+    return trained(world, tmp_path_factory.mktemp("alone") / "run", config)
+
+
+def distance(one: Path, other: Path) -> float:
+    """The largest difference of a weight, but for the biases of the keys: a softmax does not see them, so their
+    gradient is rounding alone, which AdamW takes for a direction."""
+    first, second = (Projector.from_pretrained(run / "projector").state_dict() for run in (one, other))
+    for weights in (first, second):
+        for name in [name for name in weights if name.endswith("query_key_value.bias")]:
+            weights[name].view(3, -1)[1] = 0
+    return max(float((first[name] - second[name]).abs().max()) for name in first)
+
+
+def losses(run: Path) -> list[float]:
+    return [line["loss"] for line in read_metrics(run)]
+
+
+@pytest.mark.parametrize("processes", [2, 4])
+def test_four_micro_batches_are_a_step_however_they_are_shared(world, config, alone, tmp_path, processes):
+    out = trained(world, tmp_path / "run", config, "--processes", str(processes))
+    assert distance(out, alone) < CLOSE
+    assert losses(out) == pytest.approx(losses(alone), rel=1e-5)
+    assert [line["step"] for line in read_metrics(out)] == list(range(1, STEPS + 1))
+
+
+def test_a_chain_of_worlds_is_one_run(world, config, alone, tmp_path):
+    for processes, steps in ((1, 2), (2, 4), (4, 6)):
+        more = ["--processes", str(processes), "--set", f"schedule.steps={steps}", "--resume"]
+        trained(world, tmp_path / "run", config, *more)
+    assert distance(tmp_path / "run", alone) < CLOSE
+
+
+def test_accelerate_launch_is_the_same(world, config, alone, tmp_path):
+    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
+    launcher += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "-m"]
+    line = [*launcher, *command(world, tmp_path / "run", config)[2:]]
+    done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, env=environment(), timeout=200)
+    assert done.returncode == 0, done.stderr
+    assert distance(tmp_path / "run", alone) < CLOSE
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [("objective.alpha=12", "alpha 12"), ("data.micro_batches=3", "cannot be shared by 2 processes")],
+)
+def test_bad_input_is_told_once(world, config, tmp_path, setting, words):
+    done = run(world, tmp_path / "run", config, "--processes", "2", "--set", setting)
+    assert done.returncode == 2
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error:")]
+    assert len(errors) == 1 and words in errors[0], done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def begun(world, out: Path, config: Path) -> subprocess.Popen:
+    """A run of two processes that would go on for hours, after some steps."""
+    more = ("--processes", "2", "--set", "schedule.steps=1000000")
+    process = subprocess.Popen(
+        command(world, out, config, *more), cwd=ROOT, stderr=subprocess.PIPE, text=True, env=environment()
+    )
+    limit = time.monotonic() + 120
+    while not (out / "checkpoints" / "step-00000004").is_dir():
+        assert process.poll() is None and time.monotonic() < limit, process.communicate()[1]
+        time.sleep(0.05)
+    return process
+
+
+def workers(process: subprocess.Popen) -> list[psutil.Process]:
+    return [each for each in psutil.Process(process.pid).children() if "speechmapper.train.cli" in each.cmdline()]
+
+
+def gone(processes: list[psutil.Process], seconds: float) -> bool:
+    return not psutil.wait_procs(processes, timeout=seconds)[1]
+
+
+def test_a_signal_reaches_all_and_the_run_goes_on_from_there(world, config, tmp_path):
+    process = begun(world, tmp_path / "run", config)
+    own = workers(process)
+    assert len(own) == 2
+    process.terminate()
+    _, told = process.communicate(timeout=60)
+    assert process.returncode == 0, told
+    assert gone(own, 5)
+    done = len(read_metrics(tmp_path / "run"))
+    last = max(int(path.name[5:]) for path in (tmp_path / "run" / "checkpoints").iterdir())
+    assert done == last >= 4
+    out = tmp_path / "run"
+    trained(world, out, config, "--processes", "2", "--resume", "--set", f"schedule.steps={last + 2}")
+    assert [line["step"] for line in read_metrics(out)] == list(range(1, last + 3))
+
+
+def test_a_worker_that_is_killed_ends_the_run(world, config, tmp_path):
+    process = begun(world, tmp_path / "run", config)
+    own = workers(process)
+    own[1].send_signal(signal.SIGKILL)
+    began = time.monotonic()
+    _, told = process.communicate(timeout=60)
+    assert time.monotonic() - began < 60
+    assert process.returncode == 1
+    errors = [line for line in told.splitlines() if line.startswith("error:")]
+    assert len(errors) == 1 and "ended with SIGKILL" in errors[0] and "--resume" in errors[0]
+    assert gone(own, 5)
+
+
+def test_workers_do_not_outlive_their_parent(world, config, tmp_path):
+    process = begun(world, tmp_path / "run", config)
+    own = workers(process)
+    process.kill()
+    process.wait(10)
+    process.stderr.close()
+    assert gone(own, 20)
+
+
+def test_the_command_line_of_a_worker():
+    line = ["stage1", "--processes", "4", "--out", "o", "--processes=2", "--resume"]
+    assert without_processes(line) == ["stage1", "--out", "o", "--resume"]
+    made = worker_environment(1, 2, 4711)
+    assert (made["RANK"], made["LOCAL_RANK"], made["WORLD_SIZE"], made["MASTER_PORT"]) == ("1", "1", "2", "4711")
+    assert torch.get_num_threads() >= 1
