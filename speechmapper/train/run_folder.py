@@ -13,6 +13,7 @@ elsewhere compares that with what it is given.
 from __future__ import annotations
 
 import importlib.metadata
+import importlib.util
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -86,9 +87,16 @@ def _start_folder(out: Path, stage: str, config: Stage1Config | Stage2Config, re
 
 
 def open_accelerator(run: RunConfig, out: Path) -> Accelerator:
-    """Accelerate with this run's precision and trackers; one process or many."""
+    """Accelerate with this run's precision and trackers; one process or many.
+
+    Raises:
+        ConfigError: a tracker that is not installed, or a precision that the device does not have.
+    """
     import torch
 
+    missing = [name for name in run.trackers if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ConfigError(f"run.trackers {', '.join(missing)}: not installed; pip install {' '.join(missing)}")
     cpu = run.device == "cpu" or not torch.cuda.is_available()
     precision = {"auto": "no" if cpu else "bf16", "fp32": "no", "bf16": "bf16", "fp16": "fp16"}[run.precision]
     if cpu and precision == "fp16":
