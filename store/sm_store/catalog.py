@@ -148,6 +148,7 @@ def read_part(folder: Path, shard: int, columns: Sequence[str]) -> tuple[PartInf
         file = pq.ParquetFile(pa.BufferReader(data))
         info = PartInfo.from_json(json.loads(file.schema_arrow.metadata[_META]))
         table = file.read(columns=list(columns), use_threads=False)
+        table = table.select(list(dict.fromkeys(columns)))  # reading leaves out what is not there
     except (pa.ArrowException, ValueError, KeyError, TypeError, IndexError, OSError) as error:
         raise StoreFormatError(f"{path}: not a catalog part of this format ({error})") from None
     if info.shard != shard:

@@ -42,6 +42,11 @@ def test_parts_are_listed_by_number(folder):
     assert catalog.shards_in(folder / "nowhere") == []
 
 
+def test_a_column_that_is_not_there_is_another_format(folder):
+    with pytest.raises(StoreFormatError, match=r"not a catalog part of this format.*nothing"):
+        catalog.read_part(folder, 3, ["row", "nothing"])
+
+
 def test_a_part_under_another_number_is_noticed(folder):
     (folder / "00004.parquet").write_bytes((folder / "00003.parquet").read_bytes())
     (folder / "_00004.crc32c").write_bytes((folder / "_00003.crc32c").read_bytes())
