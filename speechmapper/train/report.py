@@ -40,7 +40,9 @@ class Report:
         if accelerator.log_with:
             # TensorBoard turns a configuration into folders of its own; config.yaml is beside it anyway.
             only_tensorboard = self._trackers == ["tensorboard"]
-            accelerator.init_trackers("speechmapper", config=None if only_tensorboard else flatten(settings))
+            accelerator.init_trackers(
+                "speechmapper", None if only_tensorboard else flatten(settings), run_names(run.absolute().name)
+            )
 
     def restart_at(self, step: int) -> None:
         """Forget what was written after `step`."""
@@ -65,6 +67,11 @@ class Report:
 
     def close(self) -> None:
         self._accelerator.end_training()
+
+
+def run_names(name: str) -> dict[str, dict[str, str]]:
+    """What makes each tracker call the run `name`, for `Accelerator.init_trackers`."""
+    return {"wandb": {"name": name}, "mlflow": {"run_name": name}, "trackio": {"name": name}}
 
 
 def kept_lines(data: bytes, step: int) -> bytes:

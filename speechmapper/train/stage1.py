@@ -74,9 +74,18 @@ def train_stage1(request: Stage1Request) -> Outcome:
 def train_variants(request: Stage1Request, variants: Mapping[Path, Stage1Config]) -> list[Outcome]:
     """Train one run a variant, by its folder, all from one read of the store; each is what it would be alone.
 
-    The variants differ from `request.config` in what the reading does not depend on. Errors: see `train_stage1`.
+    The variants differ from `request.config` in what the reading does not depend on.
+
+    Raises:
+        ConfigError: several variants with a tracker that knows one run a process. Else as `train_stage1`.
     """
     config = request.config
+    global_ones = [name for name in config.run.trackers if name != "tensorboard"]
+    if len(variants) > 1 and global_ones:
+        raise ConfigError(
+            f"run.trackers {', '.join(global_ones)}: one run a process, and this process trains {len(variants)}; "
+            "give --set run.trackers=[tensorboard]"
+        )
     data = open_data(request.data, geometry_of(config), config.data, config.seed)
     accelerators = {out: open_accelerator(variant.run, out) for out, variant in variants.items()}
     first = next(iter(accelerators.values()))

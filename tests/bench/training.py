@@ -38,6 +38,7 @@ from sm_store import Fields, Geometry, Identity, Record, Store, TargetSpec
 from sm_store.targets import table_scale, table_sha256, tokenizer_sha256
 from speechmapper.config import Stage1Config, load_config
 from speechmapper.loader.batches import BatchReader, StepBatches
+from speechmapper.objectives import Answers
 from speechmapper.objectives.distance import WeightedDistance
 from speechmapper.projector import Projector
 from speechmapper.train.data import DataRequest, open_data
@@ -176,8 +177,6 @@ def plain(folder: Path, config: Stage1Config, device: torch.device, count: int) 
     def train(ready: StepBatches) -> None:
         features, frames, targets, tokens = ready.batches
         vectors_B = torch.tensor([geometry.num_vectors(int(count)) for count in frames], device=device)
-        from speechmapper.objectives import Answers
-
         answers = Answers(targets, vectors_B, tokens, tokens[:, None], frames)
         with torch.autocast(device.type, torch.bfloat16, enabled=config.run.precision == "bf16"):
             found = projector.project(features, frames)

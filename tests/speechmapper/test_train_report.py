@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 
 from accelerate import Accelerator
+from accelerate.tracking import MLflowTracker
 
-from speechmapper.config import to_plain
-from speechmapper.train.report import Report, flatten, kept_lines, read_metrics
+from speechmapper.config import TRACKERS, to_plain
+from speechmapper.train.report import Report, flatten, kept_lines, read_metrics, run_names
 from tests.speechmapper.tiny import stage1_config
 
 
@@ -48,3 +50,11 @@ def test_flatten_gives_plain_values():
     assert flat["optimizer.lr"] == 3e-3
     assert flat["model.block_sizes"] == "[32, 32]"
     assert json.dumps(flat)
+
+
+def test_each_tracker_takes_the_name_it_is_given():
+    names = run_names("run-7")
+    assert set(names) == set(TRACKERS) - {"tensorboard"}  # its folder is the run's
+    assert set(names["mlflow"]) <= set(inspect.signature(MLflowTracker.__init__).parameters)
+    for other in ("wandb", "trackio"):  # handed on to their init()
+        assert names[other] == {"name": "run-7"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 
@@ -112,6 +113,14 @@ def test_runs_that_are_at_different_steps_meet_again(world, config, singles, tmp
 def test_impossible_alphas_are_refused(world, config, tmp_path, alphas, words):
     with pytest.raises(ConfigError, match=words):
         sweep_stage1(Stage1Request(world.path, tmp_path, config), alphas)
+
+
+def test_trackers_that_know_one_run_a_process_are_refused(world, config, tmp_path):
+    run = dataclasses.replace(config.run, trackers=("tensorboard", "mlflow"))
+    config = dataclasses.replace(config, run=run)
+    with pytest.raises(ConfigError, match=r"run.trackers mlflow: one run a process, and this process trains 2"):
+        sweep_stage1(Stage1Request(world.path, tmp_path / "out", config), [5, 7])
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_command_prints_a_table(world, tmp_path, singles):
