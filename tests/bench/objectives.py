@@ -51,6 +51,8 @@ def measure(
 def in_columns(found: dict[str, list[dict[str, float]]], title: str) -> Table:
     """Means over the seeds, with the least and the most."""
     table = Table("objective", *FIGURES, title=title)
+    for column in table.columns:
+        column.no_wrap = True
     for name, rows in found.items():
         cells = []
         for figure in FIGURES:

@@ -8,8 +8,9 @@
 
     python tests/bench/training.py [--device cuda] [--size paper] [--frames 4096]
 
-All train the same projector in the same precision with the same optimizer. FLOP are counted by torch over one forward
-and backward; utilisation is against --peak TFLOP/s, or against a large matrix product on the same device.
+All train the same projector in the same precision with the same optimizer, in turns; medians of three rounds. FLOP
+are counted by torch over one forward and backward; utilisation is against --peak TFLOP/s, or against a large matrix
+product on the same device.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import argparse
 import dataclasses
 import itertools
 import logging
+import statistics
 import sys
 import tempfile
 import time
@@ -42,6 +44,7 @@ from speechmapper.objectives import Answers
 from speechmapper.objectives.distance import WeightedDistance
 from speechmapper.projector import Projector
 from speechmapper.train.data import DataRequest, open_data
+from speechmapper.train.report import read_metrics
 from speechmapper.train.run_folder import open_accelerator
 from speechmapper.train.stage1 import Stage1Request, build_trainee, geometry_of, projector_config, train_stage1
 from speechmapper.train.sweep import sweep_stage1, with_alpha
@@ -53,7 +56,7 @@ SIZES: dict[str, dict[str, Any]] = {
     "small": {"block_sizes": [256, 256], "block_outputs": [256, 256], "num_layers": [2, 2], "ffn_size": 512},
     "tiny": {"block_sizes": [16, 16], "block_outputs": [16, 16], "num_layers": [0, 0], "ffn_size": 16, "num_heads": 1},
 }
-WARM_UP, STEPS = 3, 20
+WARM_UP, STEPS, ROUNDS = 3, 20, 3
 
 
 def seconds_of_speech(utterances: int) -> np.ndarray:
@@ -103,7 +106,7 @@ def settings(size: str, frames: int, device: str, steps: int) -> Stage1Config:
     return load_config("stage1", Stage1Config, [("bench", layer)])
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, order=True)
 class Speed:
     """Of some steps: seconds of audio and tokens a second, seconds a step, share of time spent waiting for data."""
 
@@ -131,29 +134,40 @@ def synchronize() -> None:
         torch.cuda.synchronize()
 
 
-def ours(folder: Path, out: Path, config: Stage1Config, count: int) -> tuple[Speed, Speed, float]:
-    """Speed from the store and from memory, and FLOP of a second of audio."""
-    data = open_data(DataRequest(folder), geometry_of(config), config.data, config.seed)
-    accelerator = open_accelerator(config.run, out)
-    trainee = build_trainee(out, config, data, accelerator)
+class Ours:
+    """The project's trainer on the same steps, from the store or from memory."""
 
-    def step(ready: StepBatches) -> object:
-        return trainee.train_step(ready, asked=False)
+    def __init__(self, folder: Path, out: Path, config: Stage1Config, count: int) -> None:
+        self._data = open_data(DataRequest(folder), geometry_of(config), config.data, config.seed)
+        self._prefetch, self._count = config.data.prefetch, count
+        accelerator = open_accelerator(config.run, out)
+        self._device = accelerator.device
+        self.trainee = build_trainee(out, config, self._data, accelerator)
+        with self._reader() as reader:
+            self._held = [dataclasses.replace(ready, wait=0.0) for ready in reader.steps(0, WARM_UP + count)]
 
-    total = WARM_UP + count
-    with BatchReader(data.source, data.order, accelerator.device, (0, 1), config.data.prefetch) as reader:
-        from_store = timed(reader.steps(0, total), step, count)
-    with BatchReader(data.source, data.order, accelerator.device, (0, 1), config.data.prefetch) as reader:
-        held = [dataclasses.replace(ready, wait=0.0) for ready in reader.steps(0, total)]
-    in_memory = timed(iter(held), step, count)
-    with FlopCounterMode(display=False) as counter:
-        step(held[0])
-    trainee.close()
-    return from_store, in_memory, counter.get_total_flops() / (held[0].frames / RATE)
+    def _reader(self) -> BatchReader:
+        return BatchReader(self._data.source, self._data.order, self._device, (0, 1), self._prefetch)
+
+    def _step(self, ready: StepBatches) -> object:
+        return self.trainee.train_step(ready, asked=False)
+
+    def from_store(self) -> Speed:
+        with self._reader() as reader:
+            return timed(reader.steps(0, WARM_UP + self._count), self._step, self._count)
+
+    def in_memory(self) -> Speed:
+        return timed(iter(self._held), self._step, self._count)
+
+    def flop(self) -> float:
+        """FLOP of a second of audio."""
+        with FlopCounterMode(display=False) as counter:
+            self._step(self._held[0])
+        return counter.get_total_flops() / (self._held[0].frames / RATE)
 
 
-def plain(folder: Path, config: Stage1Config, device: torch.device, count: int) -> Speed:
-    """The loop one would write over the tars with stock tools."""
+def plain(folder: Path, config: Stage1Config, device: torch.device, count: int) -> Callable[[], Speed]:
+    """The loop one would write over the tars with stock tools; each call goes on with it."""
     data = open_data(DataRequest(folder), geometry_of(config), config.data, config.seed)
     projector = Projector(projector_config(config, data)).to(device).train()
     loss_of = WeightedDistance(table_scale=data.spec.table_scale)
@@ -185,7 +199,7 @@ def plain(folder: Path, config: Stage1Config, device: torch.device, count: int) 
         optimizer.step()
         optimizer.zero_grad()
 
-    return timed(steps(), train, count)
+    return lambda: timed(steps(), train, count)
 
 
 @contextmanager
@@ -214,8 +228,6 @@ def sweep(folder: Path, out: Path, config: Stage1Config) -> tuple[float, float, 
     single = time.perf_counter() - began
     began = time.perf_counter()
     sweep_stage1(Stage1Request(folder, out / "sweep", config), alphas)
-    from speechmapper.train.report import read_metrics
-
     return single, time.perf_counter() - began, read_metrics(out / "single-5")[-1]["data_wait"]
 
 
@@ -251,16 +263,22 @@ def measure(folder: Path, options: Options) -> list[Table]:
     build(folder / "store", options.utterances, width)
     build(folder / "tars", options.utterances, width, layout="webdataset")
     config = settings(options.size, options.frames, options.device, 1000)
-    from_store, in_memory, flop = ours(folder / "store", folder / "run", config, options.steps)
+    ours = Ours(folder / "store", folder / "run", config, options.steps)
     by_hand = plain(folder / "tars", config, device, options.steps)
+    readers = {"in memory": ours.in_memory, "this project, store": ours.from_store, "torch + webdataset": by_hand}
+    rounds = [{name: reader() for name, reader in readers.items()} for _ in range(ROUNDS)]
+    flop = ours.flop()
+    ours.trainee.close()
     dtype = torch.bfloat16 if options.device == "cuda" else torch.float32
     peak = options.peak * 1e12 if options.peak else matmul_rate(device, dtype)
     title = f"Stage 1, {options.device}, {options.size} projector, {options.frames} frames a batch"
     table = Table(title=f"{title}, utilisation of {peak / 1e12:.2f} TFLOP/s")
     for name in ("", "audio s/s", "tokens/s", "s/step", "wait", "FLOP used", "of in memory"):
         table.add_column(name, justify="right" if name else "left")
-    for name, speed in (("in memory", in_memory), ("this project, store", from_store), ("torch + webdataset", by_hand)):
-        shares = (f"{speed.wait:.1%}", f"{speed.audio * flop / peak:.1%}", f"{speed.audio / in_memory.audio:.3f}")
+    for name in readers:
+        speed = statistics.median_low([turn[name] for turn in rounds])
+        of_memory = statistics.median([turn[name].audio / turn["in memory"].audio for turn in rounds])
+        shares = (f"{speed.wait:.1%}", f"{speed.audio * flop / peak:.1%}", f"{of_memory:.3f}")
         table.add_row(name, f"{speed.audio:.0f}", f"{speed.tokens:.0f}", f"{speed.step:.4f}", *shares)
     return [table, measure_sweep(folder, options)]
 
