@@ -13,10 +13,9 @@ import psutil
 import pytest
 import torch
 
-from speechmapper.projector import Projector
 from speechmapper.train.processes import without_processes, worker_environment
 from speechmapper.train.report import read_metrics
-from tests.speechmapper.tiny import stage1_config
+from tests.speechmapper.tiny import distance, stage1_config
 
 ROOT = Path(__file__).parents[2]
 STEPS = 6
@@ -64,16 +63,6 @@ def trained(world, out: Path, config: Path, *more: str) -> Path:
 @pytest.fixture(scope="module")
 def alone(world, config, tmp_path_factory) -> Path:
     return trained(world, tmp_path_factory.mktemp("alone") / "run", config)
-
-
-def distance(one: Path, other: Path) -> float:
-    """The largest difference of a weight, but for the biases of the keys: a softmax does not see them, so their
-    gradient is rounding alone, which AdamW takes for a direction."""
-    first, second = (Projector.from_pretrained(run / "projector").state_dict() for run in (one, other))
-    for weights in (first, second):
-        for name in [name for name in weights if name.endswith("query_key_value.bias")]:
-            weights[name].view(3, -1)[1] = 0
-    return max(float((first[name] - second[name]).abs().max()) for name in first)
 
 
 def losses(run: Path) -> list[float]:

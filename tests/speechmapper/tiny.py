@@ -20,6 +20,7 @@ from sm_store import Fields, Geometry, Identity, Record, Store, TargetSpec
 from sm_store.targets import table_scale, table_sha256, tokenizer_sha256
 from speechmapper.config import DataConfig, Stage1Config, Stage2Config, load_config
 from speechmapper.loader.batches import Source
+from speechmapper.projector import Projector
 from speechmapper.quiet import quiet_transformers
 from speechmapper.train.data import DataRequest, TrainingData, open_data
 
@@ -219,3 +220,13 @@ def source_of(world: World, geometry: Geometry | None = None) -> Source:
 def data_of(world: World, data: DataConfig, seed: int = 1, **request: Any) -> TrainingData:
     """The tiny world as a run sees it."""
     return open_data(DataRequest(world.path, **request), Geometry(), data, seed)
+
+
+def distance(one: Path, other: Path) -> float:
+    """The largest difference of a weight, but for the biases of the keys: a softmax does not see them, so their
+    gradient is rounding alone, which AdamW takes for a direction."""
+    first, second = (Projector.from_pretrained(run / "projector").state_dict() for run in (one, other))
+    for weights in (first, second):
+        for name in [name for name in weights if name.endswith("query_key_value.bias")]:
+            weights[name].view(3, -1)[1] = 0
+    return max(float((first[name] - second[name]).abs().max()) for name in first)
