@@ -14,6 +14,7 @@ takes the micro-batches r, r + W, ... of each step.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -141,6 +142,13 @@ class Order:
     def __post_init__(self) -> None:
         if len(self.indices) == 0:
             raise ConfigError("no utterance can be used; check the split, data.frames and the target set")
+
+    def sha256(self) -> str:
+        """Of what batches depend on besides budget and seed: which utterances, of which lengths and shards."""
+        digest = hashlib.sha256()
+        for each in (self.indices, self.frames, self.shards):
+            digest.update(np.ascontiguousarray(each, dtype="<i8").data)
+        return digest.hexdigest()
 
     def step(self, step: int) -> list[np.ndarray]:
         """The micro-batches of step `step`, from 0."""

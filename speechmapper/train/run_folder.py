@@ -31,6 +31,7 @@ from speechmapper.config import RunConfig, Stage1Config, Stage2Config, to_plain,
 from speechmapper.projector import Projector
 from speechmapper.quiet import quiet_transformers
 from speechmapper.train.checkpoint import list_checkpoints
+from speechmapper.train.data import TrainingData
 from speechmapper.train.report import METRICS_FILE
 
 CONFIG_FILE = "config.yaml"
@@ -128,26 +129,32 @@ def versions() -> dict[str, str]:
     return {"speechmapper": __version__, **{name: importlib.metadata.version(name) for name in PACKAGES}}
 
 
-def run_identity(
-    config: Stage1Config | Stage2Config,
-    projector: Projector,
-    store: Identity,
-    spec: TargetSpec,
-    split: str | None,
-) -> dict[str, Any]:
-    """What a checkpoint belongs to: another store, target set, model or data order is refused."""
+def run_identity(config: Stage1Config | Stage2Config, projector: Projector, training: TrainingData) -> dict[str, Any]:
+    """What a checkpoint belongs to: another store, target set, model, data order, objective or optimizer is refused.
+
+    Its length (`schedule`) and what it tells (`run`) may change; what is in the store may not: a store that grew since
+    then has other epochs.
+    """
     sizes = projector.config.to_diff_dict()
     for name in ("trained_for", "transformers_version"):
         sizes.pop(name, None)
-    everything = store.to_json()
+    everything = training.store.identity.to_json()
     everything.pop("packages")
     plain = to_plain(config)
     data = {key: value for key, value in plain["data"].items() if key != "prefetch"}
     return {
         "store": everything,
-        "target": spec.to_json(),
+        "target": training.spec.to_json(),
         "model": {"parameters": projector.num_parameters(), **sizes},
-        "data": {**data, "split": split, "seed": config.seed},
+        "data": {
+            **data,
+            "split": training.split,
+            "seed": config.seed,
+            "utterances": len(training.order.indices),
+            "utterances_sha256": training.order.sha256(),
+        },
+        "objective": plain["objective"],
+        "optimizer": plain["optimizer"],
     }
 
 

@@ -113,7 +113,7 @@ def build_trainee(out: Path, config: Stage1Config, data: TrainingData, accelerat
     torch.manual_seed(config.seed)
     projector = Projector(sizes)
     objective = build_objective(config.objective, data.targets, sizes, accelerator.device)
-    identity = run_identity(config, projector, data.store.identity, data.spec, data.split)
+    identity = run_identity(config, projector, data)
     validation = build_validation(out, data, config.run, accelerator.device)
     setup = Setup(out, config, identity, data.order, data.store.identity.frame_rate)
     return Trainee(setup, Stage1Task(objective, validation), Learner(projector, objective), accelerator)

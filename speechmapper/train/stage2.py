@@ -94,7 +94,7 @@ def train_stage2(request: Stage2Request) -> Outcome:
         llm=llm.identity(),
         started_from=projector.config.trained_for,
     )
-    identity = run_identity(config, projector, data.store.identity, data.spec, data.split)
+    identity = run_identity(config, projector, data)
     identity["llm"], identity["tuning"] = (
         llm.identity(),
         {"task": config.tuning.task, "sigma": config.tuning.sigma},

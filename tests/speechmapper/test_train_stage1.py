@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from sm_store import Fields, Record
 from sm_store.errors import ConfigError, IdentityMismatch, RunFailed, StoreMissing
 from speechmapper.projector import Projector
 from speechmapper.train import stage1 as stage1_module
@@ -163,9 +164,11 @@ def test_a_run_that_is_there_is_not_overwritten(world, stage1_run):
         ({"model": {"ffn_size": 56}}, r"model\.ffn_size: 48 != 56"),
         ({"data": {"frames": 300}}, r"data\.frames: 200 != 300"),
         ({"seed": 5}, r"data\.seed: 1 != 5"),
+        ({"objective": {"alpha": 7.0}}, r"objective\.alpha: 5\.0 != 7\.0"),
+        ({"optimizer": {"lr": 0.5}}, r"optimizer\.lr: .* != 0\.5"),
     ],
 )
-def test_resume_of_another_model_or_data_order_is_refused(world, tmp_path, sections, words):
+def test_resume_of_another_model_data_order_or_objective_is_refused(world, tmp_path, sections, words):
     train(world, tmp_path / "run", schedule={"steps": 1, "warmup": 0})
     with pytest.raises(IdentityMismatch, match=words):
         train(world, tmp_path / "run", resume=True, **sections)
@@ -176,6 +179,17 @@ def test_resume_on_another_store_is_refused(world, tmp_path):
     other = make_world(tmp_path / "other", shards=3)
     with pytest.raises(IdentityMismatch, match=r"store\.plan\.shards: 2 != 3"):
         train(other, tmp_path / "run", resume=True)
+
+
+def test_resume_on_a_store_that_grew_is_refused(tmp_path):
+    world = make_world(tmp_path / "world", utterances=20, splits=(None,))
+    train(world, tmp_path / "run", schedule={"steps": 1, "warmup": 0})
+    frames = np.full((30, world.store.identity.width), 0.5, np.float16)
+    world.store.commit(
+        2, [Record("late", frames, Fields(text="late", duration=1.2))], [], {"tiny": [np.array([3], np.int32)]}
+    )
+    with pytest.raises(IdentityMismatch, match=r"data\.utterances: 20 != 21"):
+        train(world, tmp_path / "run", resume=True)
 
 
 def test_more_steps_may_be_added_on_resume(world, tmp_path):
