@@ -60,9 +60,9 @@ class Loop:
             RunFailed: too many steps in a row had non-finite gradients.
         """
         with ExitStack() as owned:
-            for trainee in trainees:
-                owned.callback(trainee.close)
-                if resume:
+            owned.callback(_close, trainees)
+            if resume:
+                for trainee in trainees:
                     trainee.resume()
             start = min(trainee.step for trainee in trainees)
             signals = owned.enter_context(stop_on_signals())
@@ -88,3 +88,10 @@ class Loop:
     def _reader(self) -> BatchReader:
         share = (self._accelerator.process_index, self._accelerator.num_processes)
         return BatchReader(self._source, self._order, self._accelerator.device, share, self._data.prefetch)
+
+
+def _close(trainees: Sequence[Trainee]) -> None:
+    for trainee in trainees:
+        trainee.release()
+    for trainee in trainees:
+        trainee.close()

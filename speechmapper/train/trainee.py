@@ -84,7 +84,7 @@ class Trainee:
         if self._run.compile:
             compile_blocks(learner.projector)
         self._model, optimizer = accelerator.prepare(learner, build_optimizer(learner, self._config.optimizer))
-        self._updater = Updater(self._config, self._model, optimizer, accelerator)
+        self._updater = Updater(self._config, learner, optimizer, accelerator)
         self._report = Report(setup.out, accelerator, to_plain(setup.config))
         self._interval = Interval()
         self.figures: dict[str, float] = {}
@@ -110,8 +110,17 @@ class Trainee:
         """Time starts to count."""
         self._interval = Interval()
 
+    def release(self) -> None:
+        """Let go of what averages gradients over processes.
+
+        It shares the process group, and must not be the last to: that one waits for the group's threads, which may
+        be waiting for the interpreter lock that only the group's own object gives away meanwhile.
+        """
+        self._model = self._learner
+        self._accelerator.free_memory()
+
     def close(self) -> None:
-        """End the trackers."""
+        """End the trackers and the process group; of several, all are released first."""
         self._report.close()
 
     def train_step(self, ready: StepBatches, asked: bool) -> bool:

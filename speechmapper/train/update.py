@@ -27,7 +27,7 @@ class Updater:
     """Steps the optimizer.
 
     Args:
-        optimizer: as `accelerator.prepare` returns it; model: the prepared model.
+        model: what learns, not what `accelerator.prepare` wraps around it. optimizer: as `prepare` returns it.
     """
 
     def __init__(

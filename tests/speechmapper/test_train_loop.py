@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import weakref
+
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from accelerate import Accelerator
+from torch import distributed, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from sm_store.errors import ConfigError
 from speechmapper.train.interval import Interval
@@ -59,13 +63,19 @@ def run(world, out, resume=False, task=None, **sections):
     config = stage1_config(**sections)
     data = data_of(world, config.data)
     start_run(out, "stage1", config, resume, open_accelerator(config.run, out))
-    torch.manual_seed(0)
-    model = nn.Linear(2, 1)
     task = task or Recording()
-    accelerator = open_accelerator(config.run, out)
-    loop = Loop("test", data.source, data.order, config.data, config.schedule, accelerator)
-    trainee = Trainee(Setup(out, config, {"made": "for this"}, data.order, 25.0), task, Plain(model), accelerator)
-    return loop.run([trainee], resume)[0], task, model
+    one = trainee(out, config, data, task)
+    return loop(config, data).run([one], resume)[0], task, one.projector
+
+
+def loop(config, data) -> Loop:
+    return Loop("test", data.source, data.order, config.data, config.schedule, Accelerator(cpu=True))
+
+
+def trainee(out, config, data, task) -> Trainee:
+    torch.manual_seed(0)
+    setup = Setup(out, config, {"made": "for this"}, data.order, 25.0)
+    return Trainee(setup, task, Plain(nn.Linear(2, 1)), open_accelerator(config.run, out))
 
 
 def test_every_step_reads_what_the_order_says(world, tmp_path):
@@ -159,3 +169,37 @@ def test_an_intervals_means_are_over_all_its_positions():
 
     assert interval.totals(Two()).means()["word"] == pytest.approx(14.0 / 10.0)
     assert np.isclose(float(interval.totals(Two()).counts["word"]), 10.0)
+
+
+@pytest.fixture
+def averaged(monkeypatch):
+    """Models are wrapped as they are in several processes; gives weak references to what wraps them."""
+    made: list[weakref.ref] = []
+
+    def prepare(self, model, optimizer):
+        wrapped = DistributedDataParallel(model)
+        self._models.append(wrapped)
+        made.append(weakref.ref(wrapped))
+        return wrapped, optimizer
+
+    monkeypatch.setattr(Accelerator, "prepare", prepare)
+    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
+    yield made
+    if distributed.is_initialized():
+        distributed.destroy_process_group()
+
+
+def test_what_averages_gradients_is_gone_when_the_process_group_ends(world, tmp_path, averaged, monkeypatch):
+    """Else a gradient reducer is the last to hold the group, and may wait for a thread that waits for it."""
+    config = stage1_config(schedule={"steps": 2})
+    data = data_of(world, config.data)
+    end, found = distributed.destroy_process_group, []
+    monkeypatch.setattr(
+        distributed, "destroy_process_group", lambda group=None: (found.extend(ref() for ref in averaged), end(group))
+    )
+    for name in "ab":
+        (tmp_path / name).mkdir()
+    ended = loop(config, data).run([trainee(tmp_path / name, config, data, Recording()) for name in "ab"], False)
+    assert [outcome.step for outcome in ended] == [2, 2]
+    assert found == [None, None]
+    assert not distributed.is_initialized()
