@@ -13,7 +13,7 @@ from pathlib import Path
 
 from sm_pipeline.config import ExtractConfig
 from sm_store import Identity, document
-from sm_store.durable import write_file
+from sm_store.durable import locked, write_file
 from sm_store.errors import StoreFormatError, StoreMissing
 
 RECIPE = "extract.json"
@@ -48,11 +48,12 @@ class Recipe:
         )
 
     def save(self, store: Path) -> None:
-        """Write it into a store; nothing happens where it is there already."""
+        """Write it into a store, which others may be writing it into; nothing happens where it is there already."""
         data = document.encode(asdict(self))
         path = store / RECIPE
-        if not path.is_file() or path.read_bytes() != data:
-            write_file(path, data)
+        with locked(store, "recipe", wait=True):
+            if not path.is_file() or path.read_bytes() != data:
+                write_file(path, data)
 
     def config(self, store: Path, identity: Identity, device: str, manifest: Path | None = None) -> ExtractConfig:
         """The extraction that made a store of this identity; `manifest` where it lies elsewhere by now."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
@@ -284,3 +286,18 @@ def test_the_recipe_is_sealed_and_complete(store, tiny_corpus):
     (store / RECIPE).write_text(json.dumps(data))
     with pytest.raises(StoreCorrupt, match=RECIPE):
         load_recipe(store)
+
+
+def test_many_extractions_may_begin_at_once(store):
+    recipe = load_recipe(store)
+    (store / RECIPE).unlink()
+    ready = threading.Barrier(8)
+
+    def begin(number: int) -> None:
+        ready.wait()
+        for round_ in range(5):
+            replace(recipe, batch_seconds=float(10 * number + round_)).save(store)
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(begin, range(8)))
+    assert load_recipe(store).encoder == recipe.encoder
