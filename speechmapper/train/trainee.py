@@ -80,10 +80,11 @@ class Trainee:
         self._setup, self._task, self._accelerator = setup, task, accelerator
         self._config, self._run = setup.config, setup.config.run
         self._learner = learner
-        self._average = Average(learner.projector, self._config.optimizer.ema)
         if self._run.compile:
             compile_blocks(learner.projector)
         self._model, optimizer = accelerator.prepare(learner, build_optimizer(learner, self._config.optimizer))
+        # A copy: made where `prepare` put the weights.
+        self._average = Average(learner.projector, self._config.optimizer.ema)
         self._updater = Updater(self._config, learner, optimizer, accelerator)
         self._report = Report(setup.out, accelerator, to_plain(setup.config))
         self._interval = Interval()

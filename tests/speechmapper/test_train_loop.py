@@ -124,6 +124,14 @@ def test_the_model_learns_with_the_schedules_rate(world, tmp_path):
     assert rates == pytest.approx([1.5e-3, 3e-3, 3e-3, 1.5e-3])
 
 
+def test_the_average_lies_where_the_weights_do(world, tmp_path, monkeypatch):
+    """Weights move to the device after they were made; double precision stands in for it here."""
+    monkeypatch.setattr(Accelerator, "prepare", lambda _self, model, optimizer: (model.double(), optimizer))
+    config = stage1_config(optimizer={"ema": 0.5})
+    one = trainee(tmp_path, config, data_of(world, config.data), Recording())
+    assert {weight.dtype for weight in one.projector.parameters()} == {torch.float64}
+
+
 def test_processes_must_share_a_step_evenly(world, tmp_path, monkeypatch):
     accelerator = open_accelerator(stage1_config().run, tmp_path)
     monkeypatch.setattr(type(accelerator), "num_processes", 2)
