@@ -64,7 +64,7 @@ class Loop:
             if resume:
                 for trainee in trainees:
                     trainee.resume()
-            start = min(trainee.step for trainee in trainees)
+            start = min((trainee.step for trainee in trainees if not trainee.ended), default=self._steps)
             signals = owned.enter_context(stop_on_signals())
             main = self._accelerator.is_main_process
             shown = progress(self._steps - start, self._name, "steps") if main else nullcontext()

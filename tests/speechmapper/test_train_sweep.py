@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from sm_store import Store
 from sm_store.errors import ConfigError
+from speechmapper.loader.batches import BatchReader
 from speechmapper.projector import Projector
 from speechmapper.train.cli import app
 from speechmapper.train.report import read_metrics
@@ -105,6 +106,36 @@ def test_runs_that_are_at_different_steps_meet_again(world, config, singles, tmp
         folder.rmdir()
     sweep_stage1(Stage1Request(world.path, tmp_path, config, resume=True), ALPHAS)
     assert all(same(tmp_path / f"alpha-{alpha:g}", singles / f"alpha-{alpha:g}") for alpha in ALPHAS)
+
+
+def test_a_run_that_ended_early_is_not_waited_for(world, config, tmp_path, monkeypatch):
+    """alpha 5 had enough at step 3: what is read on resuming is what alpha 7 still needs."""
+    after_step = Trainee.after_step
+
+    def enough(self, ending):
+        if self._config.objective.alpha == 5 and self.step == 3:
+            self.enough = "enough"
+        after_step(self, ending or self.step == 6)
+        if self.step == 6:
+            os.kill(os.getpid(), 15)
+
+    monkeypatch.setattr(Trainee, "after_step", enough)
+    rows = sweep_stage1(Stage1Request(world.path, tmp_path, config), [5, 7])
+    assert [(row["finished"], row["step"]) for row in rows] == [(True, 3), (False, 7)]
+    monkeypatch.undo()
+    started = []
+    steps = BatchReader.steps
+
+    def noting(self, start, end):
+        started.append((start, end))
+        return steps(self, start, end)
+
+    monkeypatch.setattr(BatchReader, "steps", noting)
+    request = Stage1Request(world.path, tmp_path, config, resume=True)
+    rows = sweep_stage1(request, [5, 7])
+    assert [(row["finished"], row["step"]) for row in rows] == [(True, 3), (True, 8)]
+    sweep_stage1(request, [5, 7])
+    assert started == [(7, 8), (8, 8)]
 
 
 @pytest.mark.parametrize(
