@@ -26,7 +26,7 @@ from speechmapper.eval.metrics import error_rates
 from speechmapper.llm import FrozenLLM, load_llm
 from speechmapper.loader.batches import DeviceBatch, Source, read_batch
 from speechmapper.objectives import Objective
-from speechmapper.objectives.build import build_objective
+from speechmapper.objectives.build import build_objective, readout_of
 from speechmapper.projector import Projector
 from speechmapper.prompting import Example, Prompt
 from speechmapper.train.data import DataRequest, TrainingData, open_data
@@ -99,10 +99,13 @@ def train_stage2(request: Stage2Request) -> Outcome:
         llm.identity(),
         {"task": config.tuning.task, "sigma": config.tuning.sigma},
     )
-    tell(accelerator, learning_report(projector, llm, data))
     objective = None
     if config.tuning.sigma > 0:
         objective = build_objective(config.objective, targets, projector.config, accelerator.device)
+    if projector.blank is not None:
+        # Only ctc-embedding looks at it; where nothing does, processes would wait for each other's gradient of it.
+        projector.blank.requires_grad_(objective is not None and readout_of(config.objective.name) == "ctc")
+    tell(accelerator, learning_report(projector, llm, data))
     task = Stage2Task(config, objective, llm, Examples(data.store))
     task.validation = build_validation(request, data, llm)
     setup = Setup(request.out, config, identity, data.order, data.store.identity.frame_rate)

@@ -15,7 +15,8 @@ import torch
 
 from speechmapper.train.processes import without_processes, worker_environment
 from speechmapper.train.report import read_metrics
-from tests.speechmapper.tiny import distance, stage1_config
+from speechmapper.train.stage1 import Stage1Request, train_stage1
+from tests.speechmapper.tiny import distance, stage1_config, stage2_config
 
 ROOT = Path(__file__).parents[2]
 STEPS = 6
@@ -91,6 +92,25 @@ def test_accelerate_launch_is_the_same(world, config, alone, tmp_path):
     done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, env=environment(), timeout=200)
     assert done.returncode == 0, done.stderr
     assert distance(tmp_path / "run", alone) < CLOSE
+
+
+def test_a_ctc_projector_is_tuned_by_two_processes_as_by_one(world, tmp_path):
+    """Its blank takes part in ctc-embedding alone: averaging gradients must not wait for it."""
+    from speechmapper.config import to_yaml
+
+    stage1 = stage1_config(objective={"name": "ctc-embedding"}, schedule={"steps": 2, "warmup": 0})
+    train_stage1(Stage1Request(world.path, tmp_path / "stage1", stage1))
+    (tmp_path / "config.yaml").write_text(to_yaml("stage2", stage2_config(optimizer={"lr": 1e-4})))
+    flags = ["--store", world.path, "--projector", tmp_path / "stage1", "--llm", world.llm_folder]
+    flags += ["--config", tmp_path / "config.yaml"]
+    for processes in (1, 2):
+        more = ["--out", tmp_path / f"run{processes}", "--processes", processes]
+        line = [sys.executable, "-m", "speechmapper.train.cli", "stage2", *flags, *more]
+        done = subprocess.run(
+            list(map(str, line)), cwd=ROOT, capture_output=True, text=True, env=environment(), timeout=200
+        )
+        assert done.returncode == 0, done.stderr
+    assert distance(tmp_path / "run1", tmp_path / "run2") < CLOSE
 
 
 @pytest.mark.parametrize(
