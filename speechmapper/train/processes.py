@@ -83,10 +83,8 @@ def _tell_failures(failures: Mapping[int, ProcessFailure]) -> None:
         raise SystemExit(BAD_INPUT)
     died = [rank for rank in by_itself if codes[rank] < 0]
     rank = min(died or by_itself, key=lambda each: failures[each].timestamp)
-    how = signal.Signals(-codes[rank]).name if codes[rank] < 0 else f"exit code {codes[rank]}"
-    said = str(failures[rank].message)
-    told = f": {said}" if said and codes[rank] > 0 and "Signal" not in said else ""
-    raise RunFailed(f"process {rank} of the run ended with {how}{told}; the others were ended; go on with --resume")
+    how = signal.Signals(-codes[rank]).name if codes[rank] < 0 else f"exit code {codes[rank]}, for the reason above"
+    raise RunFailed(f"process {rank} of the run ended with {how}; the others were ended; go on with --resume")
 
 
 def is_main() -> bool:

@@ -125,6 +125,16 @@ def test_bad_input_is_told_once(world, config, tmp_path, setting, words):
     assert "Traceback" not in done.stderr
 
 
+def test_a_run_that_fails_says_why_and_which_process(world, config, tmp_path):
+    settings = ["optimizer.lr=1e30", "optimizer.clip=0", "run.max_skipped=2", "schedule.steps=50"]
+    flags = [part for setting in settings for part in ("--set", setting)]
+    done = run(world, tmp_path / "run", config, "--processes", "2", *flags)
+    assert done.returncode == 1
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error:")]
+    assert "2 steps in a row with a non-finite gradient" in errors[0]
+    assert "ended with exit code 1, for the reason above" in errors[-1] and "http" not in done.stderr, done.stderr
+
+
 def begun(world, out: Path, config: Path) -> subprocess.Popen:
     """A run of two processes that would go on for hours, after some steps."""
     more = ("--processes", "2", "--set", "schedule.steps=1000000")
