@@ -1,40 +1,21 @@
-"""What a training run can be told, and where it is told: preset < YAML file < `--set key=value`.
+"""What a training run can be told; `speechmapper/config_file.py` says where.
 
-    presets/demo.yaml     stage1: {optimizer: {lr: 1.0e-3}}     named numbers, shipped
-    my.yaml               stage1: {optimizer: {lr: 5.0e-4}}     --config my.yaml
-                          --set optimizer.lr=2e-4               this run
-    RUN/config.yaml       every value that was used; itself a file for --config
-
-One frozen dataclass per component; each checks itself when it is made and is never changed after. A key that
-no dataclass has is an error that names the nearest one. Values carry their unit in the name or the comment; a
-number of the paper (arXiv 2601.20417) says so, the rest are our defaults.
+One frozen dataclass per component; each checks itself when it is made and is never changed after. Values carry their
+unit in the name or the comment; a number of the paper (arXiv 2601.20417) says so, the rest are our defaults.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import difflib
 import math
-import types
-import typing
-from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, TypeVar
-
-import yaml
 
 from sm_store.errors import ConfigError
 
-PRESETS = ("demo", "paper-llama", "paper-eurollm", "modern-gpu")
-PRESET_FOLDER = Path(__file__).parent / "presets"
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 SCHEDULES = ("cosine", "constant")
 TASKS = ("asr", "st", "sqa", "mix")
 WEIGHTS = {"cosine": 1.0, "contrastive": 0.1, "ctc": 0.1}  # of an objective's parts, where none is given
 TRACKERS = ("tensorboard", "wandb", "mlflow", "trackio")
-
-Config = TypeVar("Config")
 
 
 def _require(condition: bool, message: str) -> None:
@@ -229,171 +210,3 @@ class Stage2Config:
     optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(lr=5e-5))
     schedule: ScheduleConfig = field(default_factory=lambda: ScheduleConfig(1000, 0, "constant"))
     run: RunConfig = field(default_factory=lambda: RunConfig(log_every=10, eval_every=250, save_every=250))
-
-
-STAGES: dict[str, type] = {"stage1": Stage1Config, "stage2": Stage2Config}
-
-
-def load_stage1(preset: str | None, file: Path | None, settings: Sequence[str]) -> Stage1Config:
-    """The configuration of a stage 1 run; see `load_config`."""
-    return load_config("stage1", Stage1Config, layers_of("stage1", preset, file, settings))
-
-
-def load_stage2(preset: str | None, file: Path | None, settings: Sequence[str]) -> Stage2Config:
-    """The configuration of a stage 2 run; see `load_config`."""
-    return load_config("stage2", Stage2Config, layers_of("stage2", preset, file, settings))
-
-
-def layers_of(
-    stage: str, preset: str | None, file: Path | None, settings: Sequence[str]
-) -> list[tuple[str, Mapping[str, Any]]]:
-    """The layers of a configuration, weakest first, each with the words that name it in errors."""
-    layers: list[tuple[str, Mapping[str, Any]]] = []
-    if preset is not None:
-        if preset not in PRESETS:
-            raise ConfigError(f"--preset {preset}: unknown; use one of {', '.join(PRESETS)}")
-        layers.append((f"preset {preset}", read_section(PRESET_FOLDER / f"{preset}.yaml", stage)))
-    if file is not None:
-        layers.append((str(file), read_section(file, stage)))
-    layers.extend((f"--set {setting}", parse_setting(setting)) for setting in settings)
-    return layers
-
-
-def load_config(stage: str, kind: type[Config], layers: Sequence[tuple[str, Mapping[str, Any]]]) -> Config:
-    """Merge layers, weakest first, into one checked configuration.
-
-    Raises:
-        ConfigError: an unknown key (names the nearest), a value of the wrong type, an impossible value.
-    """
-    merged: dict[str, Any] = {}
-    for name, values in layers:
-        _merge(merged, kind, values, name, ())
-    try:
-        return _build(kind, merged)
-    except ConfigError as error:
-        raise ConfigError(f"{stage}: {error}") from error
-
-
-def read_section(file: Path, stage: str) -> Mapping[str, Any]:
-    """The mapping under `stage:` of a configuration file.
-
-    Raises:
-        ConfigError: the file is missing, is not YAML, or has other top-level keys than the stages.
-    """
-    try:
-        data = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"{file}: cannot be read ({error.strerror}); give an existing YAML file") from error
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        reason = " ".join(str(error).split())
-        raise ConfigError(f"{file}: not valid YAML: {reason[:200]}") from error
-    if not isinstance(data, dict) or not data:
-        raise ConfigError(f"{file}: expected `{stage}:` with its keys below it")
-    for key in data:
-        if key not in STAGES:
-            raise ConfigError(f"{file}: unknown key {key!r}{_nearest(str(key), STAGES)}; keys go below `{stage}:`")
-    if stage not in data:
-        raise ConfigError(f"{file}: has no `{stage}:` section, only {', '.join(data)}")
-    section = data[stage] if data[stage] is not None else {}
-    if not isinstance(section, dict):
-        raise ConfigError(f"{file}: `{stage}:` is not a mapping")
-    return section
-
-
-def parse_setting(setting: str) -> dict[str, Any]:
-    """`optimizer.lr=1e-3` as `{"optimizer": {"lr": 0.001}}`; the value is read as YAML."""
-    key, equals, text = setting.partition("=")
-    if not equals or not key.strip():
-        raise ConfigError(f"--set {setting}: write key=value, such as optimizer.lr=1e-4")
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"--set {setting}: the value is not valid YAML") from error
-    for name in reversed(key.strip().split(".")):
-        value = {name: value}
-    return value
-
-
-def to_yaml(stage: str, config: Any) -> str:
-    """The resolved configuration as a file that `--config` takes."""
-    return yaml.safe_dump({stage: _plain(dataclasses.asdict(config))}, sort_keys=False, allow_unicode=True)
-
-
-def to_plain(config: Any) -> dict[str, Any]:
-    """A configuration dataclass as JSON values."""
-    return _plain(dataclasses.asdict(config))
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _plain(inner) for key, inner in value.items()}
-    return [_plain(inner) for inner in value] if isinstance(value, list | tuple) else value
-
-
-def _merge(into: dict[str, Any], kind: type, values: Mapping[str, Any], source: str, path: tuple[str, ...]) -> None:
-    """Lay `values` over `into`, checking every key and type against the dataclass `kind`."""
-    hints = typing.get_type_hints(kind)
-    for key, value in values.items():
-        place = ".".join((*path, str(key)))
-        if key not in hints:
-            raise ConfigError(f"{source}: unknown key {place}{_nearest(str(key), hints)}")
-        if dataclasses.is_dataclass(hints[key]):
-            if not isinstance(value, Mapping):
-                raise ConfigError(f"{source}: {place} is a group of keys, not a value; write {place}.KEY")
-            _merge(into.setdefault(key, {}), hints[key], value, source, (*path, key))
-        else:
-            into[key] = _convert(value, hints[key], f"{source}: {place}")
-
-
-def _build(kind: type[Config], values: Mapping[str, Any]) -> Config:
-    """A dataclass from merged values, over the defaults its parent gives it."""
-    defaults = kind()
-    changes = {
-        key: dataclasses.replace(getattr(defaults, key), **value) if isinstance(value, dict) else value
-        for key, value in values.items()
-    }
-    return dataclasses.replace(defaults, **changes)  # type: ignore[type-var]
-
-
-def _convert(value: Any, hint: Any, place: str) -> Any:
-    """`value` as the annotated type; YAML reads 1e-4 as text and a list as a list."""
-    if isinstance(hint, types.UnionType):
-        if value is None:
-            return None
-        hint = next(arm for arm in hint.__args__ if arm is not types.NoneType)
-    if typing.get_origin(hint) is tuple:
-        items = value if isinstance(value, list | tuple) else [value]
-        return tuple(_convert(item, hint.__args__[0], place) for item in items)
-    words, reader = _SCALARS[hint]
-    converted = reader(value)
-    if converted is None:
-        raise ConfigError(f"{place}: {value!r} is not {words}")
-    return converted
-
-
-def _number(value: Any) -> float | None:
-    if isinstance(value, bool) or not isinstance(value, int | float | str):
-        return None
-    try:
-        number = float(value)
-    except (ValueError, OverflowError):
-        return None
-    return number if math.isfinite(number) else None
-
-
-def _whole(value: Any) -> int | None:
-    number = _number(value)
-    return int(number) if number is not None and number.is_integer() else None
-
-
-_SCALARS: dict[Any, tuple[str, Callable[[Any], Any]]] = {
-    int: ("a whole number", _whole),
-    float: ("a number", _number),
-    bool: ("true or false", lambda value: value if isinstance(value, bool) else None),
-    str: ("text", lambda value: value if isinstance(value, str) else None),
-}
-
-
-def _nearest(key: str, known: Mapping[str, Any]) -> str:
-    near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
-    return f"; did you mean {near[0]}?" if near else f"; known: {', '.join(known)}"

@@ -27,7 +27,8 @@ from sm_store.durable import staged, write_file
 from sm_store.errors import ConfigError, ModelError
 from sm_store.identity import diff_json, require_same
 from sm_store.version import __version__
-from speechmapper.config import RunConfig, Stage1Config, Stage2Config, to_plain, to_yaml
+from speechmapper.config import RunConfig, Stage1Config, Stage2Config
+from speechmapper.config_file import to_plain, to_yaml
 from speechmapper.projector import Projector
 from speechmapper.quiet import quiet_transformers
 from speechmapper.train.checkpoint import list_checkpoints

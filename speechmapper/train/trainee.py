@@ -22,7 +22,8 @@ import torch
 from accelerate import Accelerator
 
 from sm_store.errors import ConfigError
-from speechmapper.config import Stage1Config, Stage2Config, to_plain
+from speechmapper.config import Stage1Config, Stage2Config
+from speechmapper.config_file import to_plain
 from speechmapper.loader.batches import DeviceBatch, StepBatches
 from speechmapper.loader.epoch import Order
 from speechmapper.projector import Projector

@@ -18,7 +18,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from speechmapper.config import ObjectiveConfig, Stage1Config, load_stage1
+from speechmapper.config import ObjectiveConfig, Stage1Config
+from speechmapper.config_file import load_stage1
 from speechmapper.eval.evaluate import evaluate_asr
 from speechmapper.eval.predict import PredictRequest
 from speechmapper.train.stage1 import Stage1Request, train_variants

@@ -38,7 +38,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from sm_store import Fields, Geometry, Identity, Record, Store, TargetSpec
 from sm_store.targets import table_scale, table_sha256, tokenizer_sha256
-from speechmapper.config import Stage1Config, load_config
+from speechmapper.config import Stage1Config
+from speechmapper.config_file import load_config
 from speechmapper.loader.batches import BatchReader, StepBatches
 from speechmapper.objectives import Answers
 from speechmapper.objectives.distance import WeightedDistance

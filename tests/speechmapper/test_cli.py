@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from sm_store.version import __version__
 from speechmapper.cli import app as speechmapper_app
-from speechmapper.config import to_yaml
+from speechmapper.config_file import to_yaml
 from speechmapper.eval.cli import app as eval_app
 from speechmapper.train.cli import app as train_app
 from tests.speechmapper.tiny import stage1_config

@@ -8,17 +8,8 @@ import pytest
 import yaml
 
 from sm_store.errors import ConfigError
-from speechmapper.config import (
-    PRESET_FOLDER,
-    PRESETS,
-    Stage1Config,
-    Stage2Config,
-    load_stage1,
-    load_stage2,
-    parse_setting,
-    to_plain,
-    to_yaml,
-)
+from speechmapper.config import Stage1Config, Stage2Config
+from speechmapper.config_file import PRESET_FOLDER, PRESETS, load_stage1, load_stage2, parse_setting, to_plain, to_yaml
 
 
 def write(path, text):

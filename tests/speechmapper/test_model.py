@@ -16,7 +16,8 @@ from sm_store import Store
 from sm_store.errors import ConfigError, IdentityMismatch, InputError, ModelError, RunFailed
 from speechmapper import SpeechMapper
 from speechmapper.cli import app
-from speechmapper.config import Stage1Config, Stage2Config, load_config
+from speechmapper.config import Stage1Config, Stage2Config
+from speechmapper.config_file import load_config
 from speechmapper.eval.predict import PredictRequest, predict
 from speechmapper.listening import load_listening, load_wave
 from speechmapper.train.run_folder import load_projector

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from speechmapper.config import to_yaml
+from speechmapper.config_file import to_yaml
 from speechmapper.train.report import read_metrics
 from tests.speechmapper.tiny import stage1_config
 

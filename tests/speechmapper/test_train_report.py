@@ -8,7 +8,8 @@ import json
 from accelerate import Accelerator
 from accelerate.tracking import MLflowTracker
 
-from speechmapper.config import TRACKERS, to_plain
+from speechmapper.config import TRACKERS
+from speechmapper.config_file import to_plain
 from speechmapper.train.report import Report, flatten, kept_lines, read_metrics, run_names
 from tests.speechmapper.tiny import stage1_config
 

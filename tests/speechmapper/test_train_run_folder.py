@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from sm_store.errors import ConfigError, IdentityMismatch, ModelError
-from speechmapper.config import load_stage1
+from speechmapper.config_file import load_stage1
 from speechmapper.train.run_folder import (
     load_projector,
     open_accelerator,

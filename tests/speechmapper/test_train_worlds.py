@@ -26,7 +26,7 @@ CLOSE = 1e-6
 @pytest.fixture(scope="module")
 def config(tmp_path_factory) -> Path:
     """No dropout: its masks would differ by nothing, but its speed is not the matter; utterances of all lengths."""
-    from speechmapper.config import to_yaml
+    from speechmapper.config_file import to_yaml
 
     made = stage1_config(
         optimizer={"lr": 1e-3},
@@ -96,7 +96,7 @@ def test_accelerate_launch_is_the_same(world, config, alone, tmp_path):
 
 def test_a_ctc_projector_is_tuned_by_two_processes_as_by_one(world, tmp_path):
     """Its blank takes part in ctc-embedding alone: averaging gradients must not wait for it."""
-    from speechmapper.config import to_yaml
+    from speechmapper.config_file import to_yaml
 
     stage1 = stage1_config(objective={"name": "ctc-embedding"}, schedule={"steps": 2, "warmup": 0})
     train_stage1(Stage1Request(world.path, tmp_path / "stage1", stage1))

@@ -18,7 +18,8 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from sm_store import Fields, Geometry, Identity, Record, Store, TargetSpec
 from sm_store.targets import table_scale, table_sha256, tokenizer_sha256
-from speechmapper.config import DataConfig, Stage1Config, Stage2Config, load_config
+from speechmapper.config import DataConfig, Stage1Config, Stage2Config
+from speechmapper.config_file import load_config
 from speechmapper.loader.batches import Source
 from speechmapper.projector import Projector
 from speechmapper.quiet import quiet_transformers
