@@ -16,11 +16,16 @@ SCHEDULES = ("cosine", "constant")
 TASKS = ("asr", "st", "sqa", "mix")
 WEIGHTS = {"cosine": 1.0, "contrastive": 0.1, "ctc": 0.1}  # of an objective's parts, where none is given
 TRACKERS = ("tensorboard", "wandb", "mlflow", "trackio")
+LARGEST_SEED = 2**32 - 1
 
 
 def _require(condition: bool, message: str) -> None:
     if not condition:
         raise ConfigError(message)
+
+
+def _require_seed(seed: int) -> None:
+    _require(0 <= seed <= LARGEST_SEED, f"seed {seed}: give 0 to {LARGEST_SEED}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,6 +202,9 @@ class Stage1Config:
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     run: RunConfig = field(default_factory=RunConfig)
 
+    def __post_init__(self) -> None:
+        _require_seed(self.seed)
+
 
 @dataclass(frozen=True, slots=True)
 class Stage2Config:
@@ -210,3 +218,6 @@ class Stage2Config:
     optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(lr=5e-5))
     schedule: ScheduleConfig = field(default_factory=lambda: ScheduleConfig(1000, 0, "constant"))
     run: RunConfig = field(default_factory=lambda: RunConfig(log_every=10, eval_every=250, save_every=250))
+
+    def __post_init__(self) -> None:
+        _require_seed(self.seed)

@@ -23,6 +23,7 @@ from accelerate import Accelerator
 from accelerate.utils import ProjectConfiguration
 
 from sm_store import Identity, TargetSpec
+from sm_store.document import STORE
 from sm_store.durable import staged, write_file
 from sm_store.errors import ConfigError, ModelError
 from sm_store.identity import diff_json, require_same
@@ -81,6 +82,8 @@ def _start_folder(out: Path, stage: str, config: Stage1Config | Stage2Config, re
     used = bool(list_checkpoints(out)) or (out / METRICS_FILE).exists() or (out / PROJECTOR_FOLDER).exists()
     if used and not resume:
         raise ConfigError(f"--out {out}: a run is there; continue it with --resume, or name another folder")
+    if (out / STORE).exists():
+        raise ConfigError(f"--out {out}: a store is there; name another folder for the run")
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -96,6 +96,8 @@ def test_the_defaults_are_the_papers_projector():
         ("seed", "write key=value"),
         ("=3", "write key=value"),
         ("seed={", "not valid YAML"),
+        ("seed=-1", "seed -1: give 0 to 4294967295"),
+        ("seed=4294967296", "seed 4294967296: give 0 to 4294967295"),
         ("data.frames=0", "data.frames 0: give 1 or more"),
         ("optimizer.lr=-1", "optimizer.lr -1.0: give a positive number"),
         ("optimizer.betas=[0.9]", "optimizer.betas"),
@@ -120,6 +122,7 @@ def test_bad_settings_are_one_line_naming_key_and_remedy(setting, words):
         ("tuning.sigma=1.5", "tuning.sigma"),
         ("tuning.task=tts", "tuning.task 'tts'"),
         ("model.dropout=0", "unknown key model"),
+        ("seed=-1", "seed -1: give 0 to"),
     ],
 )
 def test_bad_stage2_settings(setting, words):

@@ -18,6 +18,7 @@ from speechmapper.train.run_folder import (
     start_run,
     trained_for,
 )
+from speechmapper.train.stage1 import Stage1Request, train_stage1
 from tests.speechmapper.tiny import stage1_config
 
 
@@ -37,6 +38,13 @@ def test_a_run_that_is_there_is_continued_or_left_alone(tmp_path, made):
     with pytest.raises(ConfigError, match="--resume, or name another folder"):
         begin(tmp_path, "stage1", stage1_config(), False)
     begin(tmp_path, "stage1", stage1_config(), True)
+
+
+def test_a_store_does_not_become_a_run(world, tmp_path):
+    before = sorted(world.path.iterdir())
+    with pytest.raises(ConfigError, match="a store is there; name another folder"):
+        train_stage1(Stage1Request(world.path, world.path, stage1_config()))
+    assert sorted(world.path.iterdir()) == before
 
 
 def test_a_folder_that_cannot_be_made_is_bad_input(tmp_path):
