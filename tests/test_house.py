@@ -98,7 +98,7 @@ def test_only_durable_opens_files_for_writing_in_the_store():
     writing = re.compile(r"open\([^)]*[\"'](w|a|x|r\+|wb|ab|xb|r\+b)[\"']|\.write_(text|bytes)\(|os\.O_(WRONLY|RDWR)")
     guilty = [
         name(path)
-        for path in (ROOT / "store/sm_store").glob("*.py")
+        for path in (ROOT / "store/sm_store").rglob("*.py")
         if path.name != "durable.py" and writing.search(path.read_text(encoding="utf-8"))
     ]
     assert guilty == []

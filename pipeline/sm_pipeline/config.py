@@ -14,7 +14,7 @@ from typing import Literal, get_args
 from sm_store.codec import CHOICES, codec_of
 from sm_store.errors import ConfigError
 from sm_store.geometry import Geometry
-from sm_store.remote import local_folder
+from sm_store.reading.remote import local_folder
 
 DEFAULT_ENCODER = "facebook/seamless-m4t-v2-large"
 MAX_SECONDS = 60.0  # attention memory grows with the square of an utterance's length

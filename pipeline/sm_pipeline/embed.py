@@ -21,7 +21,7 @@ from sm_pipeline.signals import stop_on_signals
 from sm_pipeline.targets import Tokeniser, build_targets
 from sm_store import Store
 from sm_store.errors import StoreBusy
-from sm_store.remote import local_folder
+from sm_store.reading.remote import local_folder
 
 
 @dataclass(frozen=True, slots=True)

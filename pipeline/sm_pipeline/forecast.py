@@ -25,9 +25,9 @@ from sm_pipeline.manifest import Manifest, Utterance, read_manifest
 from sm_pipeline.models import resolve_model
 from sm_pipeline.plan import UnitRule, plan_units
 from sm_pipeline.rate import Rate, measure_rate
-from sm_pipeline.sizes import Sizes
 from sm_store.errors import ModelError
 from sm_store.int8 import NAME as INT8
+from sm_store.shards.sizes import Sizes
 
 SCALE_BYTES = 4  # of a frame of int8 features
 TOKEN_BYTES = 4

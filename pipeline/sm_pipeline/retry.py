@@ -23,8 +23,8 @@ from sm_pipeline.unit import UnitResult
 from sm_store import Store
 from sm_store.durable import locked
 from sm_store.errors import ManifestError, RunFailed
+from sm_store.reading.remote import local_folder
 from sm_store.records import Reject
-from sm_store.remote import local_folder
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 from sm_store.durable import Written, checksum, write_file
 from sm_store.errors import StoreCorrupt, StoreFormatError
 from sm_store.identity import Identity, canonical
-from sm_store.ragged import shard_name
+from sm_store.shards.ragged import shard_name
 
 SCHEMA = pa.schema(
     [

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from sm_store import catalog, ledger, shard_tar, shard_zarr
+from sm_store import catalog, ledger
 from sm_store.catalog import PartInfo
 from sm_store.codec import codec_of
 from sm_store.dtypes import is_finite, numpy_dtype
@@ -28,8 +28,9 @@ from sm_store.errors import StoreError
 from sm_store.identity import Identity, canonical
 from sm_store.index import remove_part
 from sm_store.int8 import Quantized, quantize
-from sm_store.ragged import Extents, Ragged, ShardContent, ShardWritten, shard_name
 from sm_store.records import Fields, Record, Reject, fields_to_json
+from sm_store.shards import shard_tar, shard_zarr
+from sm_store.shards.ragged import Extents, Ragged, ShardContent, ShardWritten, shard_name
 from sm_store.targets import DenseRows, TargetSet
 from sm_store.threads import THREADS, in_threads
 

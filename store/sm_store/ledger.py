@@ -17,8 +17,8 @@ from sm_store.catalog import PartInfo
 from sm_store.durable import Written, checksum
 from sm_store.errors import StoreCorrupt, StoreError
 from sm_store.identity import canonical
-from sm_store.ragged import shard_name
 from sm_store.records import Reject
+from sm_store.shards.ragged import shard_name
 
 REASONS: dict[str, str] = {
     "audio_missing": "the audio file does not exist or is not a plain file",

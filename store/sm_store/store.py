@@ -27,17 +27,17 @@ import pyarrow.compute as pc
 from sm_store import catalog, commit, document, durable, status, targets
 from sm_store.catalog import PartInfo
 from sm_store.errors import StoreError, StoreFormatError, StoreMissing
-from sm_store.files import ShardFiles
 from sm_store.geometry import Geometry
 from sm_store.identity import Identity, diff_json, require_same
 from sm_store.index import write_index
-from sm_store.ragged import shard_name
-from sm_store.reader import ChecksumPolicy
+from sm_store.reading.files import ShardFiles
+from sm_store.reading.reader import ChecksumPolicy
+from sm_store.reading.remote import Cache, RemoteFiles, local_folder, url_of
+from sm_store.reading.view import View
 from sm_store.records import Batch, Record, Reject, TargetSpec
-from sm_store.remote import Cache, RemoteFiles, local_folder, url_of
-from sm_store.shard_zarr import group_json
+from sm_store.shards.ragged import shard_name
+from sm_store.shards.shard_zarr import group_json
 from sm_store.targets import TargetSet
-from sm_store.view import View
 
 _STORE_LOCK = "store"
 _OWN = {"shards", "targets", "catalog", "ledger", "zarr.json", ".locks"}
@@ -88,7 +88,7 @@ class Store:
 
         Args:
             path: its folder, or any fsspec URL to only read it.
-            cache: where shard files of a URL are kept; None: as the environment says (`sm_store.remote`).
+            cache: where shard files of a URL are kept; None: as the environment says (`sm_store.reading.remote`).
 
         Raises:
             StoreMissing, StoreFormatError, StoreCorrupt: before any record is used.

@@ -32,7 +32,7 @@ from sm_store.errors import ConfigError, StoreCorrupt, StoreError, StoreFormatEr
 from sm_store.identity import canonical, diff_json, require_same
 from sm_store.ledger import ledger_file
 from sm_store.records import TargetSpec
-from sm_store.shard_zarr import group_json
+from sm_store.shards.shard_zarr import group_json
 
 _TABLE = "table.npy"
 _TOKENIZER = "tokenizer"

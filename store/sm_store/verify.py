@@ -21,21 +21,21 @@ import numpy as np
 import pyarrow as pa
 
 from sm_store import catalog, commit, document, durable, ledger
-from sm_store.blocks import BlockReader
 from sm_store.catalog import PartInfo
 from sm_store.codec import Codec, codec_of
 from sm_store.dtypes import numpy_dtype
 from sm_store.durable import Written, checksum
 from sm_store.errors import StoreError
-from sm_store.files import ShardFiles
 from sm_store.identity import Identity
 from sm_store.index import INDEX, drop_index, indexed_columns, read_index, remove_part
-from sm_store.ragged import shard_name
-from sm_store.reader import Stream
+from sm_store.reading.blocks import BlockReader
+from sm_store.reading.files import ShardFiles
+from sm_store.reading.reader import Stream
+from sm_store.reading.remote import local_folder
 from sm_store.records import TargetSpec
-from sm_store.remote import local_folder
 from sm_store.repeated import repeated
-from sm_store.shard_zarr import group_json, offsets_name
+from sm_store.shards.ragged import shard_name
+from sm_store.shards.shard_zarr import group_json, offsets_name
 from sm_store.targets import TargetSet
 
 _GROUPS = ("zarr.json", "shards/zarr.json", "targets/zarr.json")

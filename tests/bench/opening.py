@@ -12,7 +12,7 @@ from rich.table import Table
 from sm_store import Identity, Store, catalog
 from sm_store.catalog import PartInfo
 from sm_store.durable import Written, checksum
-from sm_store.ragged import shard_name
+from sm_store.shards.ragged import shard_name
 
 WIDTH, SHARD_UTTERANCES = 1024, 512
 

@@ -9,7 +9,7 @@ import pytest
 
 from sm_store import Geometry, Store
 from sm_store.errors import ConfigError, StoreError
-from sm_store.remote import CACHE
+from sm_store.reading.remote import CACHE
 from speechmapper.config import DataConfig
 from speechmapper.train.data import DataRequest, choose_target, open_data, split_of
 from tests.speechmapper.tiny import data_of, make_world

@@ -7,7 +7,7 @@ import pytest
 from sm_store import StoreCorrupt, StoreFormatError, catalog
 from sm_store.catalog import PartInfo
 from sm_store.durable import Written
-from sm_store.shard_zarr import chunk_rows
+from sm_store.shards.shard_zarr import chunk_rows
 
 INFO = PartInfo(3, "ab", {"tokens": "shards/00003/x"}, {"shards/00003/x": Written(9, 4)})
 SUMS = [7, 2**32 - 1]

@@ -11,10 +11,11 @@ import pytest
 import tensorstore
 import zarr
 
-from sm_store import IdentityMismatch, Store, StoreCorrupt, shard_zarr
+from sm_store import IdentityMismatch, Store, StoreCorrupt
 from sm_store.codec import CHOICES, codec_of
 from sm_store.convert import export
 from sm_store.errors import ConfigError
+from sm_store.shards import shard_zarr
 from sm_store.verify import verify
 from tests.store import building
 from tests.store.test_stock_tools import samples

@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 
 from sm_store import Store, StoreCorrupt, StoreError
-from sm_store.buffers import BufferPool
 from sm_store.durable import Written, checksum
 from sm_store.errors import ConfigError
-from sm_store.files import ShardFiles
-from sm_store.plan_reads import Run, plan_reads
-from sm_store.reader import Reader, Stream
+from sm_store.reading.buffers import BufferPool
+from sm_store.reading.files import ShardFiles
+from sm_store.reading.plan_reads import Run, plan_reads
+from sm_store.reading.reader import Reader, Stream
 from tests.store import building
 
 

@@ -16,7 +16,7 @@ import pytest
 from sm_store import Record, Store, StoreCorrupt, StoreError, StoreMissing, durable
 from sm_store.convert import export, merge
 from sm_store.errors import ConfigError
-from sm_store.remote import CACHE, CACHE_GB, Cache, url_of
+from sm_store.reading.remote import CACHE, CACHE_GB, Cache, url_of
 from sm_store.verify import discard, verify
 from tests.store import building
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from sm_store import StoreCorrupt
-from sm_store.plan_reads import Run, shares
+from sm_store.reading.plan_reads import Run, shares
 from sm_store.threads import THREADS, in_threads
 from tests.store import building
 

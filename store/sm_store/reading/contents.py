@@ -25,10 +25,10 @@ from sm_store.codec import Codec, codec_of
 from sm_store.dtypes import numpy_dtype
 from sm_store.durable import Written
 from sm_store.errors import StoreCorrupt, StoreFormatError, StoreMissing
-from sm_store.files import ShardFiles
 from sm_store.identity import Identity
 from sm_store.index import Index, indexed_columns, read_index
-from sm_store.reader import Stream
+from sm_store.reading.files import ShardFiles
+from sm_store.reading.reader import Stream
 from sm_store.records import Fields, TargetSpec
 
 _REMEDY = "run `sm-pipeline verify`"

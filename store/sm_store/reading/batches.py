@@ -11,13 +11,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sm_store.blocks import BlockReader
-from sm_store.buffers import BufferPool
-from sm_store.contents import Contents, TargetContents
-from sm_store.files import ShardFiles
 from sm_store.geometry import Geometry
-from sm_store.int8_reader import Int8Reader
-from sm_store.reader import ChecksumPolicy, Reader, Stream
+from sm_store.reading.blocks import BlockReader
+from sm_store.reading.buffers import BufferPool
+from sm_store.reading.contents import Contents, TargetContents
+from sm_store.reading.files import ShardFiles
+from sm_store.reading.int8_reader import Int8Reader
+from sm_store.reading.reader import ChecksumPolicy, Reader, Stream
 from sm_store.records import Batch
 from sm_store.targets import TargetSet
 

@@ -18,14 +18,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from sm_store import catalog, ledger
-from sm_store.batches import BatchReader, TargetReader
-from sm_store.contents import read_columns, read_contents, read_fields, read_shard_fields, read_target
 from sm_store.errors import StoreError
-from sm_store.files import ShardFiles
 from sm_store.geometry import Geometry
 from sm_store.identity import Identity
 from sm_store.int8 import Quantized
-from sm_store.reader import ChecksumPolicy
+from sm_store.reading.batches import BatchReader, TargetReader
+from sm_store.reading.contents import read_columns, read_contents, read_fields, read_shard_fields, read_target
+from sm_store.reading.files import ShardFiles
+from sm_store.reading.reader import ChecksumPolicy
 from sm_store.records import Batch, Record, Reject
 from sm_store.targets import TargetSet
 

@@ -22,7 +22,7 @@ import numpy as np
 from sm_store.durable import DurableFile, checksum, staged
 from sm_store.errors import StoreError
 from sm_store.identity import canonical
-from sm_store.ragged import Extents, Ragged, ShardContent, ShardWritten, shard_name
+from sm_store.shards.ragged import Extents, Ragged, ShardContent, ShardWritten, shard_name
 
 NPY_HEAD = 128  # bytes of a .npy header here
 _BLOCK = 512

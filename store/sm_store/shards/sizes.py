@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sm_store.shard_tar import NPY_HEAD
-from sm_store.shard_zarr import chunk_rows
+from sm_store.shards.shard_tar import NPY_HEAD
+from sm_store.shards.shard_zarr import chunk_rows
 
 TAR_BLOCK = 512
 INDEX_BYTES = 16  # of a chunk in a shard's index

@@ -22,7 +22,7 @@ import numpy as np
 from sm_store.codec import Codec
 from sm_store.durable import DurableFile, Stage, checksum, staged
 from sm_store.identity import canonical
-from sm_store.ragged import Extents, Ragged, ShardContent, ShardWritten, shard_name
+from sm_store.shards.ragged import Extents, Ragged, ShardContent, ShardWritten, shard_name
 
 _CHUNK_BYTES = 512 * 1024
 _CODED_CHUNK_BYTES = 64 * 1024

@@ -21,8 +21,8 @@ import numpy as np
 from sm_store.codec import Codec
 from sm_store.durable import Written
 from sm_store.errors import ConfigError, StoreCorrupt
-from sm_store.files import OpenFile, ShardFiles
-from sm_store.plan_reads import Run, plan_reads, shares
+from sm_store.reading.files import OpenFile, ShardFiles
+from sm_store.reading.plan_reads import Run, plan_reads, shares
 from sm_store.threads import THREADS, in_threads
 
 ChecksumPolicy = Literal["always", "first-epoch", "never"]

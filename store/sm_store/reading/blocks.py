@@ -18,10 +18,10 @@ import numpy as np
 from sm_store.codec import Codec
 from sm_store.durable import checksum
 from sm_store.errors import StoreCorrupt
-from sm_store.files import ShardFiles
-from sm_store.reader import ChecksumPolicy, Reader, Stream
-from sm_store.shard_tar import NPY_HEAD
-from sm_store.shard_zarr import chunk_rows
+from sm_store.reading.files import ShardFiles
+from sm_store.reading.reader import ChecksumPolicy, Reader, Stream
+from sm_store.shards.shard_tar import NPY_HEAD
+from sm_store.shards.shard_zarr import chunk_rows
 from sm_store.threads import in_threads
 
 _REMEDY = "run `sm-pipeline verify`"

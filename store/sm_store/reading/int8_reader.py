@@ -12,7 +12,7 @@ import numpy as np
 
 from sm_store.dtypes import numpy_dtype
 from sm_store.int8 import dequantize
-from sm_store.reader import Reader
+from sm_store.reading.reader import Reader
 from sm_store.threads import in_threads
 
 

@@ -31,8 +31,8 @@ from sm_store import durable
 from sm_store.document import STORE
 from sm_store.durable import Written
 from sm_store.errors import ConfigError, StoreBusy, StoreCorrupt, StoreError, StoreMissing
-from sm_store.files import OpenFile, ShardFiles
 from sm_store.identity import canonical
+from sm_store.reading.files import OpenFile, ShardFiles
 
 CACHE = "SPEECHMAPPER_CACHE"  # environment: the folder of all stores' caches
 CACHE_GB = "SPEECHMAPPER_CACHE_GB"  # environment: bound of one store's cached shard files

@@ -1,0 +1,1 @@
+"""Reading: from record numbers to padded batches."""
