@@ -23,7 +23,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from sm_pipeline.audio import SAMPLE_RATE, Cut, read_audio
 from sm_pipeline.encoders import Encoder, load_encoder
-from sm_pipeline.encoding import store_features
+from sm_pipeline.extraction.encoding import store_features
 from sm_store.errors import InputError, SampleError
 from sm_store.identity import diff_json, require_same
 from speechmapper.loader.batches import as_tensor

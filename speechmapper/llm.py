@@ -22,11 +22,11 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
-from sm_pipeline.models import ModelSource
+from sm_pipeline.models.quiet import quiet_transformers
+from sm_pipeline.models.source import ModelSource
 from sm_store import TargetSet
 from sm_store.errors import ModelError
 from speechmapper.prompting import Prompt, Prompter
-from speechmapper.quiet import quiet_transformers
 
 MAX_NEW_TOKENS = 150  # paper
 # Mean squared difference of two embedding tables, over their mean square, up to which they are one table in

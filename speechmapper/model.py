@@ -17,8 +17,8 @@ import numpy as np
 import torch
 
 from sm_pipeline.encoders import choose_device
-from sm_pipeline.llm_table import load_llm_table
-from sm_pipeline.models import resolve_model
+from sm_pipeline.models.llm_table import load_llm_table
+from sm_pipeline.models.source import resolve_model
 from sm_store.errors import InputError, ModelError
 from speechmapper.listening import Listening, load_listening, load_wave, model_name
 from speechmapper.llm import load_llm

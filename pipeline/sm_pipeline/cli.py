@@ -85,7 +85,7 @@ def demo_corpus(
     as_json: JsonOption = False,
 ) -> None:
     """Synthesise a small spoken corpus to try things on (espeak-ng, several voices)."""
-    from sm_pipeline.demo_corpus import write_demo_corpus
+    from sm_pipeline.corpora.demo import write_demo_corpus
 
     counts = write_demo_corpus(out, utterances, seed)
     if as_json:
@@ -153,7 +153,7 @@ def plan(
         shard_utterances=shard_utterances,
         device=device,
     )
-    from sm_pipeline.forecast import forecast
+    from sm_pipeline.extraction.forecast import forecast
 
     _report(forecast(config, rate, measure), as_json)
 
@@ -215,7 +215,7 @@ def extract(
 
 
 def _extract(config: settings.ExtractConfig, as_json: bool) -> None:
-    from sm_pipeline.extract import extract, failure
+    from sm_pipeline.extraction.extract import extract, failure
 
     summary = extract(config)
     _report(summary, as_json)
@@ -235,7 +235,7 @@ def embed_targets(
 ) -> None:
     """Add another LLM's targets to a store. Features are not touched. Run again, it continues."""
     config = settings.TargetConfig(llm, kind=targets, name=name, pad_token=pad_token)
-    from sm_pipeline.embed import embed
+    from sm_pipeline.extraction.embed import embed
 
     _report(embed(store, config), as_json)
 
@@ -247,7 +247,7 @@ def status(
     as_json: JsonOption = False,
 ) -> None:
     """What is done, missing and rejected, and why."""
-    from sm_pipeline.inspection import reject_lines, status_lines, store_status
+    from sm_pipeline.pages.inspection import reject_lines, status_lines, store_status
 
     facts = store_status(store, with_rejects=rejects)
     if as_json:
@@ -259,12 +259,12 @@ def status(
 @app.command()
 def inspect(store: StoreArgument, html: HtmlOption = None, as_json: JsonOption = False) -> None:
     """What is inside: identity, lengths, splits, languages, speakers, target sets."""
-    from sm_pipeline.inspection import inspect_lines, inspect_store
+    from sm_pipeline.pages.inspection import inspect_lines, inspect_store
 
     if html is None:
         facts = inspect_store(store)
     else:
-        from sm_pipeline.page import write_page
+        from sm_pipeline.pages.store_page import write_page
 
         facts = write_page(store, html)
     if as_json:
@@ -276,7 +276,7 @@ def inspect(store: StoreArgument, html: HtmlOption = None, as_json: JsonOption =
 @app.command()
 def verify(store: StoreArgument, as_json: JsonOption = False) -> None:
     """Read every byte and compare it with its checksum; exit 1 names each bad shard and record."""
-    from sm_pipeline.inspection import verify_store, verify_words
+    from sm_pipeline.pages.inspection import verify_store, verify_words
 
     report = verify_store(store)
     if as_json:
@@ -297,7 +297,7 @@ def repair(
     as_json: JsonOption = False,
 ) -> None:
     """Make again what verify finds bad, and nothing else, with the bytes it had."""
-    from sm_pipeline.repair import repair as repair_store
+    from sm_pipeline.extraction.repair import repair as repair_store
 
     _report(repair_store(store, manifest, device), as_json)
 
@@ -313,7 +313,7 @@ def retry(
 
     What is good now becomes shards of its own; what is rejected again stays in the ledger as it was.
     """
-    from sm_pipeline.retry import retry as retry_store
+    from sm_pipeline.extraction.retry import retry as retry_store
 
     _report(retry_store(store, manifest, device), as_json)
 
@@ -323,7 +323,7 @@ def export(
     store: StoreArgument, out: OutStoreArgument, layout: LayoutOption = "webdataset", as_json: JsonOption = False
 ) -> None:
     """The same store in the other format, bit for bit. Run again, it continues."""
-    from sm_pipeline.inspection import export_store
+    from sm_pipeline.pages.inspection import export_store
 
     _report(export_store(store, out, layout), as_json)
 
@@ -344,7 +344,7 @@ def merge(
     as_json: JsonOption = False,
 ) -> None:
     """Several stores of one encoder as one. Run again, it continues."""
-    from sm_pipeline.inspection import merge_stores
+    from sm_pipeline.pages.inspection import merge_stores
 
     _report(merge_stores(out, stores, layout, [] if features_only else target), as_json)
 

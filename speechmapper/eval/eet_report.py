@@ -15,7 +15,7 @@ from typing import Any
 
 import jinja2
 
-from sm_pipeline.figures import Curve, draw_curves
+from sm_pipeline.pages.figures import Curve, draw_curves
 from sm_store.durable import write_file
 from sm_store.errors import ConfigError
 from speechmapper.threshold import EET_FILE

@@ -18,8 +18,8 @@ import torch
 
 from sm_pipeline.console import progress
 from sm_pipeline.encoders import choose_device
-from sm_pipeline.llm_table import load_llm_table
-from sm_pipeline.models import resolve_model
+from sm_pipeline.models.llm_table import load_llm_table
+from sm_pipeline.models.source import resolve_model
 from sm_store import TargetSet
 from sm_store.errors import ConfigError
 from speechmapper.eval.predictions import write_predictions

@@ -18,7 +18,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from sm_pipeline.demo_corpus import draw_sentence
+from sm_pipeline.corpora.demo import draw_sentence
 from sm_pipeline.text import normalise
 from sm_store import Store
 from sm_store.errors import ConfigError

@@ -22,6 +22,7 @@ from typing import Any
 from accelerate import Accelerator
 from accelerate.utils import ProjectConfiguration
 
+from sm_pipeline.models.quiet import quiet_transformers
 from sm_store import Identity, TargetSpec
 from sm_store.document import STORE
 from sm_store.durable import staged, write_file
@@ -31,7 +32,6 @@ from sm_store.version import __version__
 from speechmapper.config import RunConfig, Stage1Config, Stage2Config
 from speechmapper.config_file import to_plain, to_yaml
 from speechmapper.projector import Projector
-from speechmapper.quiet import quiet_transformers
 from speechmapper.train.checkpoint import list_checkpoints
 from speechmapper.train.data import TrainingData
 from speechmapper.train.report import METRICS_FILE

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from sm_pipeline.models import resolve_model
+from sm_pipeline.models.source import resolve_model
 from sm_store import Store
 from speechmapper.config import Stage2Config, TuningConfig
 from speechmapper.eval.metrics import error_rates

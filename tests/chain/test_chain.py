@@ -13,9 +13,9 @@ import zarr
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from sm_pipeline.demo_corpus import GRAMMAR
+from sm_pipeline.corpora.demo import GRAMMAR
+from sm_pipeline.models.quiet import quiet_transformers
 from speechmapper import Projector, SpeechMapper, Store
-from speechmapper.quiet import quiet_transformers
 
 MODULES = {"sm-pipeline": "sm_pipeline.cli", "sm-train": "speechmapper.train.cli", "sm-eval": "speechmapper.eval.cli"}
 SMALL = (

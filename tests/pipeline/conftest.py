@@ -11,7 +11,7 @@ from tests.pipeline import llms
 @pytest.fixture(scope="session", autouse=True)
 def workers_start_soon():
     """The fork server has torch: one process runs all tests, and its first one may need decoders alone."""
-    multiprocessing.get_context("forkserver").set_forkserver_preload(["sm_pipeline.unit"])
+    multiprocessing.get_context("forkserver").set_forkserver_preload(["sm_pipeline.extraction.unit"])
     forkserver.ensure_running()
 
 

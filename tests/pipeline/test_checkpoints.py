@@ -11,7 +11,7 @@ import safetensors
 import torch
 from safetensors.torch import save_file
 
-from sm_pipeline.checkpoints import open_checkpoint
+from sm_pipeline.models.tensors import open_checkpoint
 from sm_store.errors import ModelError
 from tests.pipeline import llms
 

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from sm_pipeline.audio import Cut, file_seconds, read_audio
-from sm_pipeline.decoders import MEMORY_BYTES, Decoders
+from sm_pipeline.extraction.decoders import MEMORY_BYTES, Decoders
 from sm_store.errors import RunFailed, SampleError
 from tests.speech import write_audio
 
@@ -120,7 +120,7 @@ PARENT = """
 import multiprocessing, sys, time
 from pathlib import Path
 from sm_pipeline.audio import file_seconds
-from sm_pipeline.decoders import Decoders
+from sm_pipeline.extraction.decoders import Decoders
 if __name__ == "__main__":
     decoders = Decoders(1)
     decoders.submit(file_seconds, Path("none.wav")).result()

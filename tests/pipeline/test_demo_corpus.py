@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from sm_pipeline.demo_corpus import GRAMMAR, VOICES, draw_sentence, sentences, write_demo_corpus
-from sm_pipeline.espeak import SAMPLE_RATE, EspeakVoice, synthesise
+from sm_pipeline.corpora.demo import GRAMMAR, VOICES, draw_sentence, sentences, write_demo_corpus
+from sm_pipeline.corpora.espeak import SAMPLE_RATE, EspeakVoice, synthesise
 from sm_pipeline.manifest import read_manifest
 from sm_pipeline.text import normalise
 from sm_store.errors import InputError, RunFailed

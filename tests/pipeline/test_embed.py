@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from sm_pipeline.config import TargetConfig
-from sm_pipeline.embed import embed
+from sm_pipeline.extraction.embed import embed
 from sm_pipeline.text import normalise
 from sm_store import Geometry, Record, Store
 from sm_store.errors import ConfigError, IdentityMismatch, ModelError, StoreMissing

@@ -11,8 +11,8 @@ from transformers import SeamlessM4TFeatureExtractor, SeamlessM4Tv2Config, Seaml
 from transformers.models.seamless_m4t_v2.modeling_seamless_m4t_v2 import SeamlessM4Tv2SpeechEncoder
 
 from sm_pipeline.encoders import choose_device, choose_dtype, load_encoder
-from sm_pipeline.encoders.checkpoint import weights_sha256
 from sm_pipeline.encoders.frontend import FilterBank
+from sm_pipeline.encoders.loading import weights_sha256
 from sm_pipeline.encoders.presets import PRESET_SEED, TINY_SEAMLESS
 from sm_pipeline.encoders.seamless import MIN_SAMPLES
 from sm_store.errors import ConfigError, ModelError

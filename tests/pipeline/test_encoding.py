@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from sm_pipeline.encoding import BatchEncoder, average_frames, store_features
+from sm_pipeline.extraction.encoding import BatchEncoder, average_frames, store_features
 from sm_store.errors import RunFailed
 
 

@@ -14,9 +14,9 @@ from dataclasses import replace
 import pytest
 
 from sm_pipeline.encoders import load_encoder
-from sm_pipeline.engines.local import Run, run_units
-from sm_pipeline.plan import UnitRule, plan_units
-from sm_pipeline.unit import Task
+from sm_pipeline.extraction.engines.local import Run, run_units
+from sm_pipeline.extraction.plan import UnitRule, plan_units
+from sm_pipeline.extraction.unit import Task
 from sm_store import Identity, Store
 from sm_store.errors import IdentityMismatch, ModelError, RunFailed
 from tests.pipeline.test_unit import ConstantEncoder, corpus, make_store, setup_for
@@ -128,7 +128,7 @@ def test_two_runs_on_one_store_share_the_work(tmp_path, tasks):
 import pickle, sys
 from pathlib import Path
 from sm_pipeline.encoders import load_encoder
-from sm_pipeline.engines.local import Run, run_units
+from sm_pipeline.extraction.engines.local import Run, run_units
 from tests.pipeline.test_engines_local import again
 results = again(Path({str(tmp_path)!r}), Path({str(store.root)!r}))
 print(sum(not result.skipped for result in results))
@@ -159,10 +159,10 @@ def test_workers_end_when_their_parent_is_killed(tmp_path, tasks):
 import multiprocessing, os, signal
 from pathlib import Path
 from sm_pipeline.encoders import load_encoder
-from sm_pipeline.engines.local import Run, run_units
+from sm_pipeline.extraction.engines.local import Run, run_units
 from sm_pipeline.manifest import read_manifest
-from sm_pipeline.plan import UnitRule, plan_units
-from sm_pipeline.unit import Task
+from sm_pipeline.extraction.plan import UnitRule, plan_units
+from sm_pipeline.extraction.unit import Task
 from sm_store import Identity, Store
 from tests.pipeline.test_unit import setup_for
 if __name__ == "__main__":

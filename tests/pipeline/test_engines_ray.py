@@ -110,10 +110,10 @@ def test_two_workers_one_of_them_killed_make_the_store_of_one_process(tmp_path, 
 DRIVER = """
 from dataclasses import replace
 from pathlib import Path
-from sm_pipeline.engines import Run, run_units
+from sm_pipeline.extraction.engines import Run, run_units
 from sm_pipeline.manifest import read_manifest
-from sm_pipeline.plan import UnitRule, plan_units
-from sm_pipeline.unit import Task
+from sm_pipeline.extraction.plan import UnitRule, plan_units
+from sm_pipeline.extraction.unit import Task
 from sm_store.errors import IdentityMismatch, RunFailed
 from tests.pipeline.test_engines_local import tiny_store
 from tests.pipeline.test_unit import make_store, setup_for

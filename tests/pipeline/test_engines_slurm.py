@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from sm_pipeline.engines.slurm import array_share
+from sm_pipeline.extraction.engines.slurm import array_share
 from sm_store import Store
 from sm_store.errors import ConfigError
 from tests.pipeline.test_extract import files_of

@@ -15,7 +15,7 @@ import pytest
 import zarr
 
 from sm_pipeline.config import ExtractConfig, TargetConfig
-from sm_pipeline.extract import Summary, default_workers, extract, failure
+from sm_pipeline.extraction.extract import Summary, default_workers, extract, failure
 from sm_pipeline.text import normalise
 from sm_store import Store
 from sm_store.errors import IdentityMismatch, ManifestError, ModelError, RunFailed

@@ -13,9 +13,9 @@ import matplotlib
 import numpy as np
 import pytest
 
-from sm_pipeline import figures
-from sm_pipeline.figures import Curve, draw_curves, draw_fit, draw_histogram, levels
-from sm_pipeline.survey import fit, histogram
+from sm_pipeline.pages import figures
+from sm_pipeline.pages.figures import Curve, draw_curves, draw_fit, draw_histogram, levels
+from sm_pipeline.pages.survey import fit, histogram
 
 SVG = "{http://www.w3.org/2000/svg}"
 NUMBERS = histogram(np.random.default_rng(0).gamma(2.0, 3.0, 400))
@@ -186,7 +186,7 @@ def test_matplotlib_is_quiet_and_only_meanwhile():
 
 
 def test_matplotlib_is_loaded_by_drawing_alone():
-    code = "import sys, sm_pipeline.figures; print('matplotlib' in sys.modules)"
+    code = "import sys, sm_pipeline.pages.figures; print('matplotlib' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert (done.stdout.strip(), done.stderr) == ("False", "")
 

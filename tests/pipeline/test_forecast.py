@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from sm_pipeline.config import ExtractConfig, TargetConfig
-from sm_pipeline.demo_corpus import write_demo_corpus
-from sm_pipeline.extract import extract
-from sm_pipeline.forecast import forecast
+from sm_pipeline.corpora.demo import write_demo_corpus
+from sm_pipeline.extraction.extract import extract
+from sm_pipeline.extraction.forecast import forecast
 from sm_store import Store
 from sm_store.errors import ManifestError
 from tests.speech import write_lines

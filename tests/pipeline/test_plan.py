@@ -7,8 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from sm_pipeline.extraction.plan import ASSUMED_SECONDS, UnitRule, assumed_seconds, plan_batches, plan_units
 from sm_pipeline.manifest import Utterance
-from sm_pipeline.plan import ASSUMED_SECONDS, UnitRule, assumed_seconds, plan_batches, plan_units
 from sm_store.errors import ConfigError
 
 

@@ -10,12 +10,12 @@ from dataclasses import replace
 
 import pytest
 
-import sm_pipeline.repair
+import sm_pipeline.extraction.repair
 from sm_pipeline.config import ExtractConfig, TargetConfig
-from sm_pipeline.embed import embed
-from sm_pipeline.extract import extract
-from sm_pipeline.recipe import RECIPE, load_recipe
-from sm_pipeline.repair import NOTE, repair
+from sm_pipeline.extraction.embed import embed
+from sm_pipeline.extraction.extract import extract
+from sm_pipeline.extraction.recipe import RECIPE, load_recipe
+from sm_pipeline.extraction.repair import NOTE, repair
 from sm_store import Store
 from sm_store.convert import export
 from sm_store.durable import locked
@@ -142,7 +142,7 @@ def test_the_groups_that_stock_tools_open_are_written_again(made, store):
 def test_stopped_at_any_step_it_goes_on(made, store, monkeypatch, step):
     damage_features(store)
     flip(store / "targets/later/catalog/00002.parquet")
-    real = getattr(sm_pipeline.repair, step)
+    real = getattr(sm_pipeline.extraction.repair, step)
     calls = []
 
     def stop(*arguments):
@@ -155,7 +155,7 @@ def test_stopped_at_any_step_it_goes_on(made, store, monkeypatch, step):
         return real(*arguments)
 
     with monkeypatch.context() as patched:
-        patched.setattr(sm_pipeline.repair, step, stop)
+        patched.setattr(sm_pipeline.extraction.repair, step, stop)
         with pytest.raises(KeyboardInterrupt):
             repair(store, device="cpu")
     assert verify(store).ok and (store / NOTE).is_file()
@@ -167,7 +167,7 @@ def test_stopped_at_any_step_it_goes_on(made, store, monkeypatch, step):
 def test_what_another_process_is_writing_is_said(made, store, monkeypatch):
     damage_features(store)
     with monkeypatch.context() as patched:
-        patched.setattr(sm_pipeline.repair, "run_job", lambda *_: None)  # left to whoever holds the shard
+        patched.setattr(sm_pipeline.extraction.repair, "run_job", lambda *_: None)  # left to whoever holds the shard
         with pytest.raises(RunFailed, match="another process is writing shards 1; run `sm-pipeline repair` again"):
             repair(store, device="cpu")
     with locked(store, "repair"), pytest.raises(StoreBusy):
@@ -273,7 +273,7 @@ def test_damage_that_comes_back_is_said(store, monkeypatch):
     """A disk that goes on losing bytes."""
     damage_features(store)
     other, _ = features_of(store, 0)
-    monkeypatch.setattr("sm_pipeline.repair.run_job", lambda *_: flip(other))
+    monkeypatch.setattr("sm_pipeline.extraction.repair.run_job", lambda *_: flip(other))
     with pytest.raises(RunFailed, match="damages are left"):
         repair(store, device="cpu")
 

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from sm_pipeline.config import TargetConfig
-from sm_pipeline.embed import embed
-from sm_pipeline.extract import extract
-from sm_pipeline.repair import repair
-from sm_pipeline.retry import retry
+from sm_pipeline.extraction.embed import embed
+from sm_pipeline.extraction.extract import extract
+from sm_pipeline.extraction.repair import repair
+from sm_pipeline.extraction.retry import retry
 from sm_store import Store
 from sm_store.convert import export
 from sm_store.errors import IdentityMismatch, ManifestError, StoreMissing

@@ -7,9 +7,9 @@ import math
 import numpy as np
 import pytest
 
-from sm_pipeline import survey
-from sm_pipeline.inspection import GROUPS
-from sm_pipeline.survey import fit, histogram, row_norms, sample_norms, take_survey
+from sm_pipeline.pages import survey
+from sm_pipeline.pages.inspection import GROUPS
+from sm_pipeline.pages.survey import fit, histogram, row_norms, sample_norms, take_survey
 from sm_store import Fields, Record, Store
 from sm_store.dtypes import to_float32
 from tests.store import building

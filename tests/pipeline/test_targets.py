@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from sm_pipeline.config import TargetConfig
-from sm_pipeline.llm_table import load_llm_table
-from sm_pipeline.targets import (
+from sm_pipeline.extraction.llm_targets import (
     KNOWN_PADS,
     Tokeniser,
     build_targets,
@@ -16,6 +15,7 @@ from sm_pipeline.targets import (
     pad_problem,
     reserved_rows,
 )
+from sm_pipeline.models.llm_table import load_llm_table
 from sm_store import Geometry, Store
 from sm_store.errors import ConfigError, IdentityMismatch, ModelError, StoreCorrupt
 from sm_store.targets import table_scale, table_sha256, tokenizer_sha256

@@ -15,11 +15,11 @@ import torch
 from sm_pipeline.audio import Cut, read_audio
 from sm_pipeline.config import TargetConfig
 from sm_pipeline.encoders import load_encoder
-from sm_pipeline.encoding import store_features
+from sm_pipeline.extraction.encoding import store_features
+from sm_pipeline.extraction.llm_targets import build_targets
+from sm_pipeline.extraction.plan import UnitRule, plan_units
+from sm_pipeline.extraction.unit import Task, UnitWorker, WorkerSetup, check_usable
 from sm_pipeline.manifest import read_manifest
-from sm_pipeline.plan import UnitRule, plan_units
-from sm_pipeline.targets import build_targets
-from sm_pipeline.unit import Task, UnitWorker, WorkerSetup, check_usable
 from sm_store import Geometry, Identity, Store
 from sm_store.errors import SampleError
 from tests.speech import tone, write_audio, write_lines

@@ -12,7 +12,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from sm_pipeline.models import resolve_model
+from sm_pipeline.models.source import resolve_model
 from sm_store.errors import ConfigError, ModelError
 from speechmapper.eval.cli import app, eet
 from speechmapper.eval.eet import EetRequest, find_crossing, measure_eet, parse_levels

@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
-from sm_pipeline.models import ModelSource, resolve_model
+from sm_pipeline.models.source import ModelSource, resolve_model
 from sm_store.errors import ModelError
 from speechmapper.llm import FrozenLLM, common_start, load_llm
 from speechmapper.prompting import Prompt

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
-from sm_pipeline.models import resolve_model
+from sm_pipeline.models.source import resolve_model
 from speechmapper.eval.metrics import error_rates
 from speechmapper.llm import FrozenLLM, load_llm
 

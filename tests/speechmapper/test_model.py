@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from sm_pipeline.config import ExtractConfig, TargetConfig
-from sm_pipeline.extract import extract
+from sm_pipeline.extraction.extract import extract
 from sm_store import Store
 from sm_store.errors import ConfigError, IdentityMismatch, InputError, ModelError, RunFailed
 from speechmapper import SpeechMapper

@@ -322,7 +322,7 @@ def test_stage1_imports_and_opens_no_llm(world, stage1_run, tmp_path):
         "speechmapper.llm",
         "speechmapper.model",
         "transformers.models.llama.modeling_llama",
-        "sm_pipeline.llm_table",
+        "sm_pipeline.models.llm_table",
     )
     assert not set(forbidden) & set(told["modules"])
     assert not any(name.startswith("speechmapper.prompt") for name in told["modules"])

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from sm_pipeline.models import resolve_model
+from sm_pipeline.models.source import resolve_model
 from sm_store.errors import ConfigError, IdentityMismatch, ModelError
 from speechmapper.llm import load_llm
 from speechmapper.loader.batches import read_batch

@@ -16,13 +16,13 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from sm_pipeline.models.quiet import quiet_transformers
 from sm_store import Fields, Geometry, Identity, Record, Store, TargetSpec
 from sm_store.targets import table_scale, table_sha256, tokenizer_sha256
 from speechmapper.config import DataConfig, Stage1Config, Stage2Config
 from speechmapper.config_file import load_config
 from speechmapper.loader.batches import Source
 from speechmapper.projector import Projector
-from speechmapper.quiet import quiet_transformers
 from speechmapper.train.data import DataRequest, TrainingData, open_data
 
 SPOKEN = "the a old dog bird house red sang slept saw by river and boat small green walked home in rain"

@@ -19,9 +19,9 @@ import torch
 
 from sm_pipeline.encoders import seamless, w2v_bert, wav2vec, whisper
 from sm_pipeline.encoders.base import Encoder, EncoderRequest, Outline
-from sm_pipeline.encoders.checkpoint import read_settings
+from sm_pipeline.encoders.loading import read_settings
 from sm_pipeline.encoders.presets import ENCODER_PRESETS
-from sm_pipeline.models import ModelSource, resolve_model
+from sm_pipeline.models.source import ModelSource, resolve_model
 from sm_store.errors import ConfigError, ModelError
 
 __all__ = ["ENCODER_PRESETS", "FAMILIES", "Encoder", "Outline", "load_encoder", "read_outline"]

@@ -21,12 +21,12 @@ from transformers.models.seamless_m4t_v2.modeling_seamless_m4t_v2 import Seamles
 
 from sm_pipeline.audio import SAMPLE_RATE
 from sm_pipeline.encoders.base import EncoderRequest, Outline
-from sm_pipeline.encoders.checkpoint import build, load_weights, read_config, read_extractor
 from sm_pipeline.encoders.fast_attention import use_fast_attention
 from sm_pipeline.encoders.frontend import HOP, WINDOW, FilterBank
+from sm_pipeline.encoders.loading import build, load_weights, read_config, read_extractor
 from sm_pipeline.encoders.presets import ENCODER_PRESETS, PRESET_SEED
 from sm_pipeline.encoders.tapped import Tap, TappedEncoder, cut_off
-from sm_pipeline.models import ModelSource
+from sm_pipeline.models.source import ModelSource
 from sm_store.errors import ModelError
 
 STACKED = 2  # filter-bank frames in one encoder frame

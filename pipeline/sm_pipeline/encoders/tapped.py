@@ -19,8 +19,8 @@ import numpy as np
 import torch
 
 from sm_pipeline.encoders.base import EncoderRequest, Outline
-from sm_pipeline.encoders.checkpoint import weights_sha256
-from sm_pipeline.models import ModelSource
+from sm_pipeline.encoders.loading import weights_sha256
+from sm_pipeline.models.source import ModelSource
 from sm_store.errors import ModelError
 
 

@@ -15,10 +15,10 @@ import torch
 from transformers import Wav2Vec2BertConfig, Wav2Vec2BertModel
 
 from sm_pipeline.encoders.base import EncoderRequest, Outline
-from sm_pipeline.encoders.checkpoint import build, load_weights, read_config
+from sm_pipeline.encoders.loading import build, load_weights, read_config
 from sm_pipeline.encoders.seamless import SeamlessEncoder, outline_of, read_filter_bank
 from sm_pipeline.encoders.tapped import cut_off
-from sm_pipeline.models import ModelSource
+from sm_pipeline.models.source import ModelSource
 from sm_store.errors import ModelError
 
 POSITIONS = ("relative_key", None)  # the published model's, and none; others keep tables that no checkpoint stores

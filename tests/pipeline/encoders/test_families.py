@@ -10,8 +10,8 @@ import torch
 
 from sm_pipeline.config import ExtractConfig
 from sm_pipeline.encoders import load_encoder, read_outline
-from sm_pipeline.extract import extract
-from sm_pipeline.forecast import forecast
+from sm_pipeline.extraction.extract import extract
+from sm_pipeline.extraction.forecast import forecast
 from sm_store import Store
 from tests.pipeline.encoders.families import LAYERS, RATE, WIDTH, waves
 

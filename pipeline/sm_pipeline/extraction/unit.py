@@ -27,13 +27,13 @@ from pathlib import Path
 import numpy as np
 
 from sm_pipeline.audio import Cut, Waveform, file_seconds, read_audio
-from sm_pipeline.decoders import Decoders
 from sm_pipeline.encoders import load_encoder
 from sm_pipeline.encoders.base import Encoder
-from sm_pipeline.encoding import BatchEncoder, Started, keep_memory, single_thread
+from sm_pipeline.extraction.decoders import Decoders
+from sm_pipeline.extraction.encoding import BatchEncoder, Started, keep_memory, single_thread
+from sm_pipeline.extraction.llm_targets import Tokeniser
+from sm_pipeline.extraction.plan import WorkUnit, plan_batches
 from sm_pipeline.manifest import Utterance
-from sm_pipeline.plan import WorkUnit, plan_batches
-from sm_pipeline.targets import Tokeniser
 from sm_pipeline.text import normalise
 from sm_store import Geometry, Record, Reject, Store
 from sm_store.dtypes import is_finite

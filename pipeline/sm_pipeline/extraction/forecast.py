@@ -20,11 +20,11 @@ from sm_pipeline.audio import SAMPLE_RATE, file_seconds
 from sm_pipeline.config import ExtractConfig
 from sm_pipeline.console import progress
 from sm_pipeline.encoders import read_outline
-from sm_pipeline.llm_table import load_tokenizer
+from sm_pipeline.extraction.plan import UnitRule, plan_units
+from sm_pipeline.extraction.rate import Rate, measure_rate
 from sm_pipeline.manifest import Manifest, Utterance, read_manifest
-from sm_pipeline.models import resolve_model
-from sm_pipeline.plan import UnitRule, plan_units
-from sm_pipeline.rate import Rate, measure_rate
+from sm_pipeline.models.llm_table import load_tokenizer
+from sm_pipeline.models.source import resolve_model
 from sm_store.errors import ModelError
 from sm_store.int8 import NAME as INT8
 from sm_store.shards.sizes import Sizes

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from sm_pipeline.console import progress
-from sm_pipeline.recipe import RECIPE
+from sm_pipeline.extraction.recipe import RECIPE
 from sm_store import Store
 from sm_store.convert import Converted, export, merge
 from sm_store.ledger import REASONS

@@ -25,9 +25,9 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 
 from sm_pipeline.encoders.base import Encoder
-from sm_pipeline.encoding import single_thread
+from sm_pipeline.extraction.encoding import single_thread
+from sm_pipeline.extraction.unit import Task, UnitResult, UnitWorker, WorkerSetup
 from sm_pipeline.signals import Stopped, stop_on_signals
-from sm_pipeline.unit import Task, UnitResult, UnitWorker, WorkerSetup
 from sm_store.errors import RunFailed, SpeechMapperError
 
 BUSY_WAIT = 0.5  # seconds before a unit that another run holds is tried again
@@ -118,7 +118,7 @@ def _start(setup: WorkerSetup, number: int) -> _Worker:
     # A fork of this process would copy torch's threads as locks nobody opens. The fork server imports what workers
     # need once, starts no threads, and is forked for each of them.
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["sm_pipeline.unit"])
+    context.set_forkserver_preload(["sm_pipeline.extraction.unit"])
     ours, theirs = context.Pipe()
     process = context.Process(target=work, args=(_place(setup, number), theirs))
     process.start()

@@ -22,8 +22,8 @@ import numpy as np
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
-from sm_pipeline.checkpoints import GgufTensors, TensorFiles
-from sm_pipeline.models import ModelSource, open_tensors, resolve_model
+from sm_pipeline.models.source import ModelSource, open_tensors, resolve_model
+from sm_pipeline.models.tensors import GgufTensors, TensorFiles
 from sm_store.errors import ModelError
 
 GGUF_TABLE = "token_embd.weight"  # llama.cpp's name, whatever the architecture

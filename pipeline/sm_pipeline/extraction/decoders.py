@@ -111,7 +111,9 @@ class _Process:
     def __init__(self) -> None:
         # Not a fork of this process: torch's threads would be copied as locks nobody opens.
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["sm_pipeline.audio", "sm_pipeline.decoders"])  # where it is not running yet
+        context.set_forkserver_preload(
+            ["sm_pipeline.audio", "sm_pipeline.extraction.decoders"]
+        )  # where it is not running yet
         self._pipe, theirs = context.Pipe()
         self._process: BaseProcess = context.Process(target=serve, args=(theirs,), daemon=True)
         self._process.start()

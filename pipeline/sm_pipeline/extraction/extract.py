@@ -27,17 +27,17 @@ import torch
 from sm_pipeline.audio import RESAMPLER
 from sm_pipeline.config import ExtractConfig
 from sm_pipeline.console import progress
-from sm_pipeline.embed import embed_shards
 from sm_pipeline.encoders import choose_device, choose_dtype, load_encoder
 from sm_pipeline.encoders.base import Encoder
-from sm_pipeline.engines import Run, ray, run_units, share
+from sm_pipeline.extraction.embed import embed_shards
+from sm_pipeline.extraction.engines import Run, ray, run_units, share
+from sm_pipeline.extraction.llm_targets import build_targets
+from sm_pipeline.extraction.plan import UnitRule, WorkUnit, plan_units
+from sm_pipeline.extraction.recipe import Recipe
+from sm_pipeline.extraction.unit import Task, UnitResult, WorkerSetup
 from sm_pipeline.manifest import Manifest, Utterance, read_manifest
-from sm_pipeline.plan import UnitRule, WorkUnit, plan_units
-from sm_pipeline.recipe import Recipe
 from sm_pipeline.signals import stop_on_signals
-from sm_pipeline.targets import build_targets
 from sm_pipeline.text import NORMALIZER
-from sm_pipeline.unit import Task, UnitResult, WorkerSetup
 from sm_store import Identity, Store
 from sm_store.errors import RunFailed
 from sm_store.ledger import count

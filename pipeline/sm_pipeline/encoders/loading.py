@@ -20,7 +20,7 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import FeatureExtractionMixin, PreTrainedConfig
 
 from sm_pipeline.audio import SAMPLE_RATE
-from sm_pipeline.models import ModelSource, open_tensors
+from sm_pipeline.models.source import ModelSource, open_tensors
 from sm_store.errors import ModelError
 
 # torch's weight norm of today, and what checkpoints made before it call the same two tensors.

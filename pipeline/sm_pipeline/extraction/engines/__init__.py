@@ -11,10 +11,10 @@ import os
 from collections.abc import Generator, Sequence
 
 from sm_pipeline.config import Engine
-from sm_pipeline.engines import local, ray, slurm
-from sm_pipeline.engines.local import Run
-from sm_pipeline.plan import WorkUnit
-from sm_pipeline.unit import Task, UnitResult
+from sm_pipeline.extraction.engines import local, ray, slurm
+from sm_pipeline.extraction.engines.local import Run
+from sm_pipeline.extraction.plan import WorkUnit
+from sm_pipeline.extraction.unit import Task, UnitResult
 
 __all__ = ["Run", "run_units", "share"]
 

@@ -14,8 +14,8 @@ from collections import deque
 from collections.abc import Generator, Sequence
 from typing import Any
 
-from sm_pipeline.engines.local import BUSY_WAIT, Run
-from sm_pipeline.unit import Task, UnitResult, UnitWorker, WorkerSetup
+from sm_pipeline.extraction.engines.local import BUSY_WAIT, Run
+from sm_pipeline.extraction.unit import Task, UnitResult, UnitWorker, WorkerSetup
 from sm_store.errors import ConfigError, RunFailed, SpeechMapperError
 
 LOSSES = 3  # of an actor, after which the run has failed

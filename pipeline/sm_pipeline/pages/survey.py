@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from sm_pipeline.inspection import GROUPS, inspect_opened, quantiles
+from sm_pipeline.pages.inspection import GROUPS, inspect_opened, quantiles
 from sm_store import Store, TargetSet
 from sm_store.dtypes import to_float32
 from sm_store.errors import StoreMissing

@@ -17,9 +17,9 @@ from typing import Any
 
 import jinja2
 
-from sm_pipeline.figures import draw_fit, draw_histogram
-from sm_pipeline.inspection import GIGABYTE
-from sm_pipeline.survey import Histogram, Survey, TargetSurvey, take_survey
+from sm_pipeline.pages.figures import draw_fit, draw_histogram
+from sm_pipeline.pages.inspection import GIGABYTE
+from sm_pipeline.pages.survey import Histogram, Survey, TargetSurvey, take_survey
 from sm_store import Store
 from sm_store.durable import write_file
 from sm_store.errors import ConfigError

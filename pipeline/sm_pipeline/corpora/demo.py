@@ -21,7 +21,7 @@ import numpy as np
 import soundfile
 
 from sm_pipeline.console import progress
-from sm_pipeline.espeak import SAMPLE_RATE, EspeakVoice, synthesise
+from sm_pipeline.corpora.espeak import SAMPLE_RATE, EspeakVoice, synthesise
 from sm_store.errors import InputError
 
 DEFAULT_UTTERANCES = 1500

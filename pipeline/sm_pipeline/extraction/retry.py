@@ -15,11 +15,11 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from sm_pipeline.embed import embed_shards
-from sm_pipeline.extract import make_identity, prepare, run_job, worker_setup
-from sm_pipeline.plan import plan_units
-from sm_pipeline.recipe import load_recipe
-from sm_pipeline.unit import UnitResult
+from sm_pipeline.extraction.embed import embed_shards
+from sm_pipeline.extraction.extract import make_identity, prepare, run_job, worker_setup
+from sm_pipeline.extraction.plan import plan_units
+from sm_pipeline.extraction.recipe import load_recipe
+from sm_pipeline.extraction.unit import UnitResult
 from sm_store import Store
 from sm_store.durable import locked
 from sm_store.errors import ManifestError, RunFailed

@@ -17,8 +17,8 @@ from typing import Any
 
 from sm_pipeline.config import TargetConfig
 from sm_pipeline.console import Progress, progress
+from sm_pipeline.extraction.llm_targets import Tokeniser, build_targets
 from sm_pipeline.signals import stop_on_signals
-from sm_pipeline.targets import Tokeniser, build_targets
 from sm_store import Store
 from sm_store.errors import StoreBusy
 from sm_store.reading.remote import local_folder

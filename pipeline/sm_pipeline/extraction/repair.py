@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import Any
 
 from sm_pipeline.config import TargetConfig
-from sm_pipeline.embed import embed_shards
-from sm_pipeline.extract import Job, make_identity, prepare, run_job, worker_setup
-from sm_pipeline.inspection import verify_store, verify_words
-from sm_pipeline.recipe import RECIPE, load_recipe
-from sm_pipeline.targets import Targets, build_targets
+from sm_pipeline.extraction.embed import embed_shards
+from sm_pipeline.extraction.extract import Job, make_identity, prepare, run_job, worker_setup
+from sm_pipeline.extraction.llm_targets import Targets, build_targets
+from sm_pipeline.extraction.recipe import RECIPE, load_recipe
+from sm_pipeline.pages.inspection import verify_store, verify_words
 from sm_store import Store, document
 from sm_store.catalog import part_path, read_part, shards_in
 from sm_store.durable import locked, remove, write_file

@@ -15,7 +15,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from sm_pipeline.checkpoints import TensorFiles, open_checkpoint
+from sm_pipeline.models.tensors import TensorFiles, open_checkpoint
 from sm_store.errors import ModelError
 
 __all__ = ["MODEL_PRESETS", "ModelSource", "TensorFiles", "open_tensors", "resolve_model"]

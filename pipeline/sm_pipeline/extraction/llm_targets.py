@@ -23,8 +23,8 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from sm_pipeline.config import TargetConfig
-from sm_pipeline.llm_table import LlmTable, load_llm_table, load_tokenizer
-from sm_pipeline.models import ModelSource
+from sm_pipeline.models.llm_table import LlmTable, load_llm_table, load_tokenizer
+from sm_pipeline.models.source import ModelSource
 from sm_pipeline.text import NORMALIZER, normalise
 from sm_store import Store, TargetSet, TargetSpec
 from sm_store.errors import ConfigError, ModelError

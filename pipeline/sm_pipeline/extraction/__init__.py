@@ -1,0 +1,1 @@
+"""From a manifest to a store: plan, decode, encode, write; targets, retries, repairs and forecasts."""

@@ -1,0 +1,1 @@
+"""Pretrained models: where they lie, their tensors, their embedding table and tokenizer."""

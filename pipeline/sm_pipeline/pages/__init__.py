@@ -1,0 +1,1 @@
+"""What a store looks like to a person: figures, text, and one self-contained page."""
