@@ -20,10 +20,10 @@ from sm_pipeline.encoders import choose_device
 from sm_pipeline.models.llm_table import load_llm_table
 from sm_pipeline.models.source import resolve_model
 from sm_store.errors import InputError, ModelError
-from speechmapper.listening import Listening, load_listening, load_wave, model_name
+from speechmapper.audio_features import Listening, load_listening, load_wave, model_name
 from speechmapper.llm import load_llm
+from speechmapper.measure.vectors import NearestToken
 from speechmapper.projector import Projector
-from speechmapper.train.readout import NearestToken
 from speechmapper.train.run_folder import load_projector
 
 Readout = Callable[[torch.Tensor, torch.Tensor], list[str]]

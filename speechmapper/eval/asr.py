@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from speechmapper.eval.metrics import error_rates
+from speechmapper.measure.text import error_rates
 
 
 def score_asr(predictions: Sequence[dict[str, Any]]) -> dict[str, Any]:

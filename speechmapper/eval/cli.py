@@ -57,8 +57,8 @@ def asr(
     as_json: JsonOption = False,
 ) -> None:
     """Word and character error rate of a run."""
-    from speechmapper.eval.evaluate import evaluate_asr
     from speechmapper.eval.predict import PredictRequest
+    from speechmapper.eval.score import evaluate_asr
 
     request = PredictRequest(run_folder, out, store, manifest, llm, split, device, max_new_tokens)
     _tell(evaluate_asr(request), out, as_json)
@@ -70,7 +70,7 @@ def score(
     as_json: JsonOption = False,
 ) -> None:
     """Metrics again from predictions.jsonl; loads no model."""
-    from speechmapper.eval.evaluate import score as score_again
+    from speechmapper.eval.score import score as score_again
 
     _tell(score_again(out), out, as_json)
 
@@ -92,8 +92,8 @@ def eet(
     as_json: Annotated[bool, typer.Option("--json", help="Print eet.json on stdout and nothing else.")] = False,
 ) -> None:
     """How much error in its input embeddings an LLM tolerates."""
-    from speechmapper.eval.eet import LEVELS, EetRequest, measure_eet, parse_levels
-    from speechmapper.eval.eet_report import print_curve
+    from speechmapper.eval.eet.curve import LEVELS, EetRequest, measure_eet, parse_levels
+    from speechmapper.eval.eet.page import print_curve
 
     wanted = LEVELS if levels is None else parse_levels(levels)
     found = measure_eet(EetRequest(llm, out, texts, store, split, wanted, seeds, utterances, batch, device))

@@ -22,10 +22,10 @@ from sm_pipeline.audio import Cut, file_seconds
 from sm_pipeline.manifest import Manifest, read_manifest
 from sm_store import Store
 from sm_store.errors import InputError, RunFailed
-from speechmapper.listening import Listening, load_listening, load_wave
-from speechmapper.loader.batches import as_tensor
+from speechmapper.audio_features import Listening, load_listening, load_wave
+from speechmapper.loader.data import TEST_SPLIT, choose_split, split_of
+from speechmapper.loader.prefetch import as_tensor
 from speechmapper.projector import Projector
-from speechmapper.train.data import TEST_SPLIT, choose_split, split_of
 from speechmapper.train.run_folder import require_features
 
 FRAMES_OF_A_BATCH = 4096  # after padding

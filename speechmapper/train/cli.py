@@ -13,7 +13,7 @@ import typer
 from sm_pipeline.console import run
 from sm_store.version import __version__
 from speechmapper.config_file import PRESETS, load_stage1, load_stage2
-from speechmapper.train.processes import end_with_parent, is_main, run_processes
+from speechmapper.train.launch import end_with_parent, is_main, run_processes
 
 if TYPE_CHECKING:
     from speechmapper.train.loop import Outcome

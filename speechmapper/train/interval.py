@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 import torch
 from accelerate import Accelerator
 
-from speechmapper.loader.batches import StepBatches
+from speechmapper.loader.prefetch import StepBatches
 
 
 @dataclass(frozen=True, slots=True)

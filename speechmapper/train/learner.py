@@ -17,7 +17,7 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from speechmapper.loader.batches import DeviceBatch
+from speechmapper.loader.prefetch import DeviceBatch
 from speechmapper.objectives import Objective
 from speechmapper.projector import Projector
 

@@ -20,10 +20,10 @@ from accelerate import Accelerator
 from sm_pipeline.console import progress
 from sm_store.errors import ConfigError
 from speechmapper.config import DataConfig, ScheduleConfig
-from speechmapper.loader.batches import BatchReader, Source
 from speechmapper.loader.epoch import Order
+from speechmapper.loader.prefetch import BatchReader, Source
 from speechmapper.train.interrupt import stop_on_signals
-from speechmapper.train.trainee import Outcome, Trainee
+from speechmapper.train.run import Outcome, Trainee
 
 
 class Loop:

@@ -31,10 +31,10 @@ from sm_store.identity import diff_json, require_same
 from sm_store.version import __version__
 from speechmapper.config import RunConfig, Stage1Config, Stage2Config
 from speechmapper.config_file import to_plain, to_yaml
+from speechmapper.loader.data import TrainingData
 from speechmapper.projector import Projector
 from speechmapper.train.checkpoint import list_checkpoints
-from speechmapper.train.data import TrainingData
-from speechmapper.train.report import METRICS_FILE
+from speechmapper.train.log import METRICS_FILE
 
 CONFIG_FILE = "config.yaml"
 PROJECTOR_FOLDER = "projector"

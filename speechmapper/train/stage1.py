@@ -23,13 +23,14 @@ from torch import nn
 from sm_store import Geometry
 from sm_store.errors import ConfigError
 from speechmapper.config import Stage1Config
-from speechmapper.loader.batches import DeviceBatch
+from speechmapper.loader.data import DataRequest, TrainingData, open_data
+from speechmapper.loader.prefetch import DeviceBatch
 from speechmapper.objectives import Objective
 from speechmapper.objectives.build import build_objective, readout_of
 from speechmapper.projector import Projector, ProjectorConfig
-from speechmapper.train.data import DataRequest, TrainingData, open_data
 from speechmapper.train.learner import Learner
 from speechmapper.train.loop import Loop
+from speechmapper.train.run import Outcome, Setup, Trainee
 from speechmapper.train.run_folder import (
     open_accelerator,
     run_identity,
@@ -38,8 +39,7 @@ from speechmapper.train.run_folder import (
     tell,
     trained_for,
 )
-from speechmapper.train.task import Evaluation
-from speechmapper.train.trainee import Outcome, Setup, Trainee
+from speechmapper.train.stage import Evaluation
 from speechmapper.train.validation import Validation, build_validation
 
 

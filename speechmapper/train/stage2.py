@@ -22,16 +22,17 @@ from torch import nn
 from sm_pipeline.models.source import resolve_model
 from sm_store import Store
 from speechmapper.config import Stage2Config, TuningConfig
-from speechmapper.eval.metrics import error_rates
 from speechmapper.llm import FrozenLLM, load_llm
-from speechmapper.loader.batches import DeviceBatch, Source, read_batch
+from speechmapper.loader.data import DataRequest, TrainingData, open_data
+from speechmapper.loader.prefetch import DeviceBatch, Source, read_batch
+from speechmapper.measure.text import error_rates
 from speechmapper.objectives import Objective
 from speechmapper.objectives.build import build_objective, readout_of
 from speechmapper.projector import Projector
 from speechmapper.prompting import Example, Prompt
-from speechmapper.train.data import DataRequest, TrainingData, open_data
 from speechmapper.train.learner import Learner
 from speechmapper.train.loop import Loop
+from speechmapper.train.run import Outcome, Setup, Trainee, micro_seed
 from speechmapper.train.run_folder import (
     load_projector,
     open_accelerator,
@@ -42,9 +43,8 @@ from speechmapper.train.run_folder import (
     tell,
     trained_for,
 )
-from speechmapper.train.task import Evaluation
+from speechmapper.train.stage import Evaluation
 from speechmapper.train.tokenizer import load_tokenizer
-from speechmapper.train.trainee import Outcome, Setup, Trainee, micro_seed
 from speechmapper.train.validation import spread, write_examples
 
 EVAL_BATCH = 16  # utterances

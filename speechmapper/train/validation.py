@@ -22,14 +22,14 @@ import torch
 
 from sm_store import TargetSet
 from speechmapper.config import RunConfig
-from speechmapper.eval.metrics import error_rates
-from speechmapper.loader.batches import Source, read_batch
+from speechmapper.loader.data import TrainingData
+from speechmapper.loader.prefetch import Source, read_batch
+from speechmapper.measure.text import error_rates
+from speechmapper.measure.threshold import Threshold, read_threshold
+from speechmapper.measure.vectors import Closeness, Lengths, NearestToken, Norms
 from speechmapper.projector import Projector
-from speechmapper.threshold import Threshold, read_threshold
-from speechmapper.train.data import TrainingData
-from speechmapper.train.readout import Closeness, Lengths, NearestToken, Norms
-from speechmapper.train.report import EXAMPLES_FILE
-from speechmapper.train.task import Evaluation
+from speechmapper.train.log import EXAMPLES_FILE
+from speechmapper.train.stage import Evaluation
 from speechmapper.train.tokenizer import load_tokenizer
 
 EVAL_BATCH = 32  # utterances

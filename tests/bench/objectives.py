@@ -20,8 +20,8 @@ from rich.table import Table
 
 from speechmapper.config import ObjectiveConfig, Stage1Config
 from speechmapper.config_file import load_stage1
-from speechmapper.eval.evaluate import evaluate_asr
 from speechmapper.eval.predict import PredictRequest
+from speechmapper.eval.score import evaluate_asr
 from speechmapper.train.stage1 import Stage1Request, train_variants
 
 OBJECTIVES = ("mse", "mse+cosine", "l1+cosine+contrastive", "mse+cosine+ctc", "ctc-embedding")

@@ -40,12 +40,12 @@ from sm_store import Fields, Geometry, Identity, Record, Store, TargetSpec
 from sm_store.targets import table_scale, table_sha256, tokenizer_sha256
 from speechmapper.config import Stage1Config
 from speechmapper.config_file import load_config
-from speechmapper.loader.batches import BatchReader, StepBatches
+from speechmapper.loader.data import DataRequest, open_data
+from speechmapper.loader.prefetch import BatchReader, StepBatches
 from speechmapper.objectives import Answers
 from speechmapper.objectives.distance import WeightedDistance
 from speechmapper.projector import Projector
-from speechmapper.train.data import DataRequest, open_data
-from speechmapper.train.report import read_metrics
+from speechmapper.train.log import read_metrics
 from speechmapper.train.run_folder import open_accelerator
 from speechmapper.train.stage1 import Stage1Request, build_trainee, geometry_of, projector_config, train_stage1
 from speechmapper.train.sweep import sweep_stage1, with_alpha

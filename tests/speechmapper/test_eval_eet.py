@@ -15,12 +15,12 @@ from typer.testing import CliRunner
 from sm_pipeline.models.source import resolve_model
 from sm_store.errors import ConfigError, ModelError
 from speechmapper.eval.cli import app, eet
-from speechmapper.eval.eet import EetRequest, find_crossing, measure_eet, parse_levels
-from speechmapper.eval.eet_report import in_words, render
-from speechmapper.eval.metrics import error_rates
-from speechmapper.eval.texts import choose_texts
+from speechmapper.eval.eet.curve import EetRequest, find_crossing, measure_eet, parse_levels
+from speechmapper.eval.eet.page import in_words, render
+from speechmapper.eval.eet.texts import choose_texts
 from speechmapper.llm import load_llm
-from speechmapper.threshold import read_threshold
+from speechmapper.measure.text import error_rates
+from speechmapper.measure.threshold import read_threshold
 from tests.speechmapper.tiny import tokenizer
 
 LEVELS = (0.0, 0.1, 2.5)

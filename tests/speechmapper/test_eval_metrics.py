@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from speechmapper.eval.asr import score_asr
-from speechmapper.eval.metrics import error_rates
+from speechmapper.measure.text import error_rates
 
 
 def test_normalised_before_counting():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from speechmapper.eval.noise import NOISE, gaussian, mix
+from speechmapper.eval.eet.noise import NOISE, gaussian, mix
 from tests.speechmapper.tiny import llama
 
 TABLE = llama().get_input_embeddings().weight.detach()

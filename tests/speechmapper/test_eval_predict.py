@@ -10,12 +10,12 @@ import torch
 
 from sm_store import Store
 from sm_store.errors import ConfigError, IdentityMismatch, ModelError
-from speechmapper.eval.evaluate import evaluate_asr, score
 from speechmapper.eval.predict import PredictRequest, predict
 from speechmapper.eval.predictions import read_predictions
+from speechmapper.eval.score import evaluate_asr, score
 from speechmapper.eval.sources import batches_by_length, matching_target
-from speechmapper.loader.batches import read_batch
-from speechmapper.train.readout import Closeness, NearestToken
+from speechmapper.loader.prefetch import read_batch
+from speechmapper.measure.vectors import Closeness, NearestToken
 from speechmapper.train.run_folder import load_projector
 from tests.speechmapper.tiny import make_world, source_of, tokenizer
 

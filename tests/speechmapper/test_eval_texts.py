@@ -7,7 +7,7 @@ import hashlib
 import pytest
 
 from sm_store.errors import ConfigError, StoreError
-from speechmapper.eval.texts import choose_texts
+from speechmapper.eval.eet.texts import choose_texts
 
 
 def test_our_own_sentences_are_distinct_and_the_same_each_time():

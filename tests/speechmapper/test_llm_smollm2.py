@@ -7,8 +7,8 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from sm_pipeline.models.source import resolve_model
-from speechmapper.eval.metrics import error_rates
 from speechmapper.llm import FrozenLLM, load_llm
+from speechmapper.measure.text import error_rates
 
 TEXTS = [
     "the old farmer opened a red box today",

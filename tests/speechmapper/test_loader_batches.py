@@ -11,7 +11,7 @@ import torch
 from sm_store import Geometry
 from sm_store.errors import StoreMissing
 from speechmapper.config import DataConfig
-from speechmapper.loader.batches import BatchReader, Source, as_tensor, read_batch
+from speechmapper.loader.prefetch import BatchReader, Source, as_tensor, read_batch
 from tests.speechmapper.tiny import data_of, source_of
 
 CPU = torch.device("cpu")

@@ -15,11 +15,11 @@ from sm_pipeline.extraction.extract import extract
 from sm_store import Store
 from sm_store.errors import ConfigError, IdentityMismatch, InputError, ModelError, RunFailed
 from speechmapper import SpeechMapper
+from speechmapper.audio_features import load_listening, load_wave
 from speechmapper.cli import app
 from speechmapper.config import Stage1Config, Stage2Config
 from speechmapper.config_file import load_config
 from speechmapper.eval.predict import PredictRequest, predict
-from speechmapper.listening import load_listening, load_wave
 from speechmapper.train.run_folder import load_projector
 from speechmapper.train.stage1 import Stage1Request, train_stage1
 from speechmapper.train.stage2 import Stage2Request, train_stage2

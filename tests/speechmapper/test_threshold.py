@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from sm_store.errors import ConfigError
-from speechmapper.threshold import read_threshold
+from speechmapper.measure.threshold import read_threshold
 
 FOUND = {
     "threshold": {"relative_mse": 0.07, "mse": 0.001, "last_passing": 0.05, "first_failing": 0.1},
@@ -77,6 +77,8 @@ def test_files_that_are_none(tmp_path):
 
 
 def test_no_torch_is_needed():
-    code = "import sys, speechmapper.threshold; print([n for n in ('torch', 'transformers') if n in sys.modules])"
+    code = (
+        "import sys, speechmapper.measure.threshold; print([n for n in ('torch', 'transformers') if n in sys.modules])"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

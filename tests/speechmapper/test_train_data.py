@@ -11,7 +11,7 @@ from sm_store import Geometry, Store
 from sm_store.errors import ConfigError, StoreError
 from sm_store.reading.remote import CACHE
 from speechmapper.config import DataConfig
-from speechmapper.train.data import DataRequest, choose_target, open_data, split_of
+from speechmapper.loader.data import DataRequest, choose_target, open_data, split_of
 from tests.speechmapper.tiny import data_of, make_world
 
 DATA = DataConfig(frames=400)

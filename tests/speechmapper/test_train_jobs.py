@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from speechmapper.config_file import to_yaml
-from speechmapper.train.report import read_metrics
+from speechmapper.train.log import read_metrics
 from tests.speechmapper.tiny import stage1_config
 
 JOBS = Path(__file__).parents[2] / "jobs"

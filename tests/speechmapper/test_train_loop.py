@@ -13,11 +13,11 @@ from torch.nn.parallel import DistributedDataParallel
 
 from sm_store.errors import ConfigError
 from speechmapper.train.interval import Interval
+from speechmapper.train.log import read_metrics
 from speechmapper.train.loop import Loop
-from speechmapper.train.report import read_metrics
+from speechmapper.train.run import Setup, Trainee, micro_seed
 from speechmapper.train.run_folder import open_accelerator, start_run
-from speechmapper.train.task import Evaluation
-from speechmapper.train.trainee import Setup, Trainee, micro_seed
+from speechmapper.train.stage import Evaluation
 from tests.speechmapper.tiny import data_of, stage1_config
 
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from speechmapper.loader.batches import DeviceBatch
-from speechmapper.train import readout
-from speechmapper.train.readout import Closeness, Lengths, NearestToken, Norms
+from speechmapper.loader.prefetch import DeviceBatch
+from speechmapper.measure import vectors as readout
+from speechmapper.measure.vectors import Closeness, Lengths, NearestToken, Norms
 from tests.speechmapper.tiny import llama, tokenizer
 
 CPU = torch.device("cpu")

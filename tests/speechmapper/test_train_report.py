@@ -10,7 +10,7 @@ from accelerate.tracking import MLflowTracker
 
 from speechmapper.config import TRACKERS
 from speechmapper.config_file import to_plain
-from speechmapper.train.report import Report, flatten, kept_lines, read_metrics, run_names
+from speechmapper.train.log import Report, flatten, kept_lines, read_metrics, run_names
 from tests.speechmapper.tiny import stage1_config
 
 

@@ -16,9 +16,9 @@ from sm_store import Fields, Record
 from sm_store.errors import ConfigError, IdentityMismatch, RunFailed, StoreMissing
 from speechmapper.projector import Projector
 from speechmapper.train import stage1 as stage1_module
-from speechmapper.train.report import read_metrics
+from speechmapper.train.log import read_metrics
+from speechmapper.train.run import Trainee
 from speechmapper.train.stage1 import Stage1Request, projector_config, train_stage1
-from speechmapper.train.trainee import Trainee
 from speechmapper.train.validation import spread
 from tests.speechmapper.tiny import World, data_of, make_world, stage1_config
 

@@ -12,13 +12,13 @@ from typer.testing import CliRunner
 
 from sm_store import Store
 from sm_store.errors import ConfigError
-from speechmapper.loader.batches import BatchReader
+from speechmapper.loader.prefetch import BatchReader
 from speechmapper.projector import Projector
 from speechmapper.train.cli import app
-from speechmapper.train.report import read_metrics
+from speechmapper.train.log import read_metrics
+from speechmapper.train.run import Trainee
 from speechmapper.train.stage1 import Stage1Request, train_stage1
 from speechmapper.train.sweep import sweep_stage1, with_alpha
-from speechmapper.train.trainee import Trainee
 from tests.speechmapper.tiny import stage1_config
 
 ALPHAS = (5.0, 7.0, 9.0)

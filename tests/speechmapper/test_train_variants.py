@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from sm_store.errors import ConfigError
-from speechmapper.eval.evaluate import evaluate_asr
 from speechmapper.eval.predict import PredictRequest
+from speechmapper.eval.score import evaluate_asr
 from speechmapper.projector import Projector
 from speechmapper.train.checkpoint import list_checkpoints, read_checkpoint
-from speechmapper.train.report import read_metrics
+from speechmapper.train.log import read_metrics
 from speechmapper.train.stage1 import Stage1Request, train_stage1
 from tests.speechmapper.tiny import distance, stage1_config
 

@@ -13,8 +13,8 @@ import psutil
 import pytest
 import torch
 
-from speechmapper.train.processes import without_processes, worker_environment
-from speechmapper.train.report import read_metrics
+from speechmapper.train.launch import without_processes, worker_environment
+from speechmapper.train.log import read_metrics
 from speechmapper.train.stage1 import Stage1Request, train_stage1
 from tests.speechmapper.tiny import distance, stage1_config, stage2_config
 

@@ -21,9 +21,9 @@ from sm_store import Fields, Geometry, Identity, Record, Store, TargetSpec
 from sm_store.targets import table_scale, table_sha256, tokenizer_sha256
 from speechmapper.config import DataConfig, Stage1Config, Stage2Config
 from speechmapper.config_file import load_config
-from speechmapper.loader.batches import Source
+from speechmapper.loader.data import DataRequest, TrainingData, open_data
+from speechmapper.loader.prefetch import Source
 from speechmapper.projector import Projector
-from speechmapper.train.data import DataRequest, TrainingData, open_data
 
 SPOKEN = "the a old dog bird house red sang slept saw by river and boat small green walked home in rain"
 WORDS = f"{SPOKEN} you copy what user says repeat text quotes once nothing else".split()

@@ -22,7 +22,7 @@ from sm_pipeline.corpora.demo import draw_sentence
 from sm_pipeline.text import normalise
 from sm_store import Store
 from sm_store.errors import ConfigError
-from speechmapper.train.data import TEST_SPLIT, choose_split
+from speechmapper.loader.data import TEST_SPLIT, choose_split
 
 DEMO = "demo"
 SEED = 0  # of our own sentences, and of which texts are drawn

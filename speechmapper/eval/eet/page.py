@@ -18,7 +18,7 @@ import jinja2
 from sm_pipeline.pages.figures import Curve, draw_curves
 from sm_store.durable import write_file
 from sm_store.errors import ConfigError
-from speechmapper.threshold import EET_FILE
+from speechmapper.measure.threshold import EET_FILE
 
 PAGE_FILE = "eet.html"
 TEMPLATES = Path(__file__).parent / "templates"

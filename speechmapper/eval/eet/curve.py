@@ -38,13 +38,13 @@ from sm_pipeline.models.llm_table import load_llm_table
 from sm_pipeline.text import NORMALIZER
 from sm_store.errors import ConfigError, ModelError
 from sm_store.targets import table_scale, table_sha256
-from speechmapper.eval.eet_report import write_report
-from speechmapper.eval.metrics import error_rates
-from speechmapper.eval.noise import NOISE
+from speechmapper.eval.eet.noise import NOISE
+from speechmapper.eval.eet.page import write_report
+from speechmapper.eval.eet.texts import Texts, choose_texts
 from speechmapper.eval.sources import batches_by_length
-from speechmapper.eval.texts import Texts, choose_texts
 from speechmapper.llm import FrozenLLM, load_llm
-from speechmapper.train.readout import NearestToken
+from speechmapper.measure.text import error_rates
+from speechmapper.measure.vectors import NearestToken
 from speechmapper.train.run_folder import versions
 
 # Relative MSEs; our own default, close together where a threshold is to be expected.

@@ -26,7 +26,7 @@ from sm_pipeline.encoders import Encoder, load_encoder
 from sm_pipeline.extraction.encoding import store_features
 from sm_store.errors import InputError, SampleError
 from sm_store.identity import diff_json, require_same
-from speechmapper.loader.batches import as_tensor
+from speechmapper.loader.prefetch import as_tensor
 
 WHERE_AND_HOW = (
     "id",

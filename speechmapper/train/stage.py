@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from speechmapper.loader.batches import DeviceBatch
+from speechmapper.loader.prefetch import DeviceBatch
 
 
 @dataclass(frozen=True, slots=True)

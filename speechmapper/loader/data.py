@@ -18,8 +18,8 @@ import numpy as np
 from sm_store import Geometry, Store, TargetSet, TargetSpec
 from sm_store.errors import ConfigError, StoreMissing
 from speechmapper.config import DataConfig
-from speechmapper.loader.batches import Source
 from speechmapper.loader.epoch import Budget, LeftOut, Order, usable
+from speechmapper.loader.prefetch import Source
 
 TRAIN_SPLIT, DEV_SPLIT, TEST_SPLIT = "train", "dev", "test"
 

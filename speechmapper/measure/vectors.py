@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from speechmapper.loader.batches import DeviceBatch
+from speechmapper.loader.prefetch import DeviceBatch
 from speechmapper.objectives.base import word_and_pad_positions
 
 NORM_BINS = 40

@@ -24,16 +24,16 @@ from accelerate import Accelerator
 from sm_store.errors import ConfigError
 from speechmapper.config import Stage1Config, Stage2Config
 from speechmapper.config_file import to_plain
-from speechmapper.loader.batches import DeviceBatch, StepBatches
 from speechmapper.loader.epoch import Order
+from speechmapper.loader.prefetch import DeviceBatch, StepBatches
 from speechmapper.projector import Projector
 from speechmapper.train.checkpoint import Checkpoint, load_newest, save_checkpoint
 from speechmapper.train.interval import Interval, peak_gigabytes
 from speechmapper.train.learner import AVERAGE, Average, Learner
-from speechmapper.train.report import Report
+from speechmapper.train.log import Report
+from speechmapper.train.optimizer import Updater, build_optimizer
 from speechmapper.train.run_folder import told_by_main
-from speechmapper.train.task import Task
-from speechmapper.train.update import Updater, build_optimizer
+from speechmapper.train.stage import Task
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,1 @@
+"""The embedding error threshold of an LLM: texts, noise, curve, page."""

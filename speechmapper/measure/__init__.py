@@ -1,0 +1,1 @@
+"""What outputs and vectors are measured by: pure functions of them, no model."""
