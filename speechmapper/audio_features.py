@@ -15,7 +15,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlencode
 
 import numpy as np
 import torch
@@ -27,6 +26,7 @@ from sm_pipeline.extraction.encoding import store_features
 from sm_store.errors import InputError, SampleError
 from sm_store.identity import diff_json, require_same
 from speechmapper.loader.prefetch import as_tensor
+from speechmapper.saved_projector import model_name
 
 WHERE_AND_HOW = (
     "id",
@@ -85,9 +85,3 @@ def load_wave(audio: str | Path | np.ndarray, cut: Cut | None = None) -> np.ndar
         return read_audio(Path(audio), cut).samples
     except SampleError as error:
         raise InputError(f"{audio}: {error}") from error
-
-
-def model_name(source: Mapping[str, Any]) -> str:
-    """A recorded model as an argument: `id@revision`, or the id of a folder or preset, with an encoder's options."""
-    name = f"{source['id']}@{source['revision']}" if source.get("revision") else str(source["id"])
-    return f"{name}?{urlencode(source['options'])}" if source.get("options") else name

@@ -20,11 +20,11 @@ from sm_pipeline.encoders import choose_device
 from sm_pipeline.models.llm_table import load_llm_table
 from sm_pipeline.models.source import resolve_model
 from sm_store.errors import InputError, ModelError
-from speechmapper.audio_features import Listening, load_listening, load_wave, model_name
+from speechmapper.audio_features import Listening, load_listening, load_wave
 from speechmapper.llm import load_llm
-from speechmapper.measure.vectors import NearestToken
 from speechmapper.projector import Projector
-from speechmapper.train.run_folder import load_projector
+from speechmapper.readout.nearest import NearestToken
+from speechmapper.saved_projector import load_projector, model_name
 
 Readout = Callable[[torch.Tensor, torch.Tensor], list[str]]
 

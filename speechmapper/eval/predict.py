@@ -22,14 +22,13 @@ from sm_pipeline.models.llm_table import load_llm_table
 from sm_pipeline.models.source import resolve_model
 from sm_store import TargetSet
 from sm_store.errors import ConfigError
-from speechmapper.audio_features import model_name
 from speechmapper.eval.predictions import write_predictions
 from speechmapper.eval.sources import Heard, ManifestSource, Source, StoreSource
 from speechmapper.llm import MAX_NEW_TOKENS, load_llm
-from speechmapper.measure.vectors import NearestToken
 from speechmapper.objectives.base import word_and_pad_positions
 from speechmapper.projector import Projector
-from speechmapper.train.run_folder import load_projector, versions
+from speechmapper.readout.nearest import NearestToken
+from speechmapper.saved_projector import load_projector, model_name, versions
 from speechmapper.train.tokenizer import load_tokenizer
 
 NEAREST, GENERATED = "nearest-token", "generation"

@@ -26,7 +26,7 @@ from speechmapper.audio_features import Listening, load_listening, load_wave
 from speechmapper.loader.data import TEST_SPLIT, choose_split, split_of
 from speechmapper.loader.prefetch import as_tensor
 from speechmapper.projector import Projector
-from speechmapper.train.run_folder import require_features
+from speechmapper.saved_projector import require_features
 
 FRAMES_OF_A_BATCH = 4096  # after padding
 FRAME_RATE = 25.0  # Hz, to turn seconds of audio into about so many frames

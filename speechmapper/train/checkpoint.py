@@ -24,12 +24,12 @@ import torch
 from sm_store.durable import Written, checksum, remove, staged
 from sm_store.errors import StoreCorrupt, StoreFormatError
 from sm_store.identity import canonical, diff_json, require_same
+from speechmapper.saved_projector import CHECKPOINT_FOLDER
 
 FORMAT_VERSION = 2
 MODEL_FILE = "model.safetensors"
 OPTIMIZER_FILE = "optimizer.safetensors"
 STATE_FILE = "state.json"
-FOLDER = "checkpoints"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,7 @@ def save_checkpoint(run: Path, checkpoint: Checkpoint, keep: int) -> Path:
     """Write a checkpoint, then remove all but the `keep` newest; returns its folder."""
     from safetensors.torch import save
 
-    folder = run / FOLDER / f"step-{checkpoint.step:08d}"
+    folder = run / CHECKPOINT_FOLDER / f"step-{checkpoint.step:08d}"
     with staged(folder) as stage:
         stage.add(MODEL_FILE, save(_on_host(checkpoint.model), metadata={"format": "pt"}))
         stage.add(OPTIMIZER_FILE, save(_on_host(checkpoint.optimizer)))
@@ -74,7 +74,7 @@ def save_checkpoint(run: Path, checkpoint: Checkpoint, keep: int) -> Path:
 
 def list_checkpoints(run: Path) -> list[Path]:
     """Complete checkpoints of a run, oldest first."""
-    return sorted(path for path in (run / FOLDER).glob("step-*") if path.is_dir())
+    return sorted(path for path in (run / CHECKPOINT_FOLDER).glob("step-*") if path.is_dir())
 
 
 def load_newest(run: Path, identity: Mapping[str, Any]) -> Checkpoint | None:

@@ -28,17 +28,11 @@ from speechmapper.loader.prefetch import DeviceBatch
 from speechmapper.objectives import Objective
 from speechmapper.objectives.build import build_objective, readout_of
 from speechmapper.projector import Projector, ProjectorConfig
+from speechmapper.saved_projector import save_projector, trained_for
 from speechmapper.train.learner import Learner
 from speechmapper.train.loop import Loop
 from speechmapper.train.run import Outcome, Setup, Trainee
-from speechmapper.train.run_folder import (
-    open_accelerator,
-    run_identity,
-    save_projector,
-    start_run,
-    tell,
-    trained_for,
-)
+from speechmapper.train.run_folder import open_accelerator, run_identity, start_run, tell
 from speechmapper.train.stage import Evaluation
 from speechmapper.train.validation import Validation, build_validation
 

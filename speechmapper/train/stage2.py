@@ -30,19 +30,11 @@ from speechmapper.objectives import Objective
 from speechmapper.objectives.build import build_objective, readout_of
 from speechmapper.projector import Projector
 from speechmapper.prompting import Example, Prompt
+from speechmapper.saved_projector import load_projector, require_features, save_projector, trained_for
 from speechmapper.train.learner import Learner
 from speechmapper.train.loop import Loop
 from speechmapper.train.run import Outcome, Setup, Trainee, micro_seed
-from speechmapper.train.run_folder import (
-    load_projector,
-    open_accelerator,
-    require_features,
-    run_identity,
-    save_projector,
-    start_run,
-    tell,
-    trained_for,
-)
+from speechmapper.train.run_folder import open_accelerator, run_identity, start_run, tell
 from speechmapper.train.stage import Evaluation
 from speechmapper.train.tokenizer import load_tokenizer
 from speechmapper.train.validation import spread, write_examples

@@ -26,8 +26,9 @@ from speechmapper.loader.data import TrainingData
 from speechmapper.loader.prefetch import Source, read_batch
 from speechmapper.measure.text import error_rates
 from speechmapper.measure.threshold import Threshold, read_threshold
-from speechmapper.measure.vectors import Closeness, Lengths, NearestToken, Norms
+from speechmapper.measure.vectors import Closeness, Lengths, Norms
 from speechmapper.projector import Projector
+from speechmapper.readout.nearest import NearestToken
 from speechmapper.train.log import EXAMPLES_FILE
 from speechmapper.train.stage import Evaluation
 from speechmapper.train.tokenizer import load_tokenizer

@@ -20,7 +20,7 @@ from speechmapper.cli import app
 from speechmapper.config import Stage1Config, Stage2Config
 from speechmapper.config_file import load_config
 from speechmapper.eval.predict import PredictRequest, predict
-from speechmapper.train.run_folder import load_projector
+from speechmapper.saved_projector import load_projector
 from speechmapper.train.stage1 import Stage1Request, train_stage1
 from speechmapper.train.stage2 import Stage2Request, train_stage2
 from tests import speech

@@ -44,8 +44,8 @@ from speechmapper.eval.eet.texts import Texts, choose_texts
 from speechmapper.eval.sources import batches_by_length
 from speechmapper.llm import FrozenLLM, load_llm
 from speechmapper.measure.text import error_rates
-from speechmapper.measure.vectors import NearestToken
-from speechmapper.train.run_folder import versions
+from speechmapper.readout.nearest import NearestToken
+from speechmapper.saved_projector import versions
 
 # Relative MSEs; our own default, close together where a threshold is to be expected.
 LEVELS = (0.0, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 1.1)

@@ -11,7 +11,8 @@ from sm_pipeline.config import ExtractConfig
 from sm_pipeline.encoders import load_encoder, read_outline, whisper
 from sm_pipeline.extraction.recipe import Recipe
 from sm_store.errors import ConfigError
-from speechmapper.audio_features import load_listening, model_name
+from speechmapper.audio_features import load_listening
+from speechmapper.saved_projector import model_name
 from tests.pipeline.encoders.families import RATE, WHISPER_SECONDS, waves
 
 COMMIT = "c0ffee" * 6 + "0000"

@@ -22,7 +22,7 @@ from speechmapper.train.stage1 import Stage1Request, projector_config, train_sta
 from speechmapper.train.validation import spread
 from tests.speechmapper.tiny import World, data_of, make_world, stage1_config
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 def weights(run: Path) -> dict[str, torch.Tensor]:

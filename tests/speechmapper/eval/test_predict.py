@@ -15,8 +15,9 @@ from speechmapper.eval.predictions import read_predictions
 from speechmapper.eval.score import evaluate_asr, score
 from speechmapper.eval.sources import batches_by_length, matching_target
 from speechmapper.loader.prefetch import read_batch
-from speechmapper.measure.vectors import Closeness, NearestToken
-from speechmapper.train.run_folder import load_projector
+from speechmapper.measure.vectors import Closeness
+from speechmapper.readout.nearest import NearestToken
+from speechmapper.saved_projector import load_projector
 from tests.speechmapper.tiny import make_world, source_of, tokenizer
 
 

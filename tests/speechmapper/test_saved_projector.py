@@ -1,4 +1,4 @@
-"""The run folder: written once, replaced as a whole, compared before it is used."""
+"""A projector on disk: saved, loaded, and what it is for."""
 
 from __future__ import annotations
 
@@ -8,49 +8,8 @@ import math
 import pytest
 import torch
 
-from sm_store.errors import ConfigError, IdentityMismatch, ModelError
-from speechmapper.config_file import load_stage1
-from speechmapper.train.run_folder import (
-    load_projector,
-    open_accelerator,
-    require_features,
-    save_projector,
-    start_run,
-    trained_for,
-)
-from speechmapper.train.stage1 import Stage1Request, train_stage1
-from tests.speechmapper.tiny import stage1_config
-
-
-def begin(out, stage, config, resume):
-    start_run(out, stage, config, resume, open_accelerator(config.run, out))
-
-
-def test_the_resolved_config_is_written_and_is_itself_a_config(tmp_path):
-    config = stage1_config(seed=7)
-    begin(tmp_path / "run", "stage1", config, False)
-    assert load_stage1(None, tmp_path / "run" / "config.yaml", []) == config
-
-
-@pytest.mark.parametrize("made", ["metrics.jsonl", "projector", "checkpoints/step-00000001"])
-def test_a_run_that_is_there_is_continued_or_left_alone(tmp_path, made):
-    (tmp_path / made).mkdir(parents=True)
-    with pytest.raises(ConfigError, match="--resume, or name another folder"):
-        begin(tmp_path, "stage1", stage1_config(), False)
-    begin(tmp_path, "stage1", stage1_config(), True)
-
-
-def test_a_store_does_not_become_a_run(world, tmp_path):
-    before = sorted(world.path.iterdir())
-    with pytest.raises(ConfigError, match="a store is there; name another folder"):
-        train_stage1(Stage1Request(world.path, world.path, stage1_config()))
-    assert sorted(world.path.iterdir()) == before
-
-
-def test_a_folder_that_cannot_be_made_is_bad_input(tmp_path):
-    (tmp_path / "file").write_text("")
-    with pytest.raises(ConfigError, match="cannot be made"):
-        begin(tmp_path / "file" / "run", "stage1", stage1_config(), False)
+from sm_store.errors import IdentityMismatch, ModelError
+from speechmapper.saved_projector import load_projector, require_features, save_projector, trained_for
 
 
 def test_projector_comes_back_as_it_was_saved(stage1_run, tmp_path):
@@ -104,13 +63,6 @@ def test_trained_for_is_json_and_keeps_what_is_added(world):
     assert json.loads(json.dumps(made)) == made
     assert (made["task"], made["average"], made["target"]["pad_token"]) == ("asr", 2, "<pad>")
     assert "torch" in made["packages"]
-
-
-def test_precision_follows_the_device(tmp_path):
-    run = stage1_config().run
-    assert open_accelerator(run, tmp_path).mixed_precision == "no"  # auto on a CPU
-    with pytest.raises(ConfigError, match="fp16 needs a GPU"):
-        open_accelerator(stage1_config(run={"precision": "fp16"}).run, tmp_path)
 
 
 def test_damaged_weights_are_a_model_error(stage1_run, tmp_path):

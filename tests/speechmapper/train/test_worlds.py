@@ -18,7 +18,7 @@ from speechmapper.train.log import read_metrics
 from speechmapper.train.stage1 import Stage1Request, train_stage1
 from tests.speechmapper.tiny import distance, stage1_config, stage2_config
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 STEPS = 6
 CLOSE = 1e-6
 

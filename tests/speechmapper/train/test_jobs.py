@@ -17,7 +17,7 @@ from speechmapper.config_file import to_yaml
 from speechmapper.train.log import read_metrics
 from tests.speechmapper.tiny import stage1_config
 
-JOBS = Path(__file__).parents[2] / "jobs"
+JOBS = Path(__file__).parents[3] / "jobs"
 # Two tasks, as Slurm's srun would start them; it passes signals on.
 SRUN = """#!/bin/bash
 shift

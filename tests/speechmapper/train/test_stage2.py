@@ -14,9 +14,9 @@ from speechmapper.llm import load_llm
 from speechmapper.loader.prefetch import read_batch
 from speechmapper.objectives.build import build_objective
 from speechmapper.projector import Projector, ProjectorConfig
+from speechmapper.saved_projector import load_projector
 from speechmapper.train.learner import Learner
 from speechmapper.train.log import read_metrics
-from speechmapper.train.run_folder import load_projector
 from speechmapper.train.stage2 import Examples, Stage2Request, Stage2Task, train_stage2
 from tests.speechmapper.tiny import make_world, save_llm, source_of, stage2_config
 
