@@ -22,6 +22,7 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
+from sm_pipeline.devices import choose_dtype
 from sm_pipeline.models.quiet import quiet_transformers
 from sm_pipeline.models.source import ModelSource
 from sm_store import TargetSet
@@ -32,7 +33,6 @@ MAX_NEW_TOKENS = 150  # paper
 # Mean squared difference of two embedding tables, over their mean square, up to which they are one table in
 # two precisions: rounding to bfloat16 gives about 1e-6, another LLM's table about 2.
 TABLE_TOLERANCE = 1e-4
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,13 +231,11 @@ def load_llm(source: ModelSource, device: torch.device, dtype: str = "auto", tok
         tokenizer: its tokenizer where that is loaded already (making one from a GGUF takes seconds).
 
     Raises:
-        ModelError: not a causal LLM that transformers loads, or an unknown dtype.
+        ModelError: not a causal LLM that transformers loads. ConfigError: an unknown dtype.
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    if dtype not in (*DTYPES, "auto"):
-        raise ModelError(f"LLM dtype {dtype!r}: use auto, {', '.join(DTYPES)}")
-    chosen = DTYPES.get(dtype, torch.bfloat16 if device.type == "cuda" else torch.float32)
+    chosen = choose_dtype(dtype, device, "LLM dtype")
     options: dict[str, Any] = {"gguf_file": source.gguf_file} if source.gguf_file else {}
     with quiet_transformers():
         try:

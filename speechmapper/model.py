@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from sm_pipeline.encoders import choose_device
+from sm_pipeline.devices import autocast, choose_device
 from sm_pipeline.models.llm_table import load_llm_table
 from sm_pipeline.models.source import resolve_model
 from sm_store.errors import InputError, ModelError
@@ -85,7 +85,7 @@ class SpeechMapper:
                 name = "the samples" if isinstance(item, np.ndarray) else str(item)
                 raise InputError(f"{name}: too short to transcribe; give at least 0.2 s of audio")
         device = self.projector.device
-        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+        with autocast(device):
             return self._readout(*self.projector(features_BTD.to(device), frames_B.to(device)))
 
 

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from sm_pipeline.console import progress
-from sm_pipeline.encoders import choose_device
+from sm_pipeline.devices import autocast, choose_device
 from sm_pipeline.models.llm_table import load_llm_table
 from sm_pipeline.models.source import resolve_model
 from sm_store import TargetSet
@@ -109,7 +109,7 @@ def predict_batch(
 ) -> list[dict[str, Any]]:
     """Outputs of some utterances, with their distance to the true embeddings where those are known."""
     device = projector.device
-    with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+    with autocast(device):
         vectors_BUE, vectors_B = projector(heard.features_BTD.to(device), heard.frames_B.to(device))
         outputs = readout.read(vectors_BUE, vectors_B)
     lines: list[dict[str, Any]] = [{"output": output} for output in outputs]

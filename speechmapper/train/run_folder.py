@@ -17,6 +17,7 @@ from typing import Any
 from accelerate import Accelerator
 from accelerate.utils import ProjectConfiguration
 
+from sm_pipeline.devices import choose_device, mixed_precision
 from sm_store.document import STORE
 from sm_store.durable import write_file
 from sm_store.errors import ConfigError
@@ -80,17 +81,18 @@ def open_accelerator(run: RunConfig, out: Path) -> Accelerator:
     Raises:
         ConfigError: a tracker that is not installed, or a precision that the device does not have.
     """
-    import torch
-
     missing = [name for name in run.trackers if importlib.util.find_spec(name) is None]
     if missing:
         raise ConfigError(f"run.trackers {', '.join(missing)}: not installed; pip install {' '.join(missing)}")
-    cpu = run.device == "cpu" or not torch.cuda.is_available()
-    precision = {"auto": "no" if cpu else "bf16", "fp32": "no", "bf16": "bf16", "fp16": "fp16"}[run.precision]
-    if cpu and precision == "fp16":
-        raise ConfigError("run.precision fp16 needs a GPU; use fp32 or bf16")
+    device = choose_device(run.device)
+    precision = mixed_precision(run.precision, device)
     folders = ProjectConfiguration(project_dir=str(out), logging_dir=str(out / TRACKER_FOLDER))
-    return Accelerator(mixed_precision=precision, cpu=cpu, log_with=list(run.trackers) or None, project_config=folders)
+    return Accelerator(
+        mixed_precision=precision,
+        cpu=device.type == "cpu",
+        log_with=list(run.trackers) or None,
+        project_config=folders,
+    )
 
 
 def tell(accelerator: Accelerator, message: str) -> None:

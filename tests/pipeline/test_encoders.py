@@ -10,12 +10,12 @@ import torch
 from transformers import SeamlessM4TFeatureExtractor, SeamlessM4Tv2Config, SeamlessM4Tv2ForSpeechToText
 from transformers.models.seamless_m4t_v2.modeling_seamless_m4t_v2 import SeamlessM4Tv2SpeechEncoder
 
-from sm_pipeline.encoders import choose_device, choose_dtype, load_encoder
+from sm_pipeline.encoders import load_encoder
 from sm_pipeline.encoders.frontend import FilterBank
 from sm_pipeline.encoders.loading import weights_sha256
 from sm_pipeline.encoders.presets import PRESET_SEED, TINY_SEAMLESS
 from sm_pipeline.encoders.seamless import MIN_SAMPLES
-from sm_store.errors import ConfigError, ModelError
+from sm_store.errors import ModelError
 
 SAMPLE_RATE = 16_000
 LAYERS = TINY_SEAMLESS["speech_encoder_layers"]
@@ -263,24 +263,7 @@ def test_an_unknown_encoder_names_the_presets():
         load_encoder("no-such-encoder", device="cpu")
 
 
-# -- device and dtype -------------------------------------------------------------------------------------
-
-
-def test_devices_and_precisions():
-    assert choose_device("cpu") == torch.device("cpu")
-    assert choose_dtype("auto", torch.device("cpu")) == torch.float32
-    assert choose_dtype("auto", torch.device("cuda")) == torch.bfloat16
-    assert choose_dtype("float16", torch.device("cuda")) == torch.float16
-    with pytest.raises(ConfigError, match="--device gpu"):
-        choose_device("gpu")
-    with pytest.raises(ConfigError, match="float8"):
-        choose_dtype("float8", torch.device("cpu"))
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
-def test_a_gpu_where_there_is_none():
-    with pytest.raises(ConfigError, match="no CUDA GPU"):
-        choose_device("cuda")
+# -- dtype ------------------------------------------------------------------------------------------
 
 
 def test_bfloat16_stays_close_to_float32(encoder):

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
 from sm_pipeline.models.source import ModelSource, resolve_model
-from sm_store.errors import ModelError
+from sm_store.errors import ConfigError, ModelError
 from speechmapper.llm import FrozenLLM, common_start, load_llm
 from speechmapper.prompting import Prompt
 from tests.speechmapper.tiny import llama, make_world, save_llm, tokenizer
@@ -203,5 +203,5 @@ def test_unusable_models_are_one_line(tmp_path):
     with pytest.raises(ModelError, match="cannot be loaded as a causal LLM") as error:
         load_llm(ModelSource("mine", None, tmp_path), CPU)
     assert "\n" not in str(error.value)
-    with pytest.raises(ModelError, match="LLM dtype 'int3'"):
+    with pytest.raises(ConfigError, match="LLM dtype 'int3'"):
         load_llm(ModelSource("mine", None, tmp_path), CPU, "int3")

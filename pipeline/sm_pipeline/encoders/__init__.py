@@ -15,8 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import parse_qsl
 
-import torch
-
+from sm_pipeline.devices import choose_device, choose_dtype
 from sm_pipeline.encoders import seamless, w2v_bert, wav2vec, whisper
 from sm_pipeline.encoders.base import Encoder, EncoderRequest, Outline
 from sm_pipeline.encoders.loading import read_settings
@@ -25,8 +24,6 @@ from sm_pipeline.models.source import ModelSource, resolve_model
 from sm_store.errors import ConfigError, ModelError
 
 __all__ = ["ENCODER_PRESETS", "FAMILIES", "Encoder", "Outline", "load_encoder", "read_outline"]
-
-COMPUTE_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,25 +117,3 @@ def require_options(name: str, options: Mapping[str, str], family: Family) -> No
     if unknown:
         takes = f"takes {', '.join(family.options)}" if family.options else "takes no options"
         raise ConfigError(f"--encoder {name}: no option {unknown[0]!r}; this family {takes}")
-
-
-def choose_device(device: str) -> torch.device:
-    """`auto` is the first GPU where there is one, else the CPU."""
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        chosen = torch.device(device)
-    except RuntimeError as error:
-        raise ConfigError(f"--device {device}: not a torch device; use auto, cpu or cuda[:N]") from error
-    if chosen.type == "cuda" and not torch.cuda.is_available():
-        raise ConfigError(f"--device {device}: no CUDA GPU is visible here; use cpu")
-    return chosen
-
-
-def choose_dtype(dtype: str, device: torch.device) -> torch.dtype:
-    """`auto` is bfloat16 on a GPU and float32 on a CPU."""
-    if dtype == "auto":
-        return torch.float32 if device.type == "cpu" else torch.bfloat16
-    if dtype not in COMPUTE_DTYPES:
-        raise ConfigError(f"compute dtype {dtype!r}: use auto, {', '.join(COMPUTE_DTYPES)}")
-    return COMPUTE_DTYPES[dtype]

@@ -20,11 +20,11 @@ import numpy as np
 import torch
 
 from sm_pipeline.audio import SAMPLE_RATE
+from sm_pipeline.devices import torch_dtype
 from sm_pipeline.encoders.base import Encoder
 from sm_store.errors import RunFailed
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
-STORE_TORCH_DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +106,7 @@ def store_features(features_BTD: torch.Tensor, frames_B: Sequence[int], average:
 
 def to_stored(features_BTD: torch.Tensor, average: int, dtype: str) -> torch.Tensor:
     """Averaged and rounded features where they are; bfloat16 as its uint16 bits."""
-    stored_BTD = average_frames(features_BTD, average).to(STORE_TORCH_DTYPES[dtype])
+    stored_BTD = average_frames(features_BTD, average).to(torch_dtype(dtype))
     return stored_BTD.view(torch.uint16) if dtype == "bfloat16" else stored_BTD
 
 

@@ -27,7 +27,8 @@ import torch
 from sm_pipeline.audio import RESAMPLER
 from sm_pipeline.config import ExtractConfig
 from sm_pipeline.console import progress
-from sm_pipeline.encoders import choose_device, choose_dtype, load_encoder
+from sm_pipeline.devices import choose_device, choose_dtype, dtype_name
+from sm_pipeline.encoders import load_encoder
 from sm_pipeline.encoders.base import Encoder
 from sm_pipeline.extraction.embed import embed_shards
 from sm_pipeline.extraction.engines import Run, ray, run_units, share
@@ -39,6 +40,7 @@ from sm_pipeline.manifest import Manifest, Utterance, read_manifest
 from sm_pipeline.signals import stop_on_signals
 from sm_pipeline.text import NORMALIZER
 from sm_store import Identity, Store
+from sm_store.dtypes import numpy_dtype
 from sm_store.errors import RunFailed
 from sm_store.ledger import count
 
@@ -166,8 +168,8 @@ def prepare(config: ExtractConfig) -> Job:
     manifest = read_manifest(config.manifest, config.audio_root)
     utterances = manifest.select(config.split)
     precision = choose_dtype(config.compute_dtype, torch.device(device))
-    encoder = load_encoder(config.encoder, config.layer, here, str(precision).removeprefix("torch."))
-    itemsize = 4 if config.dtype == "float32" else 2
+    encoder = load_encoder(config.encoder, config.layer, here, dtype_name(precision))
+    itemsize = numpy_dtype(config.dtype).itemsize
     rule = UnitRule(encoder.frame_rate / config.average * encoder.width * itemsize, config.shard_utterances)
     return Job(config, device, manifest, utterances, encoder, rule, plan_units(utterances, rule))
 

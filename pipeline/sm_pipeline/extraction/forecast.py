@@ -25,6 +25,7 @@ from sm_pipeline.extraction.rate import Rate, measure_rate
 from sm_pipeline.manifest import Manifest, Utterance, read_manifest
 from sm_pipeline.models.llm_table import load_tokenizer
 from sm_pipeline.models.source import resolve_model
+from sm_store.dtypes import numpy_dtype
 from sm_store.errors import ModelError
 from sm_store.int8 import NAME as INT8
 from sm_store.shards.sizes import Sizes
@@ -36,7 +37,6 @@ CHARACTERS_A_TOKEN = 4  # bytes of text, as a rule of thumb
 CATALOG_BYTES, TARGET_CATALOG_BYTES = 40, 25  # of a row, packed, without its text
 TEXT_PACKED = 3  # a catalog's texts are packed to a third or so
 FIELDS_BYTES = 250  # of the JSON of a record in a tar, without its text
-ITEMSIZE = {"float16": 2, "bfloat16": 2, "float32": 4}
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +97,7 @@ def forecast(config: ExtractConfig, rate: float | None = None, measure: bool = F
     manifest = read_manifest(config.manifest, config.audio_root)
     utterances = manifest.select(config.split)
     encoder = read_outline(config.encoder)
-    itemsize = ITEMSIZE[config.dtype]
+    itemsize = numpy_dtype(config.dtype).itemsize
     lengths = _lengths(manifest, utterances)
     usable = np.where(lengths <= config.max_seconds, lengths, 0.0)  # NaN compares false
     frames = encoder.num_frames(np.rint(usable * SAMPLE_RATE)) // config.average

@@ -16,7 +16,8 @@ import torch
 
 from sm_pipeline.audio import SAMPLE_RATE, Cut, read_audio
 from sm_pipeline.config import ExtractConfig
-from sm_pipeline.encoders import choose_device, load_encoder
+from sm_pipeline.devices import choose_device
+from sm_pipeline.encoders import load_encoder
 from sm_pipeline.extraction.encoding import BatchEncoder, keep_memory, single_thread
 from sm_pipeline.extraction.plan import plan_batches
 from sm_pipeline.manifest import Manifest, Utterance

@@ -33,7 +33,7 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from sm_pipeline.console import Progress, progress
-from sm_pipeline.encoders import choose_device
+from sm_pipeline.devices import choose_device
 from sm_pipeline.models.llm_table import load_llm_table
 from sm_pipeline.text import NORMALIZER
 from sm_store.errors import ConfigError, ModelError
