@@ -1,46 +1,84 @@
-"""Being told to stop: SIGTERM, SIGUSR1 (preemption) and Ctrl-C drop the unit in hand and end the run in order.
+"""Stop signals: raised where work can be dropped, noted where it has to reach a checkpoint first.
 
-    with stop_on_signals():
-        run()          # a signal raises Stopped here; a commit under way is undone or complete, never half
+    with raise_on_signals():                 extraction: a signal raises Stopped here; the unit in hand is dropped,
+        run_units()                          a commit is undone or complete, never half
 
-Whatever was committed stays; the same command continues from there.
+    with note_signals() as request:          training: the loop looks after every step, saves, and ends
+        while request.signal is None:
+            train_step()
+
+A cluster that takes a machine back sends SIGTERM (Slurm's `--signal` may send SIGUSR1) some time before it kills the
+process. In both cases what was saved stays, and the same command continues from there.
 """
 
 from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from types import FrameType
 
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+PREEMPTION_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+STOP_SIGNALS = (*PREEMPTION_SIGNALS, signal.SIGINT)
 
 
 class Stopped(BaseException):
-    """A stop signal came. Not an Exception: code that handles errors lets it pass, as with
-    KeyboardInterrupt."""
+    """A stop signal came. Not an `Exception`, so that error handlers let it pass, as they do KeyboardInterrupt."""
 
     def __init__(self, number: int) -> None:
         super().__init__(signal.Signals(number).name)
         self.number = number
 
 
+@dataclass(slots=True)
+class StopRequest:
+    """`signal` is the name of the last signal received, None while there was none."""
+
+    signal: str | None = None
+
+
 @contextmanager
-def stop_on_signals() -> Iterator[None]:
-    """Turn stop signals into `Stopped` in the main thread while the block runs; elsewhere, do nothing."""
+def raise_on_signals() -> Iterator[None]:
+    """Turn SIGTERM, SIGUSR1 and Ctrl-C into `Stopped` while the block runs.
+
+    Only the main thread can handle signals; in others this does nothing.
+    """
+
+    def stop(number: int, _frame: FrameType | None) -> None:
+        for each in STOP_SIGNALS:  # a second signal must not interrupt the cleanup after the first
+            signal.signal(each, signal.SIG_IGN)
+        raise Stopped(number)
+
+    with _handled(STOP_SIGNALS, stop):
+        yield
+
+
+@contextmanager
+def note_signals() -> Iterator[StopRequest]:
+    """Note SIGTERM and SIGUSR1 in the request while the block runs; Ctrl-C still raises KeyboardInterrupt.
+
+    Only the main thread can handle signals; in others the request stays empty.
+    """
+    request = StopRequest()
+
+    def note(number: int, _frame: FrameType | None) -> None:
+        request.signal = signal.Signals(number).name
+
+    with _handled(PREEMPTION_SIGNALS, note):
+        yield request
+
+
+@contextmanager
+def _handled(numbers: Sequence[signal.Signals], handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    """Install a handler while the block runs, and put the previous ones back after it."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.signal(number, _stop) for number in STOP_SIGNALS}
+    before = {number: signal.signal(number, handler) for number in numbers}
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _stop(number: int, _frame: FrameType | None) -> None:
-    for each in STOP_SIGNALS:  # a second signal must not interrupt the cleaning up after the first
-        signal.signal(each, signal.SIG_IGN)
-    raise Stopped(number)
+        for number, previous in before.items():
+            signal.signal(number, previous)

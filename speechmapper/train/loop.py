@@ -18,11 +18,11 @@ from contextlib import ExitStack, nullcontext
 from accelerate import Accelerator
 
 from sm_pipeline.console import progress
+from sm_pipeline.signals import note_signals
 from sm_store.errors import ConfigError
 from speechmapper.config import DataConfig, ScheduleConfig
 from speechmapper.loader.epoch import Order
 from speechmapper.loader.prefetch import BatchReader, Source
-from speechmapper.train.interrupt import stop_on_signals
 from speechmapper.train.run import Outcome, Trainee
 
 
@@ -65,7 +65,7 @@ class Loop:
                 for trainee in trainees:
                     trainee.resume()
             start = min((trainee.step for trainee in trainees if not trainee.ended), default=self._steps)
-            signals = owned.enter_context(stop_on_signals())
+            signals = owned.enter_context(note_signals())
             main = self._accelerator.is_main_process
             shown = progress(self._steps - start, self._name, "steps") if main else nullcontext()
             bar = owned.enter_context(shown)
@@ -74,7 +74,7 @@ class Loop:
                 trainee.begin()
             for ready in reader.steps(start, self._steps):
                 going = [trainee for trainee in trainees if not trainee.ended and trainee.step == ready.step]
-                asked = signals.asked is not None
+                asked = signals.signal is not None
                 told = [trainee.train_step(ready, asked) for trainee in going]  # each of them takes its step
                 asked = asked or any(told)
                 if bar is not None:

@@ -1,4 +1,4 @@
-"""Stop signals: raised once, in the main thread, and the handlers of before come back."""
+"""Stop signals: raised once or noted, in the main thread only, and the previous handlers come back."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import threading
 
 import pytest
 
-from sm_pipeline.signals import STOP_SIGNALS, Stopped, stop_on_signals
+from sm_pipeline.signals import PREEMPTION_SIGNALS, STOP_SIGNALS, Stopped, note_signals, raise_on_signals
 
 
 @pytest.mark.parametrize("number", STOP_SIGNALS)
 def test_a_signal_stops_the_block_and_handlers_return(number):
     before = {each: signal.getsignal(each) for each in STOP_SIGNALS}
-    with pytest.raises(Stopped) as stopped, stop_on_signals():
+    with pytest.raises(Stopped) as stopped, raise_on_signals():
         os.kill(os.getpid(), number)
         pytest.fail("the signal was not noticed")
     assert stopped.value.number == number
@@ -22,9 +22,9 @@ def test_a_signal_stops_the_block_and_handlers_return(number):
     assert {each: signal.getsignal(each) for each in STOP_SIGNALS} == before
 
 
-def test_a_second_signal_does_not_interrupt_the_cleaning_up():
+def test_a_second_signal_does_not_interrupt_the_cleanup():
     cleaned = False
-    with pytest.raises(Stopped), stop_on_signals():
+    with pytest.raises(Stopped), raise_on_signals():
         try:
             os.kill(os.getpid(), signal.SIGTERM)
         finally:
@@ -34,25 +34,46 @@ def test_a_second_signal_does_not_interrupt_the_cleaning_up():
     assert cleaned
 
 
-def test_error_handling_code_lets_it_pass():
-    with pytest.raises(Stopped), stop_on_signals():
+def test_error_handlers_let_it_pass():
+    with pytest.raises(Stopped), raise_on_signals():
         try:
             os.kill(os.getpid(), signal.SIGTERM)
         except Exception:  # what is tested: a broad handler does not swallow the stop
             pytest.fail("swallowed")
 
 
-def test_other_threads_are_left_alone():
+@pytest.mark.parametrize("number", PREEMPTION_SIGNALS)
+def test_a_signal_is_noted_and_the_handler_restored(number):
+    before = signal.getsignal(number)
+    with note_signals() as request:
+        assert request.signal is None
+        os.kill(os.getpid(), number)
+        assert request.signal == signal.Signals(number).name
+    assert signal.getsignal(number) == before
+
+
+def test_ctrl_c_is_not_noted_but_raised():
+    with pytest.raises(KeyboardInterrupt), note_signals():
+        os.kill(os.getpid(), signal.SIGINT)
+        pytest.fail("the signal was not noticed")
+
+
+@pytest.mark.parametrize("block", [raise_on_signals, note_signals])
+def test_other_threads_get_no_handler(block):
     failures: list[BaseException] = []
+    noted: list[object] = []
 
     def work() -> None:
         try:
-            with stop_on_signals():
-                pass
+            with block() as request:
+                noted.append(request.signal if request is not None else None)
         except BaseException as error:
             failures.append(error)
 
+    before = {each: signal.getsignal(each) for each in STOP_SIGNALS}
     thread = threading.Thread(target=work)
     thread.start()
     thread.join()
     assert failures == []
+    assert noted == [None]
+    assert {each: signal.getsignal(each) for each in STOP_SIGNALS} == before

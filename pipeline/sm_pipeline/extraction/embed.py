@@ -18,7 +18,7 @@ from typing import Any
 from sm_pipeline.config import TargetConfig
 from sm_pipeline.console import Progress, progress
 from sm_pipeline.extraction.llm_targets import Tokeniser, build_targets
-from sm_pipeline.signals import stop_on_signals
+from sm_pipeline.signals import raise_on_signals
 from sm_store import Store
 from sm_store.errors import StoreBusy
 from sm_store.reading.remote import local_folder
@@ -68,7 +68,7 @@ def embed(path: Path, config: TargetConfig) -> EmbedSummary:
     targets.add_to(store)
     name = targets.spec.name
     todo = sorted(store.done_shards() - store.done_shards(name))
-    with stop_on_signals(), progress(len(todo), f"embed {name}", "shards") as shown:
+    with raise_on_signals(), progress(len(todo), f"embed {name}", "shards") as shown:
         counts = embed_shards(store, name, todo, shown)
     store.compact()
     return EmbedSummary(

@@ -37,7 +37,7 @@ from sm_pipeline.extraction.plan import UnitRule, WorkUnit, plan_units
 from sm_pipeline.extraction.recipe import Recipe
 from sm_pipeline.extraction.unit import Task, UnitResult, WorkerSetup
 from sm_pipeline.manifest import Manifest, Utterance, read_manifest
-from sm_pipeline.signals import stop_on_signals
+from sm_pipeline.signals import raise_on_signals
 from sm_pipeline.text import NORMALIZER
 from sm_store import Identity, Store
 from sm_store.dtypes import numpy_dtype
@@ -252,7 +252,7 @@ def _run(job: Job, setup: WorkerSetup, todo: Sequence[WorkUnit], workers: int) -
     allowed = job.config.max_rejects
     results: list[UnitResult] = []
     began = time.monotonic()
-    with stop_on_signals(), progress(sum(map(len, todo)), "extract", "utterances") as shown:
+    with raise_on_signals(), progress(sum(map(len, todo)), "extract", "utterances") as shown:
         run = Run(setup, workers, job.encoder if workers == 1 else None, shown.advance)
         with closing(run_units(job.config.engine, run, tasks)) as finished:
             for result in finished:

@@ -27,7 +27,7 @@ from multiprocessing.process import BaseProcess
 from sm_pipeline.encoders.base import Encoder
 from sm_pipeline.extraction.encoding import single_thread
 from sm_pipeline.extraction.unit import Task, UnitResult, UnitWorker, WorkerSetup
-from sm_pipeline.signals import Stopped, stop_on_signals
+from sm_pipeline.signals import Stopped, raise_on_signals
 from sm_store.errors import RunFailed, SpeechMapperError
 
 BUSY_WAIT = 0.5  # seconds before a unit that another run holds is tried again
@@ -171,7 +171,7 @@ def _end(workers: Sequence[_Worker]) -> None:
 def work(setup: WorkerSetup, pipe: Connection) -> None:
     """A worker process: units in, results out, until the pipe closes."""
     try:
-        with stop_on_signals():
+        with raise_on_signals():
             signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
             with single_thread(setup.device):  # loading too: idle threads of many workers would spin on few cores
                 worker = UnitWorker(setup)
