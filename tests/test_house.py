@@ -6,6 +6,8 @@ import ast
 import re
 import subprocess
 import sys
+from collections.abc import Mapping
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -108,6 +110,53 @@ def test_the_layers_hold():
     tool = Path(sys.executable).parent / "lint-imports"
     run = subprocess.run([tool], cwd=ROOT, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stdout
+
+
+def module_name(path: Path, package: Path) -> str:
+    parts = path.relative_to(package.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imported(source: str, modules: Mapping[str, object]) -> set[str]:
+    """The modules of `modules` that a source imports: at its top, in functions, and for type checking only."""
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names = {alias.name: f"{node.module}.{alias.name}" for alias in node.names}
+            found |= {module if module in modules else node.module for module in names.values()}
+    return found & modules.keys()
+
+
+def circle(sources: Mapping[str, str]) -> str | None:
+    """A circle of imports among the sources of modules, as `a -> b -> a`; None where there is none."""
+    try:
+        TopologicalSorter({name: imported(source, sources) for name, source in sources.items()}).prepare()
+    except CycleError as error:
+        return " -> ".join(reversed(error.args[1]))
+    return None
+
+
+@pytest.mark.parametrize("package", PACKAGES, ids=lambda package: package.name)
+def test_no_imports_go_in_a_circle(package):
+    paths = sorted(package.rglob("*.py"))
+    assert circle({module_name(path, package): path.read_text(encoding="utf-8") for path in paths}) is None
+
+
+@pytest.mark.parametrize(
+    ("back", "found"),
+    [
+        ("from p.a import f", "p.a -> p.b -> p.a"),
+        ("def g():\n    import p.a", "p.a -> p.b -> p.a"),
+        ("if TYPE_CHECKING:\n    from p import a", "p.a -> p.b -> p.a"),
+        ("from p import f", None),
+        ("import os", None),
+    ],
+)
+def test_the_measure_of_circles(back, found):
+    shown = circle({"p": "", "p.a": "from p.b import h", "p.b": back})
+    assert (shown and sorted(shown.split(" -> ")[1:])) == (found and sorted(found.split(" -> ")[1:]))
 
 
 @pytest.mark.parametrize(

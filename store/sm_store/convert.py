@@ -23,6 +23,7 @@ from sm_store import catalog, ledger
 from sm_store.errors import ConfigError, IdentityMismatch, StoreError, StoreMissing
 from sm_store.identity import Identity, canonical, diff_json
 from sm_store.records import Reject
+from sm_store.status import status
 from sm_store.store import Store
 
 Progress = Callable[[int], None]
@@ -118,7 +119,7 @@ def planned_shards(store: Store) -> int:
 def _converted(made: Store, copied: int) -> Converted:
     made.compact()
     made.refresh()
-    state = made.status()
+    state = status(made)
     missing = len(state["shards"]["missing"])
     targets = tuple(made.target_names)
     where, layout = str(made.root), made.identity.layout

@@ -1,19 +1,18 @@
 """What is done, missing and rejected in a store, as JSON values: the facts behind `sm-pipeline status`.
 
+status(Store.open("corpus.store"))
 {"path": ..., "shards": {"done": 7, "planned": 8, "missing": [5], "retried": 0}, "records": 6912, "hours": 11.3,
  "bytes": 1.6e9, "rejects": {"text_too_long": 3}, "targets": {"smollm2": {"done": 7, "kind": "dense"}}}
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from sm_store import ledger
-
-if TYPE_CHECKING:
-    from sm_store.store import Store
+from sm_store.store import Store
 
 
 def status(store: Store) -> dict[str, Any]:

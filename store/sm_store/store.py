@@ -24,7 +24,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from sm_store import catalog, commit, document, durable, status, targets
+from sm_store import catalog, commit, document, durable, targets
 from sm_store.catalog import PartInfo
 from sm_store.errors import StoreError, StoreFormatError, StoreMissing
 from sm_store.geometry import Geometry
@@ -330,10 +330,6 @@ class Store:
     def rejects(self) -> list[Reject]:
         """Every rejected utterance that no later shard holds, in shard order."""
         return self._view.rejects()
-
-    def status(self) -> dict[str, Any]:
-        """What is done, missing and rejected, as JSON values."""
-        return status.status(self)
 
     def refresh(self) -> None:
         """Show what has been committed since the store was opened."""

@@ -18,6 +18,7 @@ from sm_pipeline.pages.store_page import LONGEST_TEXT, brief, made_by, render, w
 from sm_pipeline.pages.survey import take_survey
 from sm_store import Fields, Record, Reject, Store
 from sm_store.errors import ConfigError, StoreCorrupt, StoreMissing
+from sm_store.status import status
 from tests.store import building
 
 VOID = {"meta", "br", "link", "img", "input", "base", "hr", "source", "embed", "area"}
@@ -127,11 +128,11 @@ def test_what_a_page_says(tmp_path, layout, kind):
 
 def test_a_page_says_what_int8_lost(tmp_path):
     store = building.build(tmp_path / "s.store", compression="int8")
-    error = store.status()["error"]
+    error = status(store)["error"]
     said = page_of(tmp_path / "s.store", tmp_path / "s.html").text()
     assert f"compression int8 (relative error of a record's features: {100 * error['median']:.2f} % in the" in said
     assert f"{100 * error['worst']:.2f} % at worst)." in said
-    assert status_lines(store.status())[4] == (
+    assert status_lines(status(store))[4] == (
         f"  int8      relative error of a record's features: median {error['median']:.2%}, worst {error['worst']:.2%}"
     )
 

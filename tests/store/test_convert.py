@@ -13,6 +13,7 @@ import pytest
 from sm_store import IdentityMismatch, Store, StoreCorrupt, StoreError, StoreMissing
 from sm_store.convert import export, merge
 from sm_store.errors import ConfigError
+from sm_store.status import status
 from sm_store.verify import verify
 from tests.store import building
 
@@ -172,7 +173,7 @@ def test_merged_stores_follow_each_other(tmp_path, layout, out):
     identity = Store.open(tmp_path / "all").identity
     assert identity.plan["shards"] == 5
     assert [origin["manifest_sha256"] for origin in identity.plan["merged"]] == ["cd", "ef"]
-    assert Store.open(tmp_path / "all").status()["finished"]
+    assert status(Store.open(tmp_path / "all"))["finished"]
 
 
 def test_merging_again_does_nothing_and_another_order_is_another_store(tmp_path):
@@ -232,7 +233,7 @@ def test_target_sets_left_out_at_first_come_along_when_run_again(tmp_path, layou
     merge(tmp_path / "all", sources, targets=[])
     merge(tmp_path / "all", sources)
     merge(tmp_path / "at-once", sources)
-    assert Store.open(tmp_path / "all").status()["targets"]["llm"]["missing"] == []
+    assert status(Store.open(tmp_path / "all"))["targets"]["llm"]["missing"] == []
     assert contents(tmp_path / "all") == contents(tmp_path / "at-once")
     assert verify(tmp_path / "all").ok
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from sm_store import Store, StoreCorrupt, StoreError, StoreFormatError, StoreMissing
+from sm_store.status import status
 from sm_store.verify import discard, verify
 from tests.store import building
 
@@ -100,7 +101,7 @@ def test_a_deleted_commit_mark_is_a_missing_shard(path):
         Store.open(path).read([0], "llm")
     assert verify(path).missing_targets == {"llm": (1,)}
     (path / "catalog/00001.parquet").unlink()
-    assert Store.open(path).status()["shards"]["missing"] == [1, 2]
+    assert status(Store.open(path))["shards"]["missing"] == [1, 2]
     assert verify(path).missing == (1, 2)
 
 

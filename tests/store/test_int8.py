@@ -15,6 +15,7 @@ from sm_store.convert import export, merge
 from sm_store.dtypes import to_float32, to_storage
 from sm_store.errors import ConfigError
 from sm_store.int8 import quantize
+from sm_store.status import status
 from sm_store.verify import verify
 from tests.store import building, test_damage
 from tests.store.test_stock_tools import samples
@@ -150,10 +151,10 @@ def test_what_was_lost_is_in_the_catalog_and_the_status(tmp_path, layout):
     given = [record for shard in range(3) for record in building.records(shard)]
     expected = [np.float32(quantize(record.features, "float16").error) for record in given]
     assert store.columns(["error"])["error"].to_pylist() == expected
-    error = store.status()["error"]
+    error = status(store)["error"]
     assert error["worst"] == pytest.approx(max(expected)) and error["median"] == pytest.approx(np.median(expected))
     raw = building.build(tmp_path / "raw", layout=layout)
-    assert raw.status()["error"] is None
+    assert status(raw)["error"] is None
     with pytest.raises(StoreError, match="no catalog column 'error'"):
         raw.columns(["error"])
 

@@ -17,6 +17,7 @@ from sm_store import Record, Store, StoreCorrupt, StoreError, StoreMissing, dura
 from sm_store.convert import export, merge
 from sm_store.errors import ConfigError
 from sm_store.reading.remote import CACHE, CACHE_GB, Cache, url_of
+from sm_store.status import status
 from sm_store.verify import discard, verify
 from tests.store import building
 
@@ -77,7 +78,7 @@ def test_a_store_at_a_url_is_the_store(tmp_path, bucket, layout, kind, compressi
     assert remote.select(split="dev").tolist() == local.select(split="dev").tolist()
     assert np.array_equal(remote.targets("llm").table, local.targets("llm").table)
     remote.targets("llm").check_tokenizer()
-    assert remote.path == URL and remote.status() == {**local.status(), "path": URL}
+    assert remote.path == URL and status(remote) == {**status(local), "path": URL}
 
 
 def test_nothing_is_fetched_twice_and_data_not_before_it_is_read(tmp_path, bucket, monkeypatch, layout):

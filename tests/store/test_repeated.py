@@ -8,6 +8,7 @@ import pytest
 from sm_store import Fields, Identity, Record, Reject, Store
 from sm_store.convert import export, merge
 from sm_store.repeated import repeated
+from sm_store.status import status
 from sm_store.verify import verify
 
 
@@ -45,7 +46,7 @@ def retried(tmp_path):
 
 def test_what_was_extracted_since_is_no_reject(retried):
     assert [entry.id for entry in retried.rejects()] == ["c", "e"]
-    state = retried.status()
+    state = status(retried)
     assert state["rejects"] == {"too_short": 1, "too_long": 1}
     assert state["shards"] == {"done": 2, "planned": 2, "missing": [], "retried": 1}
     assert state["finished"] and state["records"] == 3
@@ -69,7 +70,7 @@ def test_a_merge_puts_the_next_store_behind_retried_shards(retried, tmp_path):
     both = Store.open(tmp_path / "both")
     assert [each.id for each in both] == ["a", "d", "b", "x", "yy"]
     assert [entry.id for entry in both.rejects()] == ["c", "e", "z"]
-    assert both.status()["shards"] == {"done": 5, "planned": 5, "missing": [], "retried": 0}
+    assert status(both)["shards"] == {"done": 5, "planned": 5, "missing": [], "retried": 0}
     assert verify(both.root).ok
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import replace
 
@@ -149,26 +148,6 @@ def test_targets_left_by_a_crashed_commit_do_not_outlive_it(tmp_path, layout):
     assert store.done_shards("llm") == {0, 1} and store.done_shards() == {0}
     store.commit(1, building.records(5), [])
     assert Store.open(tmp_path / "s").done_shards("llm") == {0}
-
-
-def test_status(store, layout):
-    status = store.status()
-    assert status["shards"] == {"done": 3, "planned": 3, "missing": [], "retried": 0}
-    assert status["finished"]
-    assert status["records"] == 15 and status["rejected"] == 3 and status["rejects"] == {"audio_missing": 3}
-    assert status["targets"] == {"llm": {"llm": "tiny-llm", "kind": "dense", "done": 3, "missing": []}}
-    assert status["hours"] == pytest.approx(float(store.frames.sum()) / 25 / 3600)
-    assert status["layout"] == layout
-    assert json.loads(json.dumps(status)) == status
-
-
-def test_status_of_an_unfinished_store(tmp_path):
-    store = Store.create(tmp_path / "s", building.identity())
-    store.add_target_set(building.target_spec(), building.table(), building.TOKENIZER)
-    store.commit(1, building.records(1), [])
-    status = store.status()
-    assert status["shards"]["missing"] == [0, 2] and not status["finished"]
-    assert status["targets"]["llm"]["missing"] == [1]
 
 
 @pytest.mark.parametrize(

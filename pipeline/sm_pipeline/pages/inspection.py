@@ -18,6 +18,7 @@ from sm_pipeline.extraction.recipe import RECIPE
 from sm_store import Store
 from sm_store.convert import Converted, export, merge
 from sm_store.ledger import REASONS
+from sm_store.status import status
 from sm_store.verify import VerifyReport, verify
 
 GIGABYTE = 1e9
@@ -33,7 +34,7 @@ def store_status(path: Path, with_rejects: bool = False) -> dict[str, Any]:
         StoreError: no store there, or a damaged one.
     """
     store = Store.open(path)
-    facts = store.status()
+    facts = status(store)
     if with_rejects:
         listed = [{"id": each.id, "reason": each.reason, "detail": each.detail} for each in store.rejects()]
         facts["rejected_utterances"] = listed
@@ -94,7 +95,7 @@ def inspect_store(path: Path) -> dict[str, Any]:
 def inspect_opened(store: Store) -> dict[str, Any]:
     """`inspect_store` of a store that is open already."""
     table = store.columns(["duration", *GROUPS])
-    facts = store.status()
+    facts = status(store)
     facts["identity"] = store.identity.to_json()
     facts["seconds"] = quantiles(table.column("duration").to_numpy())
     facts["frames_per_record"] = quantiles(store.frames)
