@@ -10,23 +10,19 @@ with.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from sm_pipeline.devices import autocast, choose_device
-from sm_pipeline.models.llm_table import load_llm_table
-from sm_pipeline.models.source import resolve_model
 from sm_store.errors import InputError, ModelError
 from speechmapper.audio_features import Listening, load_listening, load_wave
-from speechmapper.llm import load_llm
 from speechmapper.projector import Projector
-from speechmapper.readout.nearest import NearestToken
+from speechmapper.readout.build import Readout, build_readout
 from speechmapper.saved_projector import load_projector, model_name
-
-Readout = Callable[[torch.Tensor, torch.Tensor], list[str]]
+from speechmapper.tasks import ASR, Item, Task
 
 
 class SpeechMapper:
@@ -61,8 +57,7 @@ class SpeechMapper:
             )
         listening = load_listening(made, encoder, device)
         named = model_name(made["llm"]) if llm is None and made["stage"] == "stage2" else llm
-        readout = generating(named, where) if named else nearest(projector, where)
-        return cls(projector, listening, readout)
+        return cls(projector, listening, build_readout(projector, named, None))
 
     def transcribe(self, audio: str | Path | np.ndarray) -> str:
         """What is said in one recording.
@@ -75,30 +70,30 @@ class SpeechMapper:
         """
         return self.transcribe_batch([audio])[0]
 
-    @torch.inference_mode()
     def transcribe_batch(self, audio: Sequence[str | Path | np.ndarray]) -> list[str]:
-        """What is said in each recording; they are run together, so let them be of like length."""
-        features_BTD, frames_B = self._listening.features([load_wave(item) for item in audio])
+        """What is said in each recording; they are run together, so let them be of similar length."""
+        return self.run(ASR, audio)
+
+    @torch.inference_mode()
+    def run(self, task: Task, audio: Sequence[str | Path | np.ndarray], item: Item | None = None) -> list[str]:
+        """The answer to one task about each recording.
+
+        Args:
+            item: what the task asks: the language of a translation, the question; None: nothing in particular.
+
+        Raises:
+            InputError: a file that cannot be read, or one too short for a single vector.
+            ConfigError: a task that needs an LLM, or no wording of it for the item's language.
+        """
+        self._readout.require_task(task)
+        instruction = task.instruction(item or Item())
+        features_BTD, frames_B = self._listening.features([load_wave(recording) for recording in audio])
         shortest = self.projector.config.geometry.min_frames()
-        for item, count in zip(audio, frames_B.tolist(), strict=True):
+        for recording, count in zip(audio, frames_B.tolist(), strict=True):
             if count < shortest:
-                name = "the samples" if isinstance(item, np.ndarray) else str(item)
+                name = "the samples" if isinstance(recording, np.ndarray) else str(recording)
                 raise InputError(f"{name}: too short to transcribe; give at least 0.2 s of audio")
         device = self.projector.device
         with autocast(device):
-            return self._readout(*self.projector(features_BTD.to(device), frames_B.to(device)))
-
-
-def generating(name: str, device: torch.device) -> Readout:
-    """Readout by greedy generation of a frozen LLM."""
-    llm = load_llm(resolve_model(name, "llm"), device)
-    prompt = llm.prompter.asr()
-    return lambda vectors_BUE, vectors_B: llm.generate(vectors_BUE, vectors_B, [prompt] * len(vectors_BUE))
-
-
-def nearest(projector: Projector, device: torch.device) -> Readout:
-    """Readout by nearest token: the LLM's embedding table and tokenizer, not the LLM."""
-    target = projector.config.trained_for["target"]
-    table = load_llm_table(model_name({"id": target["llm"], "revision": target["revision"]}))
-    reader = NearestToken(table.table_VE, table.tokenizer, target["pad_id"], device, projector.blank)
-    return lambda vectors_BUE, vectors_B: reader.texts(reader.token_ids(vectors_BUE, vectors_B))
+            vectors_BUE, vectors_B = self.projector(features_BTD.to(device), frames_B.to(device))
+            return self._readout.read(vectors_BUE, vectors_B, [instruction] * len(audio))

@@ -1,4 +1,4 @@
-"""From an utterance and a task to a prompt: token ids around the place where the speech vectors go.
+"""From an instruction to a prompt: token ids around the place where the speech vectors go.
 
     system turn      You repeat what the user quotes.
     user turn        "SPEECH" Repeat the text in quotes once, and nothing else.
@@ -7,37 +7,19 @@
     Prompt(before=[ids up to the first quote], after=[ids from the second quote to the assistant's turn],
            answer=[ids of the answer and the end of turn])
 
-The wording is data (`prompts/*.yaml`), the turns are the tokenizer's own chat template. Speech comes first in
-the user turn, inside double quotes, then the instruction (paper).
+What is asked comes from a task (`speechmapper/tasks/`); the turns are the tokenizer's own chat template. Speech comes
+first in the user turn, inside double quotes, then the instruction (paper).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
-import numpy as np
-import yaml
+from sm_store.errors import ModelError
 
-from sm_pipeline.text import normalise
-from sm_store.errors import ConfigError, ModelError
-
-PROMPT_FOLDER = Path(__file__).parent / "prompts"
-ANY_LANGUAGE = "any"
 SPEECH_MARK = "<<<speech>>>"  # where the vectors go, while the chat template is filled in
 ANSWER_MARK = "<<<answer>>>"
-
-
-@dataclass(frozen=True, slots=True)
-class PromptFile:
-    """One task's wordings: by language of the answer, or under `any`."""
-
-    task: str
-    system: str
-    wordings: Mapping[str, Sequence[str]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,42 +32,17 @@ class Prompt:
 
 
 @dataclass(frozen=True, slots=True)
-class Example:
-    """What an utterance offers the tasks; absent things are None."""
+class Instruction:
+    """What the LLM is told about the speech.
 
-    text: str
-    question: str | None = None
-    answer: str | None = None
-    translation: Mapping[str, str] | None = None
-
-
-@lru_cache
-def load_prompt_file(task: str) -> PromptFile:
-    """The shipped wordings of a task (asr, st, sqa).
-
-    Raises:
-        ConfigError: no such task, or a file of another form.
+    Attributes:
+        system: of the system turn. text: what follows the quoted speech in the user turn.
+        answer: to learn; None where the LLM is to give it.
     """
-    path = PROMPT_FOLDER / f"{task}.yaml"
-    try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-        wordings = {str(language): tuple(map(str, lines)) for language, lines in data["wordings"].items()}
-        system = str(data["system"])
-    except (OSError, yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
-        raise ConfigError(f"{path}: not a prompt file (system, wordings by language): {error}") from error
-    if not all(wordings.values()):
-        raise ConfigError(f"{path}: a language without wordings")
-    return PromptFile(task, system, wordings)
 
-
-def tasks_of(example: Example) -> list[str]:
-    """The tasks this utterance has an answer for."""
-    tasks = ["asr"]
-    if example.translation:
-        tasks.append("st")
-    if example.question and example.answer:
-        tasks.append("sqa")
-    return tasks
+    system: str
+    text: str
+    answer: str | None = None
 
 
 class Prompter:
@@ -103,57 +60,17 @@ class Prompter:
         self._turns: dict[tuple[str, str], tuple[tuple[int, ...], tuple[int, ...]]] = {}
         self.end_of_turn = self._find_end_of_turn()
 
-    def asr(self, text: str | None = None, wording: int = 0) -> Prompt:
-        """Repeat the speech; `text` is the transcript to learn, normalised here."""
-        file = load_prompt_file("asr")
-        answer = None if text is None else normalise(text)
-        return self._prompt(file.system, pick(file.wordings[ANY_LANGUAGE], wording), answer)
-
-    def translation(self, language: str, text: str | None = None, wording: int = 0) -> Prompt:
-        """Translate into `language`; `text` is the translation to learn.
-
-        Raises:
-            ConfigError: no wording in that language.
-        """
-        file = load_prompt_file("st")
-        if language not in file.wordings:
-            raise ConfigError(f"no translation prompt for {language!r}; prompts/st.yaml has {', '.join(file.wordings)}")
-        return self._prompt(file.system, pick(file.wordings[language], wording), text)
-
-    def question(self, question: str, answer: str | None = None, wording: int = 0) -> Prompt:
-        """Answer a question about the speech; `answer` is the one to learn."""
-        file = load_prompt_file("sqa")
-        instruction = pick(file.wordings[ANY_LANGUAGE], wording).replace("{question}", question)
-        return self._prompt(file.system, instruction, answer)
-
-    def training(self, example: Example, task: str, asr_share: float, rng: np.random.Generator) -> Prompt:
-        """A prompt for training with answer: task, wording and language drawn from `rng`.
-
-        `asr_share` of the utterances are trained as ASR; so is one that has no answer for `task`. `mix` draws
-        among the tasks the utterance has an answer for.
-        """
-        offered = tasks_of(example)
-        chosen = offered[int(rng.integers(len(offered)))] if task == "mix" else task
-        if task != "mix" and (rng.random() < asr_share or task not in offered):
-            chosen = "asr"
-        wording = int(rng.integers(2**31))
-        if chosen == "st" and example.translation:
-            language = sorted(example.translation)[int(rng.integers(len(example.translation)))]
-            return self.translation(language, example.translation[language], wording)
-        if chosen == "sqa" and example.question:
-            return self.question(example.question, example.answer, wording)
-        return self.asr(example.text, wording)
+    def write(self, instruction: Instruction) -> Prompt:
+        """The prompt of an instruction, with the answer's ids where it has one."""
+        before, after = self._turn(instruction.system, instruction.text)
+        if instruction.answer is None:
+            return Prompt(before, after)
+        return Prompt(before, after, (*self._ids(instruction.answer), self.end_of_turn))
 
     def shown(self, prompt: Prompt) -> str:
         """A prompt as text, `<<<speech>>>` where the vectors go."""
         before, after = (self._tokenizer.decode(list(ids)) for ids in (prompt.before, prompt.after))
         return f"{before}{SPEECH_MARK}{after}"
-
-    def _prompt(self, system: str, instruction: str, answer: str | None) -> Prompt:
-        before, after = self._turn(system, instruction)
-        if answer is None:
-            return Prompt(before, after)
-        return Prompt(before, after, (*self._ids(answer), self.end_of_turn))
 
     def _turn(self, system: str, instruction: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
         if (system, instruction) not in self._turns:
@@ -197,8 +114,3 @@ class Prompter:
 
     def _ids(self, text: str) -> tuple[int, ...]:
         return tuple(self._tokenizer(text, add_special_tokens=False)["input_ids"])
-
-
-def pick(wordings: Sequence[str], number: int) -> str:
-    """One of the wordings by any whole number; 0 is the one evaluation uses."""
-    return wordings[number % len(wordings)]

@@ -9,12 +9,14 @@ metrics.json is flat: the rates first, then what made them.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sm_store.durable import write_file
-from speechmapper.eval.asr import score_asr
-from speechmapper.eval.predictions import read_predictions
+from sm_store.errors import ConfigError
+from speechmapper.eval.predictions import ABOUT_FILE, read_predictions
+from speechmapper.tasks import ASR, TASKS
 
 if TYPE_CHECKING:
     from speechmapper.eval.predict import PredictRequest
@@ -37,6 +39,18 @@ def score(out: Path) -> dict[str, Any]:
         ConfigError: no predictions, or a bad line.
     """
     predictions, about = read_predictions(out)
-    metrics = {**score_asr(predictions), **about}
+    task = TASKS.get(about.get("task", ASR.name))
+    if task is None:
+        raise ConfigError(f"{out / ABOUT_FILE}: unknown task {about['task']!r}; predict again")
+    metrics = {**task.score(predictions), **embedding_error(predictions), **about}
     write_file(out / METRICS_FILE, json.dumps(metrics, indent=1, ensure_ascii=False).encode() + b"\n")
     return metrics
+
+
+def embedding_error(predictions: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """`relative_mse` over the positions (tokens and first pad) of the utterances that have a target, if any has."""
+    measured = [line for line in predictions if line.get("relative_mse") is not None]
+    positions = sum(line["positions"] for line in measured)
+    if not positions:
+        return {}
+    return {"relative_mse": sum(line["relative_mse"] * line["positions"] for line in measured) / positions}

@@ -1,7 +1,7 @@
 """Where an evaluation gets its speech: a store, or the audio of a manifest.
 
     source.batches()  ->  Heard(features, lengths, targets), a batch of like length at a time
-    source.entry(7)   ->  {"id": "test-00007", "reference": "the dog ran"}
+    source.id(7), source.example(7)  ->  "test-00007", Example("the dog ran")
 
 Both give the same features for the same audio; a store also has the true embeddings to measure distances to.
 
@@ -24,9 +24,11 @@ from sm_store import Store
 from sm_store.errors import InputError, RunFailed
 from speechmapper.audio_features import Listening, load_listening, load_wave
 from speechmapper.loader.data import TEST_SPLIT, choose_split, split_of
+from speechmapper.loader.epoch import Budget, batches_by_length
 from speechmapper.loader.prefetch import as_tensor
 from speechmapper.projector import Projector
 from speechmapper.saved_projector import require_features
+from speechmapper.tasks import Example, StoreExamples
 
 FRAMES_OF_A_BATCH = 4096  # after padding
 FRAME_RATE = 25.0  # Hz, to turn seconds of audio into about so many frames
@@ -59,8 +61,11 @@ class Source(Protocol):
     def batches(self) -> Iterator[Heard]:
         """Every utterance once, in batches of like length, the longest first."""
 
-    def entry(self, number: int) -> dict[str, str]:
-        """`id` and `reference` of an utterance."""
+    def id(self, number: int) -> str:
+        """The id of an utterance."""
+
+    def example(self, number: int) -> Example:
+        """Its text fields."""
 
     def rejected(self) -> int:
         """Utterances that could not be used so far."""
@@ -82,23 +87,27 @@ class StoreSource:
         indices = self.store.select(split=self.split) if self.split else everything
         long_enough = self.store.frames[indices] >= projector.config.geometry.min_frames()
         self._indices, self._short = indices[long_enough], int((~long_enough).sum())
-        self._table = self.store.columns(["id", "text"])
-        self._most = most
+        self._ids, self._examples = self.store.columns(["id"])["id"], StoreExamples(self.store)
+        self._budget = Budget(FRAMES_OF_A_BATCH, max_utterances=most)
 
     def __len__(self) -> int:
         return len(self._indices)
 
     def batches(self) -> Iterator[Heard]:
         """See `Source`."""
-        for batch in batches_by_length(self._indices, self.store.frames, FRAMES_OF_A_BATCH, self._most):
+        for batch in batches_by_length(self._indices, self.store.frames, self._budget):
             data = self.store.read(batch, targets=self.target)
             targets = as_tensor(data.targets_BUE) if data.targets_BUE is not None else None
             tokens = as_tensor(data.tokens_B) if data.tokens_B is not None else None
             yield Heard(batch.tolist(), as_tensor(data.features_BTD), as_tensor(data.frames_B), targets, tokens)
 
-    def entry(self, number: int) -> dict[str, str]:
+    def id(self, number: int) -> str:
         """See `Source`."""
-        return {"id": self._table["id"][number].as_py(), "reference": self._table["text"][number].as_py()}
+        return str(self._ids[number].as_py())
+
+    def example(self, number: int) -> Example:
+        """See `Source`."""
+        return self._examples[number]
 
     def rejected(self) -> int:
         """Too short for one vector."""
@@ -119,7 +128,7 @@ class ManifestSource:
         self._utterances = self._manifest.select(self.split)
         self._listening: Listening = load_listening(projector.config.trained_for, None, str(projector.device))
         self._shortest = projector.config.geometry.min_frames()
-        self._most = most
+        self._budget = Budget(FRAMES_OF_A_BATCH, max_utterances=most)
         self._rejected = 0
 
     def __len__(self) -> int:
@@ -129,7 +138,7 @@ class ManifestSource:
         """See `Source`; utterances whose audio cannot be used are left out and counted."""
         frames = np.array([self._about_frames(number) for number in range(len(self))], np.int64)
         order = np.arange(len(self), dtype=np.int64)
-        for batch in batches_by_length(order, frames, FRAMES_OF_A_BATCH, self._most):
+        for batch in batches_by_length(order, frames, self._budget):
             waves = {number: wave for number in batch.tolist() if (wave := self._wave(number)) is not None}
             if not waves:
                 continue
@@ -142,10 +151,14 @@ class ManifestSource:
         if self._rejected == len(self):
             raise RunFailed(f"{self._manifest.path}: no audio of its {len(self)} utterances could be used")
 
-    def entry(self, number: int) -> dict[str, str]:
+    def id(self, number: int) -> str:
+        """See `Source`."""
+        return self._utterances[number].id
+
+    def example(self, number: int) -> Example:
         """See `Source`."""
         utterance = self._utterances[number]
-        return {"id": utterance.id, "reference": utterance.text}
+        return Example(utterance.text, utterance.question, utterance.answer, utterance.translation)
 
     def rejected(self) -> int:
         """Audio missing, broken, or too short for one vector."""
@@ -174,13 +187,3 @@ def matching_target(store: Store, projector: Projector) -> str | None:
         if spec.table_sha256 == wanted.get("table_sha256") and spec.pad_id == wanted.get("pad_id"):
             return name
     return None
-
-
-def batches_by_length(indices: np.ndarray, frames: np.ndarray, budget: int, most: int) -> Iterator[np.ndarray]:
-    """Batches of at most `most` utterances of like length and `budget` padded frames; longest first."""
-    order = indices[np.argsort(-frames[indices], kind="stable")]
-    start = 0
-    while start < len(order):
-        count = max(1, min(most, budget // int(frames[order[start]])))
-        yield order[start : start + count]
-        start += count

@@ -96,6 +96,17 @@ def plan_epoch(
     return [indices[batch] for batch in batches]
 
 
+def batches_by_length(indices: np.ndarray, frames: np.ndarray, budget: Budget) -> list[np.ndarray]:
+    """Batches of utterances of similar length for evaluation: the longest first, each utterance once.
+
+    Args:
+        indices: (n,), int64, of the utterances; frames: of all of them, by index.
+        budget: its `frames` after padding and `max_utterances` bound a batch.
+    """
+    order = indices[np.argsort(-frames[indices], kind="stable")]
+    return [order[piece] for piece in _cut(frames[order].tolist(), budget)]
+
+
 def _shuffle(shards: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Positions shard by shard, both levels in random order: reads stay near each other."""
     names, inverse = np.unique(shards, return_inverse=True)

@@ -1,18 +1,24 @@
-"""Error rates: jiwer over texts normalised as the method says.
+"""Scores of texts: jiwer, sacrebleu and SQuAD's, over the whole corpus.
 
     error_rates(["He hoped for stew."], ["he hoped for a stew"])
     -> {"wer": 0.25, "cer": 0.125, "utterances": 1, "normalizer": "mms-1"}
+    translation_scores(["Der Hund schlief."], ["Der Hund schlief."], "de")    {"bleu": 100.0, "chrf": 100.0, ...}
+    answer_scores(["the dog"], ["A dog."])                                    {"exact_match": 1.0, "f1": 1.0, ...}
 
-Rates are over the whole corpus: edits of all utterances over words (characters) of all references. An
-utterance whose reference normalises to nothing has no error rate: it is counted apart.
+Error rates are edits of all utterances over words (characters) of all references, after the method's normalisation. An
+utterance whose reference normalises to nothing has no error rate: it is counted separately.
 """
 
 from __future__ import annotations
 
+import string
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
 from sm_pipeline.text import NORMALIZER, normalise
+
+ARTICLES = ("a", "an", "the")
 
 
 def error_rates(references: Sequence[str], outputs: Sequence[str]) -> dict[str, Any]:
@@ -32,3 +38,47 @@ def error_rates(references: Sequence[str], outputs: Sequence[str]) -> dict[str, 
     if len(scored) < len(pairs):
         rates["without_reference"] = len(pairs) - len(scored)
     return rates
+
+
+def translation_scores(references: Sequence[str], outputs: Sequence[str], language: str | None) -> dict[str, Any]:
+    """`bleu`, `chrf` (0 to 100, over the corpus), their sacrebleu signatures, and `utterances`.
+
+    Args:
+        language: of the references; sacrebleu chooses BLEU's tokenizer by it (zh, ja, ko have their own).
+
+    `bleu` and `chrf` are None where there is nothing to score.
+    """
+    from sacrebleu.metrics import BLEU, CHRF
+
+    scores: dict[str, Any] = {"bleu": None, "chrf": None, "utterances": len(references)}
+    if references:
+        for name, metric in (("bleu", BLEU(trg_lang=language or "")), ("chrf", CHRF())):
+            scores[name] = metric.corpus_score(list(outputs), [list(references)]).score
+            scores[f"{name}_signature"] = str(metric.get_signature())
+    return scores
+
+
+def answer_scores(references: Sequence[str], outputs: Sequence[str]) -> dict[str, Any]:
+    """`exact_match` and `f1` (0 to 1, means over the answers) and `utterances`.
+
+    Both compare words as SQuAD does (Rajpurkar et al. 2016): lower case, without punctuation and articles. They are
+    None where there is nothing to score.
+    """
+    pairs = [(_squad_words(one), _squad_words(two)) for one, two in zip(references, outputs, strict=True)]
+    if not pairs:
+        return {"exact_match": None, "f1": None, "utterances": 0}
+    exact = sum(expected == found for expected, found in pairs)
+    f1 = sum(_token_f1(expected, found) for expected, found in pairs)
+    return {"exact_match": exact / len(pairs), "f1": f1 / len(pairs), "utterances": len(pairs)}
+
+
+def _squad_words(text: str) -> list[str]:
+    kept = "".join(character for character in text.lower() if character not in string.punctuation)
+    return [word for word in kept.split() if word not in ARTICLES]
+
+
+def _token_f1(expected: list[str], found: list[str]) -> float:
+    if not expected or not found:
+        return float(expected == found)
+    shared = sum((Counter(expected) & Counter(found)).values())
+    return 2 * shared / (len(expected) + len(found))

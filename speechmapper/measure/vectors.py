@@ -23,6 +23,24 @@ from speechmapper.objectives.base import Answers, word_and_pad_positions
 NORM_BINS = 40
 
 
+def squared_error(vectors_BUE: torch.Tensor, targets_BUE: torch.Tensor) -> torch.Tensor:
+    """Squared error per dimension at each position (B, U), float32."""
+    return (vectors_BUE.float() - targets_BUE.float()).square().mean(dim=-1)
+
+
+def word_errors(
+    vectors_BUE: torch.Tensor, targets_BUE: torch.Tensor, vectors_B: torch.Tensor, tokens_B: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean squared error per dimension over each row's word positions (B,), and how many these are (B,).
+
+    Word positions are the tokens and the first pad; a row without tokens has none.
+    """
+    error_BU = squared_error(vectors_BUE, targets_BUE)
+    word_BU, _ = word_and_pad_positions(vectors_B, tokens_B, error_BU.shape[1])
+    positions_B = torch.where(tokens_B > 0, word_BU.sum(dim=1), 0)
+    return (error_BU * word_BU).sum(dim=1) / word_BU.sum(dim=1).clamp(min=1), positions_B
+
+
 @dataclass(slots=True)
 class Closeness:
     """Distances to the true embeddings, added up over batches.
@@ -36,10 +54,9 @@ class Closeness:
 
     def add(self, vectors_BUE: torch.Tensor, batch: Answers) -> None:
         """Add one batch: vectors as the projector gives them, targets of the same batch."""
-        vectors, targets = vectors_BUE.float(), batch.targets_BUE.float()
-        error_BU = (vectors - targets).square().mean(dim=-1)
+        error_BU = squared_error(vectors_BUE, batch.targets_BUE)
         word_BU, pad_BU = word_and_pad_positions(batch.vectors_B, batch.tokens_B, error_BU.shape[1])
-        cosine_BU = F.cosine_similarity(vectors, targets, dim=-1)
+        cosine_BU = F.cosine_similarity(vectors_BUE.float(), batch.targets_BUE.float(), dim=-1)
         for name, value in (
             ("word", error_BU * word_BU),
             ("pad", error_BU * pad_BU),

@@ -34,7 +34,7 @@ from speechmapper.train.loop import Loop
 from speechmapper.train.run import Outcome, Setup, Trainee
 from speechmapper.train.run_folder import open_accelerator, run_identity, start_run, tell
 from speechmapper.train.stage import Evaluation
-from speechmapper.train.validation import Validation, build_validation
+from speechmapper.train.validation import VectorValidation, vector_validation
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +108,7 @@ def build_trainee(out: Path, config: Stage1Config, data: TrainingData, accelerat
     projector = Projector(sizes)
     objective = build_objective(config.objective, data.targets, sizes, accelerator.device)
     identity = run_identity(config, projector, data)
-    validation = build_validation(out, data, config.run, accelerator.device)
+    validation = vector_validation(out, data, config.run)
     setup = Setup(out, config, identity, data.order, data.store.identity.frame_rate)
     return Trainee(setup, Stage1Task(objective, validation), Learner(projector, objective), accelerator)
 
@@ -151,7 +151,7 @@ def projector_config(config: Stage1Config, data: TrainingData) -> ProjectorConfi
 class Stage1Task:
     """`Task` of stage 1: the objective on the projector's vectors."""
 
-    def __init__(self, objective: Objective, validation: Validation | None) -> None:
+    def __init__(self, objective: Objective, validation: VectorValidation | None) -> None:
         self._objective = objective
         self._validation = validation
 

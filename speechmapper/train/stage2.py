@@ -10,7 +10,7 @@ With sigma 0 the embeddings are not looked at, with sigma 1 the LLM is not run.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,26 +20,25 @@ import torch
 from torch import nn
 
 from sm_pipeline.models.source import resolve_model
-from sm_store import Store
-from speechmapper.config import Stage2Config, TuningConfig
+from speechmapper.config import Stage2Config
 from speechmapper.llm import FrozenLLM, load_llm
 from speechmapper.loader.data import DataRequest, TrainingData, open_data
-from speechmapper.loader.prefetch import DeviceBatch, Source, read_batch
-from speechmapper.measure.text import error_rates
+from speechmapper.loader.prefetch import DeviceBatch
 from speechmapper.objectives import Objective
 from speechmapper.objectives.build import build_objective, readout_of
 from speechmapper.projector import Projector
-from speechmapper.prompting import Example, Prompt
+from speechmapper.prompting import Prompt
+from speechmapper.readout.build import llm_readout
 from speechmapper.saved_projector import load_projector, require_features, save_projector, trained_for
+from speechmapper.tasks import StoreExamples, mixture
 from speechmapper.train.learner import Learner
 from speechmapper.train.loop import Loop
 from speechmapper.train.run import Outcome, Setup, Trainee, micro_seed
 from speechmapper.train.run_folder import open_accelerator, run_identity, start_run, tell
 from speechmapper.train.stage import Evaluation
 from speechmapper.train.tokenizer import load_tokenizer
-from speechmapper.train.validation import spread, write_examples
+from speechmapper.train.validation import ReadValidation, dev_set
 
-EVAL_BATCH = 16  # utterances
 CROSS_ENTROPY = "ce"
 
 
@@ -65,6 +64,7 @@ def train_stage2(request: Stage2Request) -> Outcome:
         ModelError: no usable LLM or projector. ConfigError: settings that do not fit.
     """
     config = request.config
+    mixture(config.tuning.task, config.tuning.asr_share)  # refused before anything is loaded
     projector = load_projector(request.projector)
     target = request.target or projector.config.trained_for.get("target", {}).get("name")
     wanted = DataRequest(request.store, target, request.split)
@@ -98,8 +98,9 @@ def train_stage2(request: Stage2Request) -> Outcome:
         # Only ctc-embedding looks at it; where nothing does, processes would wait for each other's gradient of it.
         projector.blank.requires_grad_(objective is not None and readout_of(config.objective.name) == "ctc")
     tell(accelerator, learning_report(projector, llm, data))
-    task = Stage2Task(config, objective, llm, Examples(data.store))
-    task.validation = build_validation(request, data, llm)
+    dev = dev_set(request.out, data, config.run)
+    validation = ReadValidation(dev, llm_readout(llm)) if dev else None
+    task = Stage2Task(config, objective, llm, StoreExamples(data.store), validation)
     setup = Setup(request.out, config, identity, data.order, data.store.identity.frame_rate)
     trainee = Trainee(setup, task, Learner(projector, objective), accelerator)
     loop = Loop("stage 2", data.source, data.order, config.data, config.schedule, accelerator)
@@ -121,40 +122,31 @@ def learning_report(projector: Projector, llm: FrozenLLM, data: TrainingData) ->
     )
 
 
-class Examples:
-    """The text fields of a store, by index; columns the manifest did not have read as None."""
-
-    def __init__(self, store: Store) -> None:
-        self._columns = store.columns(["text", "question", "answer", "translation"])
-
-    def __getitem__(self, index: int) -> Example:
-        row = {name: self._columns[name][int(index)].as_py() for name in self._columns.column_names}
-        translation = dict(row["translation"]) if row["translation"] else None
-        return Example(row["text"], row["question"], row["answer"], translation)
-
-
 class Stage2Task:
     """`Task` of stage 2: `(1 - sigma) * cross-entropy + sigma * objective`."""
 
-    def __init__(self, config: Stage2Config, objective: Objective | None, llm: FrozenLLM, examples: Examples) -> None:
-        self._tuning: TuningConfig = config.tuning
-        self._seed = config.seed
-        self._objective = objective
-        self._llm = llm
-        self._examples = examples
-        self.validation: GeneratedValidation | None = None
+    def __init__(
+        self,
+        config: Stage2Config,
+        objective: Objective | None,
+        llm: FrozenLLM,
+        examples: StoreExamples,
+        validation: ReadValidation | None = None,
+    ) -> None:
+        self._sigma, self._seed = config.tuning.sigma, config.seed
+        self._mixture = mixture(config.tuning.task, config.tuning.asr_share)
+        self._objective, self._llm, self._examples = objective, llm, examples
+        self._validation = validation
 
     def prompts(self, batch: DeviceBatch) -> list[Prompt]:
         """The prompts of a micro-batch, with answers: a function of the seed and the micro-batch's number."""
         rng = np.random.default_rng(micro_seed(self._seed, batch.micro))
-        return [
-            self._llm.prompter.training(self._examples[index], self._tuning.task, self._tuning.asr_share, rng)
-            for index in batch.indices
-        ]
+        drawn = [self._mixture.draw(self._examples[index], rng) for index in batch.indices]
+        return [self._llm.prompter.write(instruction) for instruction in drawn]
 
     def counts(self, batch: DeviceBatch) -> Mapping[str, torch.Tensor]:
         counts = self._objective.counts(batch) if self._objective is not None else {}
-        if self._tuning.sigma < 1:
+        if self._sigma < 1:
             answers = sum(len(prompt.answer) for prompt in self.prompts(batch))
             counts[CROSS_ENTROPY] = torch.tensor(float(answers), device=batch.frames_B.device)
         return counts
@@ -162,12 +154,12 @@ class Stage2Task:
     def sums(self, model: nn.Module, batch: DeviceBatch) -> Mapping[str, torch.Tensor]:
         learned = model(batch)
         sums = dict(learned.sums)
-        if self._tuning.sigma < 1:
+        if self._sigma < 1:
             sums[CROSS_ENTROPY] = self._llm.answer_loss(learned.vectors_BUE, learned.vectors_B, self.prompts(batch))
         return sums
 
     def combine(self, sums: Mapping[str, torch.Tensor], counts: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        sigma, loss = self._tuning.sigma, torch.zeros((), device=next(iter(sums.values())).device)
+        sigma, loss = self._sigma, torch.zeros((), device=next(iter(sums.values())).device)
         if sigma < 1:
             loss = loss + (1 - sigma) * sums[CROSS_ENTROPY] / counts[CROSS_ENTROPY].clamp(min=1)
         if self._objective is not None:
@@ -176,38 +168,4 @@ class Stage2Task:
         return loss
 
     def evaluate(self, model: Any, step: int) -> Evaluation:
-        return self.validation.run(model, step) if self.validation else Evaluation()
-
-
-@dataclass(frozen=True, slots=True)
-class GeneratedValidation:
-    """Error rates of what the LLM repeats, on part of the validation split."""
-
-    source: Source
-    llm: FrozenLLM
-    indices: np.ndarray
-    references: Sequence[str]
-    out: Path
-    examples: int
-
-    def run(self, model: Projector, step: int) -> Evaluation:
-        """`wer` and `cer` of greedy generation."""
-        outputs: list[str] = []
-        for start in range(0, len(self.indices), EVAL_BATCH):
-            batch = read_batch(self.source, self.indices[start : start + EVAL_BATCH], self.llm.device)
-            vectors_BUE, vectors_B = model(batch.features_BTD, batch.frames_B)
-            outputs += self.llm.generate(vectors_BUE, vectors_B, [self.llm.prompter.asr()] * len(batch.indices))
-        write_examples(self.out, step, self.references, outputs, self.examples)
-        rates = error_rates(self.references, outputs)
-        return Evaluation({name: rates[name] for name in ("wer", "cer") if rates[name] is not None})
-
-
-def build_validation(request: Stage2Request, data: TrainingData, llm: FrozenLLM) -> GeneratedValidation | None:
-    """Validation on utterances spread evenly over the split, or None where there are none."""
-    run = request.config.run
-    indices = spread(data.dev, run.eval_utterances)
-    if len(indices) == 0:
-        return None
-    indices = indices[np.argsort(data.store.frames[indices], kind="stable")]
-    references = data.store.columns(["text"])["text"].take(indices).to_pylist()
-    return GeneratedValidation(data.again(), llm, indices, references, request.out, run.examples)
+        return self._validation.run(model, step) if self._validation else Evaluation()

@@ -1,4 +1,4 @@
-"""What stage 1 tells without an LLM, on part of the validation split.
+"""Figures on part of the validation split: of the vectors without an LLM (stage 1), of an LLM's answers (stage 2).
 
     distances     mse, relative_mse, mse_pad, relative_mse_pad, cosine     to the true embeddings
     readout       wer, cer                                                 nearest tokens as text; examples.txt
@@ -12,7 +12,7 @@ Shapes: B batch, U projector vectors, E LLM width.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,62 +23,107 @@ import torch
 from sm_store import TargetSet
 from speechmapper.config import RunConfig
 from speechmapper.loader.data import TrainingData
-from speechmapper.loader.prefetch import Source, read_batch
+from speechmapper.loader.prefetch import DeviceBatch, Source, read_batch
 from speechmapper.measure.text import error_rates
 from speechmapper.measure.threshold import Threshold, read_threshold
 from speechmapper.measure.vectors import Closeness, Lengths, Norms
 from speechmapper.projector import Projector
-from speechmapper.readout.nearest import NearestToken
+from speechmapper.readout.nearest import NearestToken, Readout
+from speechmapper.tasks import ASR, Item
 from speechmapper.train.log import EXAMPLES_FILE
 from speechmapper.train.stage import Evaluation
 from speechmapper.train.tokenizer import load_tokenizer
 
-EVAL_BATCH = 32  # utterances
+VECTOR_BATCH, READ_BATCH = 32, 16  # utterances
 SMALLEST = 1e-12  # relative MSE; a threshold may be 0
 NORMS_FILE = "norms.jsonl"
 
 
 @dataclass(frozen=True, slots=True)
-class Validation:
-    """Figures of a projector as it is now.
+class DevSet:
+    """Part of the validation split, read in a fixed order.
 
     Attributes:
-        indices: store indices, sorted by length.
-        references: their transcripts.
-        examples: how many readouts are appended to RUN/examples.txt.
-        threshold: of the LLM, None: not known; stop: end the run below it.
+        source: a store of its own, since the training thread reads the other one.
+        indices: store indices, sorted by length; references: their transcripts.
+        out: the run's folder; examples: how many readouts are appended to its examples.txt.
     """
 
     source: Source
-    targets: TargetSet
-    tokenizer: Any
     indices: np.ndarray
     references: Sequence[str]
     out: Path
     examples: int
-    device: torch.device
+
+    def batches(self, device: torch.device, size: int) -> Iterator[DeviceBatch]:
+        """All of it, `size` utterances at a time."""
+        for start in range(0, len(self.indices), size):
+            yield read_batch(self.source, self.indices[start : start + size], device)
+
+    def rates(self, step: int, outputs: Sequence[str]) -> dict[str, float]:
+        """`wer` and `cer` of the outputs, where there are any; appends examples."""
+        write_examples(self.out, step, self.references, outputs, self.examples)
+        rates = error_rates(self.references, outputs)
+        return {name: rates[name] for name in ("wer", "cer") if rates[name] is not None}
+
+
+def dev_set(out: Path, data: TrainingData, run: RunConfig) -> DevSet | None:
+    """Utterances spread evenly over the validation split, or None where there are none."""
+    indices = spread(data.dev, run.eval_utterances)
+    if len(indices) == 0:
+        return None
+    indices = indices[np.argsort(data.store.frames[indices], kind="stable")]
+    references = data.store.columns(["text"])["text"].take(indices).to_pylist()
+    return DevSet(data.again(), indices, references, out, run.examples)
+
+
+@dataclass(frozen=True, slots=True)
+class ReadValidation:
+    """Error rates of the transcripts that a readout makes of the vectors."""
+
+    dev: DevSet
+    readout: Readout
+
+    def run(self, model: Projector, step: int) -> Evaluation:
+        """`wer` and `cer` of transcripts."""
+        instruction = ASR.instruction(Item())
+        outputs: list[str] = []
+        for batch in self.dev.batches(model.device, READ_BATCH):
+            vectors_BUE, vectors_B = model(batch.features_BTD, batch.frames_B)
+            outputs += self.readout.read(vectors_BUE, vectors_B, [instruction] * len(batch.indices))
+        return Evaluation(self.dev.rates(step, outputs))
+
+
+@dataclass(frozen=True, slots=True)
+class VectorValidation:
+    """Figures of a projector as it is now, without an LLM.
+
+    Attributes:
+        tokenizer: of the target set.
+        threshold: of the LLM, None: not known; stop: end the run below it.
+    """
+
+    dev: DevSet
+    targets: TargetSet
+    tokenizer: Any
     threshold: Threshold | None
     stop: bool
 
     def run(self, model: Projector, step: int) -> Evaluation:
         """All the figures; appends examples and the histogram of norms to the run's files."""
         spec = self.targets.spec
-        readout = NearestToken(self.targets.table, self.tokenizer, spec.pad_id, self.device, model.blank)
+        readout = NearestToken(self.targets.table, self.tokenizer, spec.pad_id, model.device, model.blank)
         closeness, lengths, norms = Closeness(spec.table_scale), Lengths(), Norms(self.targets.table)
         outputs: list[str] = []
-        for start in range(0, len(self.indices), EVAL_BATCH):
-            batch = read_batch(self.source, self.indices[start : start + EVAL_BATCH], self.device)
+        for batch in self.dev.batches(model.device, VECTOR_BATCH):
             vectors_BUE, vectors_B = model(batch.features_BTD, batch.frames_B)
             token_ids = readout.token_ids(vectors_BUE, vectors_B)
             closeness.add(vectors_BUE, batch)
             lengths.add(readout.lengths(token_ids), batch.tokens_B.tolist())
             norms.add(vectors_BUE, batch)
             outputs += readout.texts(token_ids)
-        write_examples(self.out, step, self.references, outputs, self.examples)
-        append(self.out / NORMS_FILE, [json.dumps({"step": step, **norms.histogram()})])
-        rates = error_rates(self.references, outputs)
-        known = {name: rates[name] for name in ("wer", "cer") if rates[name] is not None}
-        figures = {**closeness.figures(), **known, **lengths.figures(), **norms.figures()}
+        append(self.dev.out / NORMS_FILE, [json.dumps({"step": step, **norms.histogram()})])
+        figures = {**closeness.figures(), **self.dev.rates(step, outputs), **lengths.figures(), **norms.figures()}
         return self._judged(figures, {"norm": norms.values()})
 
     def _judged(self, figures: dict[str, float], histograms: dict[str, np.ndarray]) -> Evaluation:
@@ -90,8 +135,8 @@ class Validation:
         return Evaluation({**figures, "eet_ratio": ratio}, histograms, reached if stop else None)
 
 
-def build_validation(out: Path, data: TrainingData, run: RunConfig, device: torch.device) -> Validation | None:
-    """Validation on utterances spread evenly over the split, or None where there are none.
+def vector_validation(out: Path, data: TrainingData, run: RunConfig) -> VectorValidation | None:
+    """Validation of stage 1, or None where there is nothing to validate on.
 
     Raises:
         ConfigError: `run.eet` is no threshold's file, or of another LLM.
@@ -100,23 +145,11 @@ def build_validation(out: Path, data: TrainingData, run: RunConfig, device: torc
     if run.eet is not None:
         threshold = read_threshold(Path(run.eet))
         threshold.require_table(data.spec)
-    indices = spread(data.dev, run.eval_utterances)
-    if len(indices) == 0:
+    dev = dev_set(out, data, run)
+    if dev is None:
         return None
-    indices = indices[np.argsort(data.store.frames[indices], kind="stable")]
-    references = data.store.columns(["text"])["text"].take(indices).to_pylist()
-    return Validation(
-        source=data.again(),
-        targets=data.targets,
-        tokenizer=load_tokenizer(data.targets.tokenizer_dir),
-        indices=indices,
-        references=references,
-        out=out,
-        examples=run.examples,
-        device=device,
-        threshold=threshold,
-        stop=run.stop_at_eet,
-    )
+    tokenizer = load_tokenizer(data.targets.tokenizer_dir)
+    return VectorValidation(dev, data.targets, tokenizer, threshold, run.stop_at_eet)
 
 
 def spread(indices: np.ndarray, count: int) -> np.ndarray:

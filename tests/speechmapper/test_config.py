@@ -120,7 +120,6 @@ def test_bad_settings_are_one_line_naming_key_and_remedy(setting, words):
     ("setting", "words"),
     [
         ("tuning.sigma=1.5", "tuning.sigma"),
-        ("tuning.task=tts", "tuning.task 'tts'"),
         ("model.dropout=0", "unknown key model"),
         ("seed=-1", "seed -1: give 0 to"),
     ],

@@ -13,6 +13,7 @@ from sm_pipeline.models.source import ModelSource, resolve_model
 from sm_store.errors import ConfigError, ModelError
 from speechmapper.llm import FrozenLLM, common_start, load_llm
 from speechmapper.prompting import Prompt
+from speechmapper.tasks import ASR, Item
 from tests.speechmapper.tiny import llama, make_world, save_llm, tokenizer
 
 CPU = torch.device("cpu")
@@ -62,7 +63,9 @@ def reference_answer(model, prompt: Prompt, text: str, stops: set[int], limit: i
 
 def asr_prompts(llm: FrozenLLM, answers: bool = True) -> list[Prompt]:
     """A different wording for each row, so that rows differ in length on both sides."""
-    return [llm.prompter.asr(text if answers else None, wording) for wording, text in enumerate(TEXTS)]
+    return [
+        llm.prompter.write(ASR.instruction(Item(text), wording, learn=answers)) for wording, text in enumerate(TEXTS)
+    ]
 
 
 @torch.no_grad()
@@ -124,7 +127,7 @@ def test_rows_that_end_early_leave_the_others_alone(llm, monkeypatch):
 
 
 def test_hugging_faces_own_generate_agrees(llm):
-    prompt = llm.prompter.asr()
+    prompt = llm.prompter.write(ASR.instruction(Item()))
     ids = torch.tensor([plain_ids(prompt, TEXTS[1])])
     ours = llm.generate(*as_vectors(llm, [TEXTS[1]]), [prompt], max_new_tokens=10)
     theirs = llm.model.generate(

@@ -9,6 +9,7 @@ from torch.nn.utils.rnn import pad_sequence
 from sm_pipeline.models.source import resolve_model
 from speechmapper.llm import FrozenLLM, load_llm
 from speechmapper.measure.text import error_rates
+from speechmapper.tasks import ASR, Item
 
 TEXTS = [
     "the old farmer opened a red box today",
@@ -35,13 +36,15 @@ def test_it_repeats_exact_embeddings(llm):
     rows = [llm.embed(ids_of(llm, text, PADS)) for text in TEXTS]
     lengths = torch.tensor([len(row) for row in rows])
     vectors = pad_sequence(rows, batch_first=True)
-    outputs = llm.generate(vectors, lengths, [llm.prompter.asr()] * len(TEXTS), max_new_tokens=24)
+    outputs = llm.generate(
+        vectors, lengths, [llm.prompter.write(ASR.instruction(Item()))] * len(TEXTS), max_new_tokens=24
+    )
     assert error_rates(TEXTS, outputs)["wer"] <= WER_REPEATED
 
 
 @torch.no_grad()
 def test_splicing_embeddings_gives_the_logits_of_token_ids(llm):
-    prompt = llm.prompter.asr(TEXTS[0])
+    prompt = llm.prompter.write(ASR.instruction(Item(TEXTS[0]), learn=True))
     ids = ids_of(llm, TEXTS[0], PADS)
     spliced = float(llm.answer_loss(llm.embed(ids)[None], torch.tensor([len(ids)]), [prompt]))
     whole = torch.tensor([[*prompt.before, *ids, *prompt.after, *prompt.answer]])

@@ -41,11 +41,12 @@ from sm_store.targets import table_scale, table_sha256
 from speechmapper.eval.eet.noise import NOISE
 from speechmapper.eval.eet.page import write_report
 from speechmapper.eval.eet.texts import Texts, choose_texts
-from speechmapper.eval.sources import batches_by_length
 from speechmapper.llm import FrozenLLM, load_llm
+from speechmapper.loader.epoch import Budget, batches_by_length
 from speechmapper.measure.text import error_rates
 from speechmapper.readout.nearest import NearestToken
 from speechmapper.saved_projector import versions
+from speechmapper.tasks import ASR, Item
 
 # Relative MSEs; our own default, close together where a threshold is to be expected.
 LEVELS = (0.0, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 1.1)
@@ -159,11 +160,10 @@ class Subject:
         given_PE = self.llm.embed(self.ids_P.tolist())
         self.true_PE, self._dtype = given_PE.float().cpu(), given_PE.dtype
         self._nearest = NearestToken(self.table_VE, table.tokenizer, -1, device)  # -1: no row is a pad
-        self._prompt = self.llm.prompter.asr()
+        self._prompt = self.llm.prompter.write(ASR.instruction(Item()))
         self._longest_answer = max(self.counts) + max(self.counts) // 4 + ROOM
-        self._batches = list(
-            batches_by_length(np.arange(len(ids)), np.asarray(self.counts, np.int64), NO_BUDGET, batch)
-        )
+        one_limit = Budget(NO_BUDGET, max_utterances=batch)
+        self._batches = batches_by_length(np.arange(len(ids)), np.asarray(self.counts, np.int64), one_limit)
 
     def read(self, kind: str, relative_mse: float, seed: int, bar: Progress) -> Reading:
         """Let the LLM repeat all texts with this noise."""

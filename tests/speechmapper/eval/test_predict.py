@@ -13,7 +13,7 @@ from sm_store.errors import ConfigError, IdentityMismatch, ModelError
 from speechmapper.eval.predict import PredictRequest, predict
 from speechmapper.eval.predictions import read_predictions
 from speechmapper.eval.score import evaluate_asr, score
-from speechmapper.eval.sources import batches_by_length, matching_target
+from speechmapper.eval.sources import matching_target
 from speechmapper.loader.prefetch import read_batch
 from speechmapper.measure.vectors import Closeness
 from speechmapper.readout.nearest import NearestToken
@@ -150,9 +150,3 @@ def test_out_that_cannot_be_written_is_bad_input(world, stage1_run, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match="--out"):
         predict(PredictRequest(stage1_run, tmp_path / "file", world.path))
-
-
-def test_batches_hold_everything_once_longest_first():
-    frames = np.array([10, 90, 30, 50, 70, 20, 400])
-    batches = list(batches_by_length(np.arange(7), frames, budget=180, most=3))
-    assert [batch.tolist() for batch in batches] == [[6], [1, 4], [3, 2, 5], [0]]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from sm_store.errors import ConfigError
-from speechmapper.loader.epoch import Budget, LeftOut, Order, plan_epoch, usable
+from speechmapper.loader.epoch import Budget, LeftOut, Order, batches_by_length, plan_epoch, usable
 from tests.speech import librispeech_seconds
 
 
@@ -127,3 +127,10 @@ def test_empty_and_impossible_plans_say_what_to_change():
         Order(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.int64), Budget(100), 1)
     with pytest.raises(ConfigError, match=r"lower data\.micro_batches"):
         order(10, Budget(10_000, micro_batches=8)).step(0)
+
+
+def test_evaluation_batches_hold_everything_once_longest_first():
+    frames = np.array([10, 90, 30, 50, 70, 20, 400])
+    batches = batches_by_length(np.arange(7), frames, Budget(180, max_utterances=3))
+    assert [batch.tolist() for batch in batches] == [[6], [1, 4], [3, 2, 5], [0]]
+    assert batches_by_length(np.arange(0), frames, Budget(180)) == []

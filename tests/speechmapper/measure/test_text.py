@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from speechmapper.eval.asr import score_asr
-from speechmapper.measure.text import error_rates
+from speechmapper.measure.text import answer_scores, error_rates, translation_scores
 
 
 def test_normalised_before_counting():
@@ -35,12 +34,33 @@ def test_references_without_words_are_counted_apart():
     assert error_rates([], [])["utterances"] == 0
 
 
-def test_relative_mse_is_weighted_by_positions():
-    lines = [
-        {"reference": "a b c", "output": "a b c", "relative_mse": 0.2, "positions": 4},
-        {"reference": "a", "output": "a", "relative_mse": 0.5, "positions": 2},
-        {"reference": "b", "output": "b", "relative_mse": None, "positions": 0},
-    ]
-    metrics = score_asr(lines)
-    assert metrics["relative_mse"] == pytest.approx((0.2 * 4 + 0.5 * 2) / 6)
-    assert "relative_mse" not in score_asr([{"reference": "a", "output": "a"}])
+def test_bleu_and_chrf_are_sacrebleus_own():
+    import sacrebleu
+
+    references, outputs = ["the dog slept by the river", "a red boat"], ["the dog slept at the river", "a red boat"]
+    found = translation_scores(references, outputs, "de")
+    assert found["bleu"] == pytest.approx(sacrebleu.corpus_bleu(outputs, [references]).score)
+    assert found["chrf"] == pytest.approx(sacrebleu.corpus_chrf(outputs, [references]).score)
+    assert 0 < found["bleu"] < 100
+    assert found["bleu_signature"].startswith("nrefs:1") and "chrF2" not in found["bleu_signature"]
+    assert translation_scores([], [], None) == {"bleu": None, "chrf": None, "utterances": 0}
+
+
+@pytest.mark.parametrize(
+    ("reference", "output", "exact", "f1"),
+    [
+        ("The dog.", "dog", 1, 1),
+        ("the red dog", "a dog", 0, 2 / 3),  # articles do not count: 1 of 2 and 1 of 1
+        ("dog dog cat", "dog", 0, 1 / 2),
+        ("dog", "", 0, 0),
+        ("the", "a", 1, 1),  # nothing left on both sides
+        ("nineteen", "nine", 0, 0),
+    ],
+)
+def test_answers_are_compared_by_words(reference, output, exact, f1):
+    found = answer_scores([reference], [output])
+    assert (found["exact_match"], found["f1"], found["utterances"]) == (exact, pytest.approx(f1), 1)
+
+
+def test_no_answers_have_no_score():
+    assert answer_scores([], []) == {"exact_match": None, "f1": None, "utterances": 0}

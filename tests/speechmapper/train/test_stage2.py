@@ -15,9 +15,10 @@ from speechmapper.loader.prefetch import read_batch
 from speechmapper.objectives.build import build_objective
 from speechmapper.projector import Projector, ProjectorConfig
 from speechmapper.saved_projector import load_projector
+from speechmapper.tasks import StoreExamples
 from speechmapper.train.learner import Learner
 from speechmapper.train.log import read_metrics
-from speechmapper.train.stage2 import Examples, Stage2Request, Stage2Task, train_stage2
+from speechmapper.train.stage2 import Stage2Request, Stage2Task, train_stage2
 from tests.speechmapper.tiny import make_world, save_llm, source_of, stage2_config
 
 CPU = torch.device("cpu")
@@ -35,7 +36,7 @@ def projector(stage1_run) -> Projector:
 
 def task(world, llm, sigma: float, **tuning) -> Stage2Task:
     config = stage2_config(tuning={"sigma": sigma, **tuning})
-    return Stage2Task(config, objective_of(world, config) if sigma else None, llm, Examples(world.store))
+    return Stage2Task(config, objective_of(world, config) if sigma else None, llm, StoreExamples(world.store))
 
 
 def objective_of(world, config):
@@ -192,3 +193,10 @@ def test_resume_with_another_sigma_is_refused(world, stage1_run, tmp_path):
 def test_a_run_that_is_there_is_not_overwritten(world, stage1_run, stage2_run):
     with pytest.raises(ConfigError, match="--resume"):
         train_stage2(request(world, stage1_run, stage2_run))
+
+
+@pytest.mark.parametrize("tuning", [{"task": "dance"}, {"task": "asr=1,sqa=1", "asr_share": 0.5}])
+def test_an_impossible_mixture_is_refused_before_anything_is_loaded(world, tmp_path, tuning):
+    with pytest.raises(ConfigError, match=r"tuning\.(task|asr_share)"):
+        train_stage2(request(world, tmp_path / "no-run", tmp_path / "out", llm="no-such-llm", tuning=tuning))
+    assert not (tmp_path / "out").exists()

@@ -21,6 +21,7 @@ from speechmapper.eval.eet.texts import choose_texts
 from speechmapper.llm import load_llm
 from speechmapper.measure.text import error_rates
 from speechmapper.measure.threshold import read_threshold
+from speechmapper.tasks import ASR, Item
 from tests.speechmapper.tiny import tokenizer
 
 LEVELS = (0.0, 0.1, 2.5)
@@ -117,7 +118,7 @@ def test_without_noise_it_is_plain_repetition(world, measured):
     for text in words:
         ids = tokenizer()(text)["input_ids"]
         vectors, length = llm.embed(ids)[None], torch.tensor([len(ids)])
-        outputs += llm.generate(vectors, length, [llm.prompter.asr()], found["max_new_tokens"])
+        outputs += llm.generate(vectors, length, [llm.prompter.write(ASR.instruction(Item()))], found["max_new_tokens"])
     assert found["wer_without_noise"] == pytest.approx(error_rates(words, outputs)["wer"], rel=1e-5)
     assert found["max_new_tokens"] == 5 + 1 + 8
 

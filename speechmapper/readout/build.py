@@ -1,0 +1,78 @@
+"""The readout of a projector: by nearest token without an LLM, or by a frozen LLM that answers an instruction.
+
+    readout = build_readout(projector, None, None)               the nearest rows of the table it was trained for
+    readout = build_readout(projector, "smollm2-135m", None)     that LLM, greedily
+    readout.read(vectors_BUE, vectors_B, instructions)           -> texts, one per row
+    readout.shown(instruction)                                   the prompt as text; None by nearest token
+
+Validation, evaluation and the model all read vectors out through this. By nearest token a projector can only
+transcribe; the instructions have no effect.
+
+Shapes: B batch, U projector vectors, E LLM width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from sm_pipeline.models.llm_table import load_llm_table
+from sm_pipeline.models.source import resolve_model
+from sm_store import TargetSet
+from speechmapper.llm import MAX_NEW_TOKENS, FrozenLLM, load_llm
+from speechmapper.projector import Projector
+from speechmapper.prompting import Instruction
+from speechmapper.readout.nearest import NEAREST, NearestToken, Readout
+from speechmapper.saved_projector import model_name
+from speechmapper.train.tokenizer import load_tokenizer
+
+GENERATED = "generation"
+
+
+def build_readout(
+    projector: Projector, llm: str | None, targets: TargetSet | None, max_new_tokens: int = MAX_NEW_TOKENS
+) -> Readout:
+    """Greedy generation by the LLM named, else the nearest token of the LLM the projector was trained for.
+
+    Args:
+        llm: a model argument.
+        targets: the target set of that LLM in the store at hand: its table and tokenizer are taken, and the LLM is
+            checked against it. None: both come from the LLM's own files.
+
+    Raises:
+        ModelError: no usable LLM, or another one than the target set's.
+    """
+    if llm is None:
+        return nearest_readout(projector, targets)
+    tokenizer = load_tokenizer(targets.tokenizer_dir) if targets else None
+    frozen = load_llm(resolve_model(llm, "llm"), projector.device, tokenizer=tokenizer)
+    if targets:
+        frozen.require_table(targets)
+    return llm_readout(frozen, max_new_tokens)
+
+
+def llm_readout(llm: FrozenLLM, max_new_tokens: int = MAX_NEW_TOKENS) -> Readout:
+    """Greedy answers of a loaded LLM."""
+
+    def read(vectors_BUE: torch.Tensor, vectors_B: torch.Tensor, instructions: Sequence[Instruction]) -> list[str]:
+        prompts = [llm.prompter.write(instruction) for instruction in instructions]
+        return llm.generate(vectors_BUE, vectors_B, prompts, max_new_tokens)
+
+    return Readout(GENERATED, read, lambda instruction: llm.prompter.shown(llm.prompter.write(instruction)))
+
+
+def nearest_readout(projector: Projector, targets: TargetSet | None) -> Readout:
+    """The nearest rows of the embedding table the projector was trained for."""
+    made = projector.config.trained_for["target"]
+    if targets:
+        table, tokenizer = targets.table, load_tokenizer(targets.tokenizer_dir)
+    else:
+        loaded = load_llm_table(model_name({"id": made["llm"], "revision": made["revision"]}))
+        table, tokenizer = loaded.table_VE, loaded.tokenizer
+    nearest = NearestToken(table, tokenizer, made["pad_id"], projector.device, projector.blank)
+    return Readout(
+        NEAREST,
+        lambda vectors_BUE, vectors_B, _: nearest.texts(nearest.token_ids(vectors_BUE, vectors_B)),
+        lambda _: None,
+    )

@@ -1,0 +1,61 @@
+"""What the LLM is asked about speech: one file per task, their registry, and mixtures of them.
+
+    TASKS["st"].items(example)     what the task can ask of an utterance, each with its reference answer
+    TASKS["st"].instruction(item)  what the LLM is told
+    TASKS["st"].score(lines)       metrics of predictions
+    mixture("sqa", 0.5)            half asr, half sqa: training draws a task, a wording and an item per utterance
+
+A new task is a file with one `Task` and a line in `TASKS`; see docs/adding-a-task.md.
+"""
+
+from __future__ import annotations
+
+from sm_store.errors import ConfigError
+from speechmapper.tasks.asr import SpeechRecognition
+from speechmapper.tasks.base import Item, Mixture, Task
+from speechmapper.tasks.examples import Example, StoreExamples
+from speechmapper.tasks.sqa import SpokenQuestionAnswering
+from speechmapper.tasks.st import SpeechTranslation
+
+__all__ = ["ASR", "TASKS", "Example", "Item", "Mixture", "StoreExamples", "Task", "mixture"]
+
+ASR = SpeechRecognition()
+TASKS: dict[str, Task] = {task.name: task for task in (ASR, SpeechTranslation(), SpokenQuestionAnswering())}
+EVERY_TASK = "mix"  # all tasks at equal rates
+
+
+def mixture(text: str, asr_share: float = 0.0) -> Mixture:
+    """The mixture that `--task` names.
+
+    Args:
+        text: a task, `mix` (every task at the same rate), or rates: `asr=0.5,sqa=0.5`.
+        asr_share: rate of asr beside one other task.
+
+    Raises:
+        ConfigError: an unknown task, one named twice, a rate that is no positive number, or a share beside rates.
+    """
+    if text in TASKS:
+        rates = {text: 1.0} if text == ASR.name else {ASR.name: asr_share, text: 1 - asr_share}
+    elif asr_share:
+        raise ConfigError(f"tuning.asr_share {asr_share:g}: goes with one task, not with tuning.task {text!r}")
+    elif text == EVERY_TASK:
+        rates = dict.fromkeys(TASKS, 1.0)
+    else:
+        rates = _parse_rates(text)
+    return Mixture(tuple((TASKS[name], rate) for name, rate in rates.items()), ASR)
+
+
+def _parse_rates(text: str) -> dict[str, float]:
+    rates: dict[str, float] = {}
+    for part in text.split(","):
+        name, _, number = part.partition("=")
+        try:
+            rate = float(number)
+        except ValueError:
+            rate = 0.0
+        if name not in TASKS or name in rates or not 0 < rate < float("inf"):
+            raise ConfigError(
+                f"tuning.task {text!r}: use one of {', '.join((*TASKS, EVERY_TASK))}, or rates such as asr=0.5,sqa=0.5"
+            )
+        rates[name] = rate
+    return rates

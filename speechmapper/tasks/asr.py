@@ -1,0 +1,31 @@
+"""Speech recognition: the LLM repeats what is said; word and character error rate.
+
+{"reference": "The dog ran.", "output": "the dog ran"}  ->  {"wer": 0.0, "cer": 0.0, "utterances": 1, ...}
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+from sm_pipeline.text import normalise
+from speechmapper.measure.text import error_rates
+from speechmapper.tasks.base import Example, Item, Task
+
+
+class SpeechRecognition(Task):
+    """Repeat the speech; the answer to learn is the normalised transcript."""
+
+    name: ClassVar[str] = "asr"
+
+    def items(self, example: Example) -> list[Item]:
+        """The transcript; every utterance has one."""
+        return [Item(example.text)]
+
+    def answer(self, item: Item) -> str:
+        """The normalised transcript."""
+        return normalise(item.reference)
+
+    def score(self, predictions: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """`wer`, `cer`, `utterances`, `normalizer`."""
+        return error_rates([line["reference"] for line in predictions], [line["output"] for line in predictions])

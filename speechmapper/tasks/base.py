@@ -1,0 +1,148 @@
+"""The interface of a task: what it asks of an utterance, in which words, and how answers are scored.
+
+    Example("The dog slept.", translation={"de": "Der Hund schlief."})      the fields of one utterance
+      -> task.items(example)         [Item("Der Hund schlief.", language="de")]
+      -> task.instruction(item)      Instruction("You are a translator. ...", "Übersetze den Text ...", None)
+      -> Prompter.write(...)         token ids around the speech vectors (speechmapper/prompting.py)
+
+The wordings are data: `prompts/TASK.yaml` holds a system turn and, by language of the answer or under `any`, several
+wordings of the instruction. Evaluation uses the first; training draws among them.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import yaml
+
+from sm_store.errors import ConfigError
+from speechmapper.prompting import Instruction
+from speechmapper.tasks.examples import Example
+
+PROMPT_FOLDER = Path(__file__).parents[1] / "prompts"
+ANY_LANGUAGE = "any"
+LARGEST_WORDING = 2**31  # exclusive; a wording is this number modulo how many there are
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One thing a task asks of an utterance.
+
+    Attributes:
+        reference: the right answer, as the manifest has it; empty where it is not known.
+        language: of the answer where the wording depends on it.
+        values: what replaces `{name}` in the wording.
+    """
+
+    reference: str = ""
+    language: str = ANY_LANGUAGE
+    values: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Wordings:
+    """A prompt file: the system turn, and the instruction's wordings by language of the answer."""
+
+    system: str
+    by_language: Mapping[str, Sequence[str]]
+
+
+@lru_cache
+def load_wordings(path: Path) -> Wordings:
+    """Read a prompt file.
+
+    Raises:
+        ConfigError: no such file, or one of another form.
+    """
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        wordings = {str(language): tuple(map(str, lines)) for language, lines in data["wordings"].items()}
+        system = str(data["system"])
+    except (OSError, yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
+        raise ConfigError(f"{path}: not a prompt file (system, wordings by language): {error}") from error
+    if not all(wordings.values()):
+        raise ConfigError(f"{path}: a language without wordings")
+    return Wordings(system, wordings)
+
+
+class Task(ABC):
+    """One task: its items, its instruction and its score.
+
+    Attributes:
+        name: of the task on command lines; `prompts/NAME.yaml` has its wordings.
+    """
+
+    name: ClassVar[str]
+
+    @property
+    def wordings(self) -> Wordings:
+        """The shipped wordings."""
+        return load_wordings(PROMPT_FOLDER / f"{self.name}.yaml")
+
+    @abstractmethod
+    def items(self, example: Example) -> list[Item]:
+        """What the task can ask of an utterance; empty where the manifest has no answer for it."""
+
+    @abstractmethod
+    def score(self, predictions: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """Metrics of predictions, each with `reference` and `output`; loads no model."""
+
+    def answer(self, item: Item) -> str:
+        """The text the LLM learns to give."""
+        return item.reference
+
+    def instruction(self, item: Item, wording: int = 0, learn: bool = False) -> Instruction:
+        """What the LLM is told about the speech.
+
+        Args:
+            wording: any number of at least 0; 0 is the wording evaluation uses.
+            learn: whether the answer is part of it.
+
+        Raises:
+            ConfigError: no wording for the item's language.
+        """
+        found = self.wordings
+        if item.language not in found.by_language:
+            raise ConfigError(
+                f"no {self.name} prompt for {item.language!r}; prompts/{self.name}.yaml has "
+                f"{', '.join(found.by_language)}"
+            )
+        lines = found.by_language[item.language]
+        text = lines[wording % len(lines)]
+        for name, value in item.values.items():
+            text = text.replace(f"{{{name}}}", value)
+        return Instruction(found.system, text, self.answer(item) if learn else None)
+
+
+@dataclass(frozen=True, slots=True)
+class Mixture:
+    """Tasks with rates.
+
+    Attributes:
+        rates: task and rate, relative to each other.
+        fallback: asked of an utterance that none of the tasks has an item for.
+    """
+
+    rates: tuple[tuple[Task, float], ...]
+    fallback: Task
+
+    def draw(self, example: Example, rng: np.random.Generator) -> Instruction:
+        """A task among those the utterance has items for, then a wording and an item; with the answer to learn."""
+        offered = [(task, rate) for task, rate in self.rates if rate > 0 and task.items(example)]
+        point = rng.random() * sum(rate for _, rate in offered)
+        chosen = self.fallback
+        for task, rate in offered:
+            chosen = task
+            if point < rate:
+                break
+            point -= rate
+        wording = int(rng.integers(LARGEST_WORDING))
+        items = chosen.items(example)
+        item = items[int(rng.integers(len(items)))] if len(items) > 1 else items[0]
+        return chosen.instruction(item, wording, learn=True)

@@ -1,0 +1,29 @@
+"""Spoken question answering: a question about the speech, then "Your answer:" (paper); exact match and token F1.
+
+Example("The dog slept.", question="Who slept?", answer="the dog")
+  -> [Item("the dog", values={"question": "Who slept?"})]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+from speechmapper.measure.text import answer_scores
+from speechmapper.tasks.base import Example, Item, Task
+
+
+class SpokenQuestionAnswering(Task):
+    """Answer a question about the speech."""
+
+    name: ClassVar[str] = "sqa"
+
+    def items(self, example: Example) -> list[Item]:
+        """The question, where it has an answer."""
+        if not example.question or not example.answer:
+            return []
+        return [Item(example.answer, values={"question": example.question})]
+
+    def score(self, predictions: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """`exact_match`, `f1`, `utterances`."""
+        return answer_scores([line["reference"] for line in predictions], [line["output"] for line in predictions])

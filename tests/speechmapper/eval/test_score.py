@@ -1,0 +1,47 @@
+"""Metrics from predictions alone."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from sm_store.errors import ConfigError
+from speechmapper.eval.predictions import write_predictions
+from speechmapper.eval.score import embedding_error, score
+
+LINES = [
+    {"reference": "a b c", "output": "a b c", "relative_mse": 0.2, "positions": 4},
+    {"reference": "a", "output": "b", "relative_mse": 0.5, "positions": 2},
+    {"reference": "b", "output": "b", "relative_mse": None, "positions": 0},
+]
+
+
+def test_relative_mse_is_weighted_by_positions():
+    assert embedding_error(LINES) == {"relative_mse": pytest.approx((0.2 * 4 + 0.5 * 2) / 6)}
+    assert embedding_error([{"reference": "a", "output": "a"}]) == {}
+
+
+def test_the_task_scores_and_what_made_them_follows(tmp_path):
+    write_predictions(tmp_path, LINES, {"task": "asr", "split": "test"})
+    found = score(tmp_path)
+    assert found == json.loads((tmp_path / "metrics.json").read_text(encoding="utf-8"))
+    assert found["wer"] == pytest.approx(1 / 5)
+    assert found["relative_mse"] == pytest.approx(0.3)
+    assert (found["task"], found["split"]) == ("asr", "test")
+    write_predictions(tmp_path, LINES, {"task": "sqa"})
+    assert score(tmp_path)["exact_match"] == pytest.approx(2 / 3)
+
+
+def test_an_unknown_task_is_refused(tmp_path):
+    write_predictions(tmp_path, LINES, {"task": "dance"})
+    with pytest.raises(ConfigError, match=r"about\.json: unknown task 'dance'"):
+        score(tmp_path)
+
+
+def test_no_torch_is_needed():
+    code = "import sys, speechmapper.eval.score; print([n for n in ('torch', 'transformers') if n in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

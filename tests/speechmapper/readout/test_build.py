@@ -1,0 +1,63 @@
+"""One readout for validation, evaluation and the model: by nearest token or by an LLM."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from sm_pipeline.models.source import resolve_model
+from sm_store.errors import ConfigError, ModelError
+from speechmapper.llm import load_llm
+from speechmapper.readout.build import GENERATED, build_readout, llm_readout
+from speechmapper.readout.nearest import NEAREST
+from speechmapper.saved_projector import load_projector
+from speechmapper.tasks import ASR, TASKS, Item
+from tests.speechmapper.tiny import save_llm
+
+CPU = torch.device("cpu")
+ASKED = ASR.instruction(Item())
+
+
+@pytest.fixture
+def projector(stage1_run):
+    return load_projector(stage1_run)
+
+
+@pytest.fixture
+def vectors(world):
+    """The true embeddings of two texts, each followed by a pad."""
+    targets = world.store.targets("tiny")
+    rows = [torch.from_numpy(targets.table)[[*ids, 0]] for ids in ([11, 13, 14], [12, 15])]
+    return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True), torch.tensor([4, 3])
+
+
+def test_table_and_tokenizer_from_the_store_or_the_llms_files_say_the_same(world, projector, vectors):
+    of_store = build_readout(projector, None, world.store.targets("tiny"))
+    of_files = build_readout(projector, None, None)
+    assert of_store.name == of_files.name == NEAREST
+    assert of_store.read(*vectors, [ASKED] * 2) == of_files.read(*vectors, [ASKED] * 2) == ["the old dog", "a bird"]
+    assert of_store.shown(ASKED) is None
+
+
+def test_an_llm_answers_each_rows_own_instruction(world, projector, vectors):
+    readout = build_readout(projector, str(world.llm_folder), world.store.targets("tiny"), max_new_tokens=6)
+    llm = load_llm(resolve_model(str(world.llm_folder), "llm"), CPU)
+    asked = [ASKED, TASKS["sqa"].instruction(Item(values={"question": "the house"}))]
+    prompts = [llm.prompter.write(instruction) for instruction in asked]
+    assert readout.name == GENERATED
+    assert (
+        readout.read(*vectors, asked) == llm.generate(*vectors, prompts, 6) == llm_readout(llm, 6).read(*vectors, asked)
+    )
+    assert readout.shown(ASKED) == llm.prompter.shown(prompts[0])
+
+
+def test_another_llm_than_the_target_sets_is_refused(world, projector, tmp_path):
+    with pytest.raises(ModelError, match="target set tiny"):
+        build_readout(projector, str(save_llm(tmp_path / "other", seed=5)), world.store.targets("tiny"))
+
+
+def test_without_an_llm_speech_is_only_transcribed(world, projector):
+    build_readout(projector, None, None).require_task(ASR)
+    with pytest.raises(ConfigError, match="st needs an LLM"):
+        build_readout(projector, None, None).require_task(TASKS["st"])
+    build_readout(projector, str(world.llm_folder), None).require_task(TASKS["st"])

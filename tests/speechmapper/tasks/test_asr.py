@@ -1,0 +1,22 @@
+"""Speech recognition as a task."""
+
+from __future__ import annotations
+
+import pytest
+
+from speechmapper.tasks import ASR, Example, Item
+
+
+def test_every_utterance_has_its_transcript():
+    assert ASR.items(Example("The dog, SLEPT!", "Who?", "he", {"de": "x"})) == [Item("The dog, SLEPT!")]
+
+
+def test_the_normalised_transcript_is_learned():
+    assert ASR.answer(Item("The dog, SLEPT!")) == "the dog slept"
+
+
+def test_score_is_the_error_rates_over_all_predictions():
+    lines = [{"reference": "The dog ran.", "output": "the dog ran"}, {"reference": "a b", "output": "a c"}]
+    found = ASR.score(lines)
+    assert found["wer"] == pytest.approx(1 / 5)
+    assert (found["utterances"], found["normalizer"]) == (2, "mms-1")

@@ -1,0 +1,104 @@
+"""Prompt files, instructions, and mixtures of tasks."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from sm_store.errors import ConfigError
+from speechmapper.tasks import ASR, TASKS, Example, Item, mixture
+from speechmapper.tasks.base import PROMPT_FOLDER, load_wordings
+
+FULL = Example("The dog slept.", "Who slept?", "the dog", {"de": "Der Hund schlief.", "fr": "Le chien dormait."})
+ANSWERS = {"the dog slept": "asr", "the dog": "sqa", "Der Hund schlief.": "st", "Le chien dormait.": "st"}
+
+
+def drawn(text: str, share: float = 0.0, example: Example = FULL, count: int = 300) -> list[str]:
+    """The tasks of training prompts, by what is to be learned."""
+    rng, tasks = np.random.default_rng(0), mixture(text, share)
+    return [ANSWERS[tasks.draw(example, rng).answer] for _ in range(count)]
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_prompt_files_have_several_wordings(task):
+    wordings = TASKS[task].wordings
+    assert wordings.system
+    assert all(len(set(lines)) >= 2 for lines in wordings.by_language.values())
+    assert (PROMPT_FOLDER / f"{task}.yaml").read_text(encoding="utf-8").startswith("#")
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", "system: a", "system: a\nwordings: b", "system: a\nwordings: {any: []}", "a: [", "- 1"]
+)
+def test_a_file_of_another_form_is_an_error_that_names_it(tmp_path, text):
+    path = tmp_path / "dance.yaml"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"dance\.yaml: (not a prompt file|a language without wordings)"):
+        load_wordings(path)
+    with pytest.raises(ConfigError, match=r"none\.yaml"):
+        load_wordings(tmp_path / "none.yaml")
+
+
+def test_wordings_are_chosen_by_any_number_and_the_answer_only_where_it_is_learned():
+    lines = ASR.wordings.by_language["any"]
+    said = [ASR.instruction(Item("The dog!"), wording).text for wording in (0, 1, len(lines), 2**31 - 1)]
+    assert said == [lines[0], lines[1], lines[0], lines[(2**31 - 1) % len(lines)]]
+    assert ASR.instruction(Item("The dog!")).answer is None
+    assert ASR.instruction(Item("The dog!"), learn=True).answer == "the dog"
+
+
+def test_a_share_of_asr_is_mixed_into_a_task():
+    kinds = drawn("sqa", 0.5)
+    assert set(kinds) == {"asr", "sqa"}
+    assert 0.4 < kinds.count("asr") / len(kinds) < 0.6
+    assert set(drawn("st")) == {"st"}
+    assert set(drawn("asr")) == {"asr"}
+
+
+def test_rates_are_kept():
+    kinds = drawn("asr=1,sqa=3", count=2000)
+    assert kinds.count("sqa") / len(kinds) == pytest.approx(0.75, abs=0.04)
+    kinds = drawn("st=0.2,asr=0.2,sqa=0.2", count=2000)
+    assert all(kinds.count(task) / len(kinds) == pytest.approx(1 / 3, abs=0.04) for task in TASKS)
+
+
+def test_mix_is_every_task_at_the_same_rate_among_those_there_are():
+    assert set(drawn("mix")) == {"asr", "st", "sqa"}
+    assert set(drawn("mix", example=Example(FULL.text))) == {"asr"}
+    two = drawn("mix", example=Example(FULL.text, FULL.question, FULL.answer), count=1000)
+    assert two.count("sqa") / len(two) == pytest.approx(0.5, abs=0.05)
+
+
+def test_an_utterance_without_an_answer_for_the_task_is_asr():
+    assert set(drawn("sqa", example=Example(FULL.text))) == {"asr"}
+
+
+def test_wordings_and_languages_vary_in_training():
+    rng = np.random.default_rng(0)
+    assert len({mixture("asr").draw(FULL, rng).text for _ in range(50)}) > 1
+    assert {mixture("st").draw(FULL, rng).answer for _ in range(50)} == set(FULL.translation.values())
+
+
+def test_same_draws_same_instructions():
+    one, two, tasks = np.random.default_rng(4), np.random.default_rng(4), mixture("mix")
+    assert [tasks.draw(FULL, one) for _ in range(20)] == [tasks.draw(FULL, two) for _ in range(20)]
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["dance", "", "asr=", "asr=x", "asr=0", "asr=-1", "asr=nan", "asr=inf", "asr=1,asr=1", "asr=1,dance=1", "asr,"],
+)
+def test_what_is_no_mixture_is_refused(text):
+    with pytest.raises(ConfigError, match=r"tuning\.task .*: use one of asr, st, sqa, mix, or rates"):
+        mixture(text)
+
+
+@pytest.mark.parametrize("text", ["asr=1,asr=1", "asr=1,dance=1", "asr=1;sqa=1", "asr=1, sqa=1"])
+def test_rates_name_each_task_once(text):
+    with pytest.raises(ConfigError, match=r"tuning\.task"):
+        mixture(text)
+
+
+def test_a_share_beside_rates_is_refused():
+    with pytest.raises(ConfigError, match=r"tuning\.asr_share 0\.5: goes with one task"):
+        mixture("asr=0.5,sqa=0.5", 0.5)

@@ -1,0 +1,33 @@
+"""Speech translation as a task."""
+
+from __future__ import annotations
+
+import pytest
+
+from sm_store.errors import ConfigError
+from speechmapper.tasks import TASKS, Example, Item
+
+ST = TASKS["st"]
+
+
+def test_one_item_per_language_none_without_translations():
+    both = Example("a", translation={"fr": "le chien", "de": "der Hund"})
+    assert ST.items(both) == [Item("der Hund", "de"), Item("le chien", "fr")]
+    assert ST.items(Example("a")) == []
+
+
+def test_it_asks_in_the_target_language():
+    assert "Deutsche" in ST.instruction(Item(language="de")).text
+    assert "français" in ST.instruction(Item(language="fr")).text
+    with pytest.raises(ConfigError, match=r"no st prompt for 'xx'; prompts/st\.yaml has en, de"):
+        ST.instruction(Item(language="xx"))
+
+
+def test_score_uses_the_tokenizer_of_the_language():
+    line = {"reference": "这只狗睡了一整天觉。", "output": "这只狗睡了一整天觉。", "language": "zh"}
+    found = ST.score([line, line])
+    assert found["bleu"] == pytest.approx(100)
+    assert found["chrf"] == pytest.approx(100)
+    assert "tok:zh" in found["bleu_signature"]
+    assert "tok:13a" in ST.score([{**line, "language": "de"}])["bleu_signature"]
+    assert "tok:13a" in ST.score([line, {**line, "language": "de"}])["bleu_signature"]
