@@ -19,13 +19,13 @@ import torch
 
 from sm_pipeline.models.llm_table import load_llm_table
 from sm_pipeline.models.source import resolve_model
+from sm_pipeline.models.tokenizer import load_stored_tokenizer
 from sm_store import TargetSet
 from speechmapper.llm import MAX_NEW_TOKENS, FrozenLLM, load_llm
 from speechmapper.projector import Projector
 from speechmapper.prompting import Instruction
 from speechmapper.readout.nearest import NEAREST, NearestToken, Readout
 from speechmapper.saved_projector import model_name
-from speechmapper.train.tokenizer import load_tokenizer
 
 GENERATED = "generation"
 
@@ -45,7 +45,7 @@ def build_readout(
     """
     if llm is None:
         return nearest_readout(projector, targets)
-    tokenizer = load_tokenizer(targets.tokenizer_dir) if targets else None
+    tokenizer = load_stored_tokenizer(targets.tokenizer_dir) if targets else None
     frozen = load_llm(resolve_model(llm, "llm"), projector.device, tokenizer=tokenizer)
     if targets:
         frozen.require_table(targets)
@@ -66,7 +66,7 @@ def nearest_readout(projector: Projector, targets: TargetSet | None) -> Readout:
     """The nearest rows of the embedding table the projector was trained for."""
     made = projector.config.trained_for["target"]
     if targets:
-        table, tokenizer = targets.table, load_tokenizer(targets.tokenizer_dir)
+        table, tokenizer = targets.table, load_stored_tokenizer(targets.tokenizer_dir)
     else:
         loaded = load_llm_table(model_name({"id": made["llm"], "revision": made["revision"]}))
         table, tokenizer = loaded.table_VE, loaded.tokenizer

@@ -20,6 +20,7 @@ import torch
 from torch import nn
 
 from sm_pipeline.models.source import resolve_model
+from sm_pipeline.models.tokenizer import load_stored_tokenizer
 from speechmapper.config import Stage2Config
 from speechmapper.llm import FrozenLLM, load_llm
 from speechmapper.loader.data import DataRequest, TrainingData, open_data
@@ -36,7 +37,6 @@ from speechmapper.train.loop import Loop
 from speechmapper.train.run import Outcome, Setup, Trainee, micro_seed
 from speechmapper.train.run_folder import open_accelerator, run_identity, start_run, tell
 from speechmapper.train.stage import Evaluation
-from speechmapper.train.tokenizer import load_tokenizer
 from speechmapper.train.validation import ReadValidation, dev_set
 
 CROSS_ENTROPY = "ce"
@@ -74,7 +74,7 @@ def train_stage2(request: Stage2Request) -> Outcome:
     accelerator = open_accelerator(config.run, request.out)
     start_run(request.out, "stage2", config, request.resume, accelerator)
     targets = data.targets
-    tokenizer = load_tokenizer(targets.tokenizer_dir)
+    tokenizer = load_stored_tokenizer(targets.tokenizer_dir)
     llm = load_llm(source, accelerator.device, config.tuning.llm_dtype, tokenizer)
     llm.require_table(targets)
     projector.config.trained_for = trained_for(

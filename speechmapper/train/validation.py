@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from sm_pipeline.models.tokenizer import load_stored_tokenizer
 from sm_store import TargetSet
 from speechmapper.config import RunConfig
 from speechmapper.loader.data import TrainingData
@@ -32,7 +33,6 @@ from speechmapper.readout.nearest import NearestToken, Readout
 from speechmapper.tasks import ASR, Item
 from speechmapper.train.log import EXAMPLES_FILE
 from speechmapper.train.stage import Evaluation
-from speechmapper.train.tokenizer import load_tokenizer
 
 VECTOR_BATCH, READ_BATCH = 32, 16  # utterances
 SMALLEST = 1e-12  # relative MSE; a threshold may be 0
@@ -148,7 +148,7 @@ def vector_validation(out: Path, data: TrainingData, run: RunConfig) -> VectorVa
     dev = dev_set(out, data, run)
     if dev is None:
         return None
-    tokenizer = load_tokenizer(data.targets.tokenizer_dir)
+    tokenizer = load_stored_tokenizer(data.targets.tokenizer_dir)
     return VectorValidation(dev, data.targets, tokenizer, threshold, run.stop_at_eet)
 
 

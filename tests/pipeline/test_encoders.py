@@ -13,8 +13,8 @@ from transformers.models.seamless_m4t_v2.modeling_seamless_m4t_v2 import Seamles
 from sm_pipeline.encoders import load_encoder
 from sm_pipeline.encoders.frontend import FilterBank
 from sm_pipeline.encoders.loading import weights_sha256
-from sm_pipeline.encoders.presets import PRESET_SEED, TINY_SEAMLESS
-from sm_pipeline.encoders.seamless import MIN_SAMPLES
+from sm_pipeline.encoders.seamless import MIN_SAMPLES, PRESET_SEED
+from sm_pipeline.models.source import TINY_SEAMLESS
 from sm_store.errors import ModelError
 
 SAMPLE_RATE = 16_000

@@ -11,7 +11,7 @@ from transformers.models.seamless_m4t_v2.modeling_seamless_m4t_v2 import Seamles
 
 from sm_pipeline.encoders import fast_attention
 from sm_pipeline.encoders.fast_attention import FastSelfAttention, relative_bias, use_fast_attention
-from sm_pipeline.encoders.presets import TINY_SEAMLESS
+from sm_pipeline.models.source import TINY_SEAMLESS
 
 
 def looked_up(query, embeddings, left, right):

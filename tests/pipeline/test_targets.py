@@ -8,7 +8,6 @@ import pytest
 from sm_pipeline.config import TargetConfig
 from sm_pipeline.extraction.llm_targets import (
     KNOWN_PADS,
-    Tokeniser,
     build_targets,
     choose_pad,
     default_name,
@@ -16,6 +15,7 @@ from sm_pipeline.extraction.llm_targets import (
     reserved_rows,
 )
 from sm_pipeline.models.llm_table import load_llm_table
+from sm_pipeline.models.tokenizer import TextTokenizer
 from sm_store import Geometry, Store
 from sm_store.errors import ConfigError, IdentityMismatch, ModelError, StoreCorrupt
 from sm_store.targets import table_scale, table_sha256, tokenizer_sha256
@@ -181,18 +181,18 @@ def test_the_store_keeps_all_that_tokenising_needs(store, tmp_path):
         path.unlink()
     kept = Store.open(store.root).targets("gone")
     np.testing.assert_array_equal(kept.table, targets.llm.table_VE)
-    tokeniser = Tokeniser.from_target_set(kept)
-    ids = tokeniser.token_ids("The OLD dog,  and xyz!")
+    tokenizer = TextTokenizer.from_target_set(kept)
+    ids = tokenizer.token_ids("The OLD dog,  and xyz!")
     assert ids.dtype == np.int32
     assert ids.tolist() == [4, 5, 6, 4 + llms.WORDS.index("and"), 3]  # normalised, without <s> and </s>
-    assert tokeniser.token_ids("?!").shape == (0,)
-    assert tokeniser.geometry == Geometry()
+    assert tokenizer.token_ids("?!").shape == (0,)
+    assert tokenizer.geometry == Geometry()
 
 
 def test_special_tokens_in_a_transcript_are_only_words(store, tiny_llm):
     build_targets(TargetConfig(str(tiny_llm)), "float16").add_to(store)
-    tokeniser = Tokeniser.from_target_set(store.targets("tiny-llm"))
-    assert set(tokeniser.token_ids("</s> <pad> the").tolist()) == {3, 4}  # "s" and "pad" are unknown words
+    tokenizer = TextTokenizer.from_target_set(store.targets("tiny-llm"))
+    assert set(tokenizer.token_ids("</s> <pad> the").tolist()) == {3, 4}  # "s" and "pad" are unknown words
 
 
 def test_another_llm_under_the_same_name_is_refused(store, tiny_llm, tmp_path):
@@ -208,4 +208,4 @@ def test_a_damaged_tokenizer_is_noticed(store, tiny_llm):
     path = kept.tokenizer_dir / "tokenizer.json"
     path.write_bytes(path.read_bytes().replace(b'"old"', b'"odd"'))
     with pytest.raises(StoreCorrupt, match=r"tokenizer\.json"):
-        Tokeniser.from_target_set(Store.open(store.root).targets("tiny-llm"))
+        TextTokenizer.from_target_set(Store.open(store.root).targets("tiny-llm"))

@@ -19,11 +19,10 @@ from sm_pipeline.devices import choose_device, choose_dtype
 from sm_pipeline.encoders import seamless, w2v_bert, wav2vec, whisper
 from sm_pipeline.encoders.base import Encoder, EncoderRequest, Outline
 from sm_pipeline.encoders.loading import read_settings
-from sm_pipeline.encoders.presets import ENCODER_PRESETS
-from sm_pipeline.models.source import ModelSource, resolve_model
+from sm_pipeline.models.source import ENCODER_PRESETS, ModelSource, resolve_model
 from sm_store.errors import ConfigError, ModelError
 
-__all__ = ["ENCODER_PRESETS", "FAMILIES", "Encoder", "Outline", "load_encoder", "read_outline"]
+__all__ = ["FAMILIES", "Encoder", "Outline", "load_encoder", "read_outline"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,13 +24,13 @@ from sm_pipeline.encoders.base import EncoderRequest, Outline
 from sm_pipeline.encoders.fast_attention import use_fast_attention
 from sm_pipeline.encoders.frontend import HOP, WINDOW, FilterBank
 from sm_pipeline.encoders.loading import build, load_weights, read_config, read_extractor
-from sm_pipeline.encoders.presets import ENCODER_PRESETS, PRESET_SEED
 from sm_pipeline.encoders.tapped import Tap, TappedEncoder, cut_off
-from sm_pipeline.models.source import ModelSource
+from sm_pipeline.models.source import ENCODER_PRESETS, ModelSource
 from sm_store.errors import ModelError
 
 STACKED = 2  # filter-bank frames in one encoder frame
 MIN_SAMPLES = WINDOW + (STACKED - 1) * HOP
+PRESET_SEED = 20417  # of the random weights of a preset
 
 
 class SeamlessEncoder(TappedEncoder):

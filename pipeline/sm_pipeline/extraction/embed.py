@@ -17,7 +17,8 @@ from typing import Any
 
 from sm_pipeline.config import TargetConfig
 from sm_pipeline.console import Progress, progress
-from sm_pipeline.extraction.llm_targets import Tokeniser, build_targets
+from sm_pipeline.extraction.llm_targets import build_targets
+from sm_pipeline.models.tokenizer import TextTokenizer
 from sm_pipeline.signals import raise_on_signals
 from sm_store import Store
 from sm_store.errors import StoreBusy
@@ -95,13 +96,13 @@ class EmbedCounts:
 
 def embed_shards(store: Store, name: str, shards: Iterable[int], shown: Progress | None = None) -> EmbedCounts:
     """Write the targets `name` of committed shards."""
-    tokeniser = Tokeniser.from_target_set(store.targets(name))
+    tokenizer = TextTokenizer.from_target_set(store.targets(name))
     texts = store.columns(["text"]).column("text")
     row_of = {part.shard: row for row, part in enumerate(store.parts)}
     made, busy, records, too_long = 0, 0, 0, 0
     for shard in shards:
         start, end = store.starts[row_of[shard] : row_of[shard] + 2].tolist()
-        ids = [tokeniser.token_ids(text) for text in texts.slice(start, end - start).to_pylist()]
+        ids = [tokenizer.token_ids(text) for text in texts.slice(start, end - start).to_pylist()]
         try:
             rejects = store.commit_targets(name, shard, ids)
         except StoreBusy:

@@ -23,8 +23,8 @@ from sm_pipeline.encoders import read_outline
 from sm_pipeline.extraction.plan import UnitRule, plan_units
 from sm_pipeline.extraction.rate import Rate, measure_rate
 from sm_pipeline.manifest import Manifest, Utterance, read_manifest
-from sm_pipeline.models.llm_table import load_tokenizer
 from sm_pipeline.models.source import resolve_model
+from sm_pipeline.models.tokenizer import load_tokenizer, tokenizer_files
 from sm_store.dtypes import numpy_dtype
 from sm_store.errors import ModelError
 from sm_store.int8 import NAME as INT8
@@ -152,7 +152,7 @@ def _llm(name: str) -> tuple[int, int]:
         width, vocabulary = int(text.hidden_size), int(text.vocab_size)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ModelError(f"--llm {name}: its configuration cannot be read ({error}); use a causal LLM") from error
-    _, files = load_tokenizer(source)
+    files = tokenizer_files(source, load_tokenizer(source))
     return width, vocabulary * width * TABLE_ITEMSIZE + sum(map(len, files.values()))
 
 

@@ -3,8 +3,7 @@
     targets = build_targets(TargetConfig(llm="smollm2-135m"), dtype="float16")
     targets.spec.pad_token                            "<|im_end|>"
     targets.add_to(store)                             the store keeps tokenizer and table from now on
-    tokeniser = Tokeniser.from_target_set(store.targets("smollm2-135m"))
-    tokeniser.token_ids("He hoped.")                  int32 [255, 14762]      of "he hoped", no BOS, no EOS
+    TextTokenizer.from_target_set(store.targets("smollm2-135m")).token_ids("He hoped.")         int32 [255, 14762]
 
 The pad token's embedding fills every position after the text, so it must be a vector of its own: not near
 zero, not huge, not one of the rows that training never touched, which are all alike. Three LLMs have a token
@@ -23,12 +22,10 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from sm_pipeline.config import TargetConfig
-from sm_pipeline.models.llm_table import LlmTable, load_llm_table, load_tokenizer
-from sm_pipeline.models.source import ModelSource
-from sm_pipeline.text import NORMALIZER, normalise
-from sm_store import Store, TargetSet, TargetSpec
+from sm_pipeline.models.llm_table import LlmTable, load_llm_table
+from sm_pipeline.text import NORMALIZER
+from sm_store import Store, TargetSpec
 from sm_store.errors import ConfigError, ModelError
-from sm_store.geometry import Geometry
 from sm_store.targets import table_scale, table_sha256, tokenizer_sha256
 
 # A pad row is degenerate outside these norms, relative to the median row (method, section 1) ...
@@ -53,30 +50,6 @@ KNOWN_PADS = (
     KnownPad("Qwen3", "<|file_sep|>", 151664, (("<think>", 151667), ("<|im_end|>", 151645))),
     KnownPad("EuroLLM", "</s>", 2, (("<|im_start|>", 3), ("<|im_end|>", 4))),
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Tokeniser:
-    """Texts to token ids, as a target set has them, and the geometry their vectors follow."""
-
-    tokenizer: PreTrainedTokenizerBase
-    geometry: Geometry
-
-    @classmethod
-    def from_target_set(cls, targets: TargetSet) -> Tokeniser:
-        """From the tokenizer files kept in the store, after checking them; the LLM itself is not needed.
-
-        Raises:
-            StoreCorrupt: a tokenizer file is damaged.
-        """
-        targets.check_tokenizer()
-        source = ModelSource(targets.spec.llm, targets.spec.revision, targets.tokenizer_dir)
-        return cls(load_tokenizer(source)[0], targets.spec.geometry)
-
-    def token_ids(self, text: str) -> np.ndarray:
-        """Token ids of the normalised text, (tokens,) int32, without BOS and EOS."""
-        ids = self.tokenizer(normalise(text), add_special_tokens=False)["input_ids"]
-        return np.asarray(ids, np.int32).reshape(-1)
 
 
 @dataclass(frozen=True, slots=True)

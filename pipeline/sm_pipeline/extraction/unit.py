@@ -1,4 +1,4 @@
-"""Work units: read their audio, encode it, average the frames, tokenise the texts, commit a shard each.
+"""Work units: read their audio, encode it, average the frames, tokenize the texts, commit a shard each.
 
     with closing(UnitWorker(setup)) as worker:              loads the encoder and opens the store, once a process
         worker.run_one(Task(unit, utterances))              UnitResult(shard=3, written=510, rejects={"too_short": 2})
@@ -31,9 +31,9 @@ from sm_pipeline.encoders import load_encoder
 from sm_pipeline.encoders.base import Encoder
 from sm_pipeline.extraction.decoders import Decoders
 from sm_pipeline.extraction.encoding import BatchEncoder, Started, keep_memory, single_thread
-from sm_pipeline.extraction.llm_targets import Tokeniser
 from sm_pipeline.extraction.plan import WorkUnit, plan_batches
 from sm_pipeline.manifest import Utterance
+from sm_pipeline.models.tokenizer import TextTokenizer
 from sm_pipeline.text import normalise
 from sm_store import Geometry, Record, Reject, Store
 from sm_store.dtypes import is_finite
@@ -119,9 +119,9 @@ class UnitWorker:
         self._setup = setup
         self._ahead = BATCHES_AHEAD[kind]
         self._batches = BatchEncoder(encoder, setup.average, setup.dtype)
-        self._tokeniser = None
+        self._tokenizer = None
         if setup.targets is not None:
-            self._tokeniser = Tokeniser.from_target_set(self._store.targets(setup.targets))
+            self._tokenizer = TextTokenizer.from_target_set(self._store.targets(setup.targets))
         self._decoders = Decoders(DECODERS[kind])
 
     def close(self) -> None:
@@ -273,9 +273,9 @@ class UnitWorker:
             features_TD = work.features[index]
             if features_TD is None:
                 continue
-            ids = self._tokeniser.token_ids(utterance.text) if self._tokeniser else None
+            ids = self._tokenizer.token_ids(utterance.text) if self._tokenizer else None
             try:
-                check_usable(features_TD, ids, self._tokeniser, self._setup.dtype)
+                check_usable(features_TD, ids, self._tokenizer, self._setup.dtype)
             except SampleError as error:
                 work.rejects[index] = Reject(utterance.id, error.reason, error.detail)
                 continue
@@ -328,13 +328,13 @@ class _Work:
             self.features[index] = features_TD
 
 
-def check_usable(features_TD: np.ndarray, ids: np.ndarray | None, tokeniser: Tokeniser | None, dtype: str) -> None:
+def check_usable(features_TD: np.ndarray, ids: np.ndarray | None, tokenizer: TextTokenizer | None, dtype: str) -> None:
     """Whether a record can be stored, with its target if there is one.
 
     Raises:
         SampleError: too_short, features_not_finite or text_too_long.
     """
-    geometry = tokeniser.geometry if tokeniser is not None else Geometry()
+    geometry = tokenizer.geometry if tokenizer is not None else Geometry()
     num_vectors = geometry.num_vectors(len(features_TD))
     if num_vectors < 1:
         raise SampleError("too_short", f"{len(features_TD)} frames; one vector takes {geometry.min_frames()}")

@@ -13,35 +13,19 @@ Shapes: V vocabulary, E LLM width.
 
 from __future__ import annotations
 
-import tempfile
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerBase
 
 from sm_pipeline.models.source import ModelSource, open_tensors, resolve_model
 from sm_pipeline.models.tensors import GgufTensors, TensorFiles
+from sm_pipeline.models.tokenizer import load_tokenizer, tokenizer_files
 from sm_store.errors import ModelError
 
 GGUF_TABLE = "token_embd.weight"  # llama.cpp's name, whatever the architecture
 SCALED_GGUF = "gemma"  # the family whose layers may receive the table's rows multiplied by a factor
-TOKENIZER_FILES = (
-    "added_tokens.json",
-    "chat_template.jinja",
-    "chat_template.json",
-    "merges.txt",
-    "sentencepiece.bpe.model",
-    "special_tokens_map.json",
-    "spiece.model",
-    "tokenizer.json",
-    "tokenizer.model",
-    "tokenizer_config.json",
-    "vocab.json",
-    "vocab.txt",
-)
 _TABLE_SUFFIXES = (
     "embed_tokens.weight",
     "wte.weight",
@@ -76,35 +60,11 @@ def load_llm_table(name: str, what: str = "llm") -> LlmTable:
         ModelError: unknown or incomplete; or an embedding this project cannot reproduce from one table.
     """
     source = resolve_model(name, what, weights=False)
-    tokenizer, files = load_tokenizer(source, what)
+    tokenizer = load_tokenizer(source, what)
     table_VE = _read_table(source, open_tensors(source), what)
     if not bool(torch.isfinite(table_VE).all()):
         raise ModelError(f"--{what} {name}: its embedding table is not finite; fetch the checkpoint again")
-    return LlmTable(source, np.ascontiguousarray(table_VE.numpy()), tokenizer, files)
-
-
-def load_tokenizer(source: ModelSource, what: str = "llm") -> tuple[PreTrainedTokenizerBase, dict[str, bytes]]:
-    """The tokenizer, and the files that make it.
-
-    Raises:
-        ModelError: no tokenizer in the checkpoint.
-    """
-    settings: dict[str, Any] = {"trust_remote_code": False, "local_files_only": True}
-    if source.gguf_file is not None:
-        settings["gguf_file"] = source.gguf_file
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(source.folder, **settings)
-    except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
-        raise ModelError(
-            f"--{what} {source.id}: its tokenizer cannot be loaded ({_first_line(error)}); "
-            "give a folder with tokenizer.json or tokenizer.model"
-        ) from error
-    if source.gguf_file is None:
-        present = [path for name in TOKENIZER_FILES if (path := source.folder / name).is_file()]
-        return tokenizer, {path.name: path.read_bytes() for path in present}
-    with tempfile.TemporaryDirectory() as scratch:
-        tokenizer.save_pretrained(scratch)
-        return tokenizer, {path.name: path.read_bytes() for path in sorted(Path(scratch).iterdir())}
+    return LlmTable(source, np.ascontiguousarray(table_VE.numpy()), tokenizer, tokenizer_files(source, tokenizer))
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,8 +18,9 @@ from transformers import (
 )
 from transformers.utils import logging
 
-from sm_pipeline.models.llm_table import load_llm_table, load_tokenizer
+from sm_pipeline.models.llm_table import load_llm_table
 from sm_pipeline.models.source import resolve_model
+from sm_pipeline.models.tokenizer import load_tokenizer
 from sm_store.errors import ModelError
 from tests.pipeline import llms
 
@@ -183,7 +184,7 @@ def test_the_real_smollm2_table_and_tokenizer(tmp_path):
     for name, data in llm.tokenizer_files.items():
         (tmp_path / name).write_bytes(data)
     source = resolve_model(str(_with_config(tmp_path)), "llm")
-    assert load_tokenizer(source)[0]("he hoped", add_special_tokens=False)["input_ids"] == ids
+    assert load_tokenizer(source)("he hoped", add_special_tokens=False)["input_ids"] == ids
     preset = resolve_model("smollm2-135m", "llm")
     np.testing.assert_array_equal(llm.table_VE, embedding_of(preset.folder, gguf_file=preset.gguf_file))
 

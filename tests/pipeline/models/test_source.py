@@ -11,7 +11,7 @@ import huggingface_hub
 import pytest
 from huggingface_hub.errors import LocalEntryNotFoundError
 
-from sm_pipeline.models.source import MODEL_PRESETS, ModelSource, open_tensors, resolve_model
+from sm_pipeline.models.source import LLM_PRESETS, ModelSource, open_tensors, resolve_model
 from sm_store.errors import ModelError
 
 
@@ -123,7 +123,7 @@ def test_a_hub_that_does_not_answer(hub):
 
 
 def test_presets_are_complete():
-    for preset in MODEL_PRESETS.values():
+    for preset in LLM_PRESETS.values():
         assert preset.gguf_file.endswith(".gguf")
         assert preset.package == preset.distribution.replace("-", "_")
 
