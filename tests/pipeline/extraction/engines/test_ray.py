@@ -14,7 +14,7 @@ import pytest
 
 from sm_store import Store
 from sm_store.verify import verify
-from tests.pipeline.test_extract import files_of
+from tests.pipeline.extraction.test_extract import files_of
 from tests.speech import write_corpus
 
 CLUSTER = """
@@ -115,8 +115,8 @@ from sm_pipeline.manifest import read_manifest
 from sm_pipeline.extraction.plan import UnitRule, plan_units
 from sm_pipeline.extraction.unit import Task
 from sm_store.errors import IdentityMismatch, RunFailed
-from tests.pipeline.test_engines_local import tiny_store
-from tests.pipeline.test_unit import make_store, setup_for
+from tests.pipeline.extraction.engines.test_local import tiny_store
+from tests.pipeline.extraction.test_unit import make_store, setup_for
 folder = Path("FOLDER")
 utterances = read_manifest(folder / "corpus" / "manifest.jsonl").utterances
 tasks = [Task(unit, utterances) for unit in plan_units(utterances, UnitRule(1.0))]

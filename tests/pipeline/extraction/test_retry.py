@@ -17,7 +17,7 @@ from sm_store import Store
 from sm_store.convert import export
 from sm_store.errors import IdentityMismatch, ManifestError, StoreMissing
 from sm_store.verify import verify
-from tests.pipeline.test_extract import config, files_of
+from tests.pipeline.extraction.test_extract import config, files_of
 from tests.speech import write_audio, write_lines
 
 MISSING = (1, 4, 5, 8)  # of ten utterances, three a shard

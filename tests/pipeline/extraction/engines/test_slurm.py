@@ -15,10 +15,10 @@ import pytest
 from sm_pipeline.extraction.engines.slurm import array_share
 from sm_store import Store
 from sm_store.errors import ConfigError
-from tests.pipeline.test_extract import files_of
+from tests.pipeline.extraction.test_extract import files_of
 from tests.speech import write_corpus
 
-JOBS = Path(__file__).parents[2] / "jobs" / "slurm"
+JOBS = Path(__file__).parents[4] / "jobs" / "slurm"
 
 
 def task(number: int, first: int, last: int, count: int | None = None) -> dict[str, str]:

@@ -193,7 +193,7 @@ def test_matplotlib_is_loaded_by_drawing_alone():
 
 def test_the_first_drawing_of_a_new_user_prints_nothing(tmp_path):
     """The font cache is built then, and matplotlib would say so."""
-    code = "import tests.pipeline.test_figures as t; t.draw_fit(t.FITS, 'f')"
+    code = "import tests.pipeline.pages.test_figures as t; t.draw_fit(t.FITS, 'f')"
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", code],
         capture_output=True,

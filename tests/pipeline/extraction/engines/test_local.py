@@ -19,7 +19,7 @@ from sm_pipeline.extraction.plan import UnitRule, plan_units
 from sm_pipeline.extraction.unit import Task
 from sm_store import Identity, Store
 from sm_store.errors import IdentityMismatch, ModelError, RunFailed
-from tests.pipeline.test_unit import ConstantEncoder, corpus, make_store, setup_for
+from tests.pipeline.extraction.test_unit import ConstantEncoder, corpus, make_store, setup_for
 from tests.speech import write_audio
 
 
@@ -129,7 +129,7 @@ import pickle, sys
 from pathlib import Path
 from sm_pipeline.encoders import load_encoder
 from sm_pipeline.extraction.engines.local import Run, run_units
-from tests.pipeline.test_engines_local import again
+from tests.pipeline.extraction.engines.test_local import again
 results = again(Path({str(tmp_path)!r}), Path({str(store.root)!r}))
 print(sum(not result.skipped for result in results))
 """.replace("import pickle, sys\n", "")
@@ -164,7 +164,7 @@ from sm_pipeline.manifest import read_manifest
 from sm_pipeline.extraction.plan import UnitRule, plan_units
 from sm_pipeline.extraction.unit import Task
 from sm_store import Identity, Store
-from tests.pipeline.test_unit import setup_for
+from tests.pipeline.extraction.test_unit import setup_for
 if __name__ == "__main__":
     folder = Path({str(tmp_path)!r})
     utterances = read_manifest(folder / "m.jsonl").utterances
