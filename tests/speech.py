@@ -65,3 +65,9 @@ def librispeech_seconds(utterances: int, seed: int = 0) -> np.ndarray:
     most = rng.random(utterances) < 0.7
     seconds = np.where(most, rng.normal(14, 1.5, utterances), rng.uniform(1.5, 14, utterances))
     return np.clip(seconds, 1.2, 35.0)
+
+
+def audio_paths(manifest: Path) -> dict[str, str]:
+    """Path of each utterance of a manifest by its id."""
+    lines = map(json.loads, manifest.read_text(encoding="utf-8").splitlines())
+    return {line["id"]: str(manifest.parent / line["audio"]) for line in lines}

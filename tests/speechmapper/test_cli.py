@@ -155,10 +155,3 @@ def test_training_and_evaluation_end_to_end_with_json(world, tmp_path):
     tuned = told(train_app, "stage2", *store, "--projector", run, *llm, "--out", f"{run}2", "--task", "asr", *small)
     assert tuned["finished"]
     assert "wer" in told(eval_app, "asr", f"{run}2", *store, *llm, "--out", out, "--max-new-tokens", "3")
-
-
-def test_plain_output_names_the_figures(world, stage1_run, tmp_path):
-    result = CliRunner().invoke(
-        eval_app, ["asr", str(stage1_run), "--store", str(world.path), "--out", str(tmp_path)], catch_exceptions=False
-    )
-    assert "wer" in result.stdout and "nearest-token" in result.stdout

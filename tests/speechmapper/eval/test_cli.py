@@ -1,0 +1,30 @@
+"""`sm-eval` as typed."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from speechmapper.eval.cli import app as eval_app
+from speechmapper.eval.predictions import write_predictions
+
+
+def test_plain_output_names_the_figures(world, stage1_run, tmp_path):
+    result = CliRunner().invoke(
+        eval_app, ["asr", str(stage1_run), "--store", str(world.path), "--out", str(tmp_path)], catch_exceptions=False
+    )
+    assert "wer" in result.stdout and "nearest-token" in result.stdout
+
+
+def test_score_prints_the_metrics_alone_as_json(tmp_path):
+    write_predictions(tmp_path, [{"reference": "a b", "output": "a c"}], {"task": "asr", "readout": "nearest-token"})
+    result = CliRunner().invoke(eval_app, ["score", str(tmp_path), "--json"], catch_exceptions=False)
+    assert json.loads(result.stdout) == json.loads((tmp_path / "metrics.json").read_text(encoding="utf-8"))
+    assert json.loads(result.stdout)["wer"] == 0.5
+
+
+@pytest.mark.parametrize("words", ["asr RUN", "asr --out o", "score", "eet --out o", "dance"])
+def test_a_line_that_lacks_something_is_a_usage_error(words):
+    assert CliRunner().invoke(eval_app, words.split()).exit_code == 2

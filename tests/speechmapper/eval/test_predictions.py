@@ -1,0 +1,48 @@
+"""Predictions on disk: written as a whole, read line by line."""
+
+from __future__ import annotations
+
+import pytest
+
+from sm_store.errors import ConfigError
+from speechmapper.eval.predict import PredictRequest, predict
+from speechmapper.eval.predictions import read_predictions, write_predictions
+
+
+def test_bad_predictions_are_named_by_line(tmp_path):
+    with pytest.raises(ConfigError, match=r"predictions\.jsonl: no predictions there; run `sm-eval asr"):
+        read_predictions(tmp_path)
+    good = '{"id": "a", "reference": "x", "output": "y"}\n'
+    for bad in ("not json\n", '{"id": "b", "reference": "x"}\n', "[1]\n", '{"reference": 1, "output": "y"}\n'):
+        (tmp_path / "predictions.jsonl").write_text(good + bad)
+        with pytest.raises(ConfigError, match=r"predictions\.jsonl:2: not a prediction"):
+            read_predictions(tmp_path)
+
+
+def test_out_that_cannot_be_written_is_bad_input(world, stage1_run, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match="--out"):
+        predict(PredictRequest(stage1_run, tmp_path / "file", world.path))
+
+
+def test_what_is_written_is_read_again(tmp_path):
+    lines = [
+        {"id": "a", "prompt": None, "reference": "größer\n音", "output": ""},
+        {"id": "b", "prompt": "p", "reference": "x", "output": "y\tz", "relative_mse": 0.5, "positions": 3},
+    ]
+    write_predictions(tmp_path / "new", lines, {"task": "asr"})
+    assert read_predictions(tmp_path / "new") == (lines, {"task": "asr"})
+    write_predictions(tmp_path / "new", lines[:1], {"task": "st"})
+    assert read_predictions(tmp_path / "new") == (lines[:1], {"task": "st"})
+
+
+def test_without_about_there_is_nothing_to_say_about_them(tmp_path):
+    write_predictions(tmp_path, [{"reference": "x", "output": "y"}], {"task": "asr"})
+    (tmp_path / "about.json").unlink()
+    assert read_predictions(tmp_path)[1] == {}
+
+
+def test_bytes_that_are_no_text_are_no_predictions(tmp_path):
+    (tmp_path / "predictions.jsonl").write_bytes(b"\xff\xfe")
+    with pytest.raises(ConfigError, match="no predictions there"):
+        read_predictions(tmp_path)

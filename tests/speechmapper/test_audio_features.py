@@ -1,0 +1,64 @@
+"""Audio to projector input: the features a store would hold."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from sm_store import Store
+from sm_store.errors import IdentityMismatch, InputError
+from speechmapper.audio_features import load_listening, load_wave
+from speechmapper.saved_projector import load_projector
+from tests import speech
+
+
+def test_features_are_those_of_the_store(chain):
+    store, audio = Store.open(chain / "store"), speech.audio_paths(chain / "corpus" / "manifest.jsonl")
+    listening = load_listening(load_projector(chain / "stage1").config.trained_for, None, "cpu")
+    for index in range(len(store)):
+        record = store[index]
+        features, lengths = listening.features([load_wave(audio[record.id])])
+        assert lengths.tolist() == [len(record.features)]
+        assert np.allclose(features[0].numpy(), record.features, atol=2e-3)
+
+
+def test_an_utterance_has_the_same_features_in_any_batch(chain):
+    paths = list(speech.audio_paths(chain / "corpus" / "manifest.jsonl").values())
+    listening = load_listening(load_projector(chain / "stage1").config.trained_for, None, "cpu")
+    waves = [load_wave(path) for path in paths]
+    together, lengths = listening.features(waves)
+    assert together.shape[:2] == (len(waves), int(lengths.max()))
+    for row, wave in enumerate(waves):
+        alone, length = listening.features([wave])
+        assert int(length) == int(lengths[row])
+        assert np.allclose(together[row, : int(length)].float(), alone[0].float(), atol=2e-3)
+        assert not together[row, int(length) :].any()
+
+
+def test_the_encoder_may_have_moved_but_not_changed(chain):
+    made = load_projector(chain / "stage1").config.trained_for
+    assert load_listening(made, "tiny-seamless", "cpu").average == made["average"]
+    other = {**made, "encoder": {**made["encoder"], "layer": 1}}
+    other["encoder"]["weights_sha256"] = "0" * 64
+    with pytest.raises(IdentityMismatch, match="encoder tiny-seamless"):
+        load_listening(other, "tiny-seamless", "cpu")
+
+
+def test_samples_become_contiguous_float32():
+    samples = np.linspace(-1, 1, 32_000)[::2]
+    wave = load_wave(samples)
+    assert wave.dtype == np.float32 and wave.flags.c_contiguous
+    assert np.array_equal(wave, samples.astype(np.float32))
+
+
+@pytest.mark.parametrize("samples", [np.zeros((2, 16_000)), np.array([0.0, np.inf]), np.array([np.nan])])
+def test_samples_that_are_not_one_finite_channel_are_refused(samples):
+    with pytest.raises(InputError, match="audio array of shape"):
+        load_wave(samples)
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path):
+    (tmp_path / "page.wav").write_text("<html>")
+    for name in ("page.wav", "missing.wav"):
+        with pytest.raises(InputError, match=name):
+            load_wave(tmp_path / name)
