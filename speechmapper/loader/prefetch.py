@@ -1,4 +1,4 @@
-"""Carries out the order of an epoch: a thread reads the next steps while the model works on this one.
+"""Reads what each step needs: a thread reads the next steps while the model works on this one.
 
     Order.step(7) -> [[12, 80, 3], [44, 9]]      store indices of the step's micro-batches
     this process takes its share                 micro-batches rank, rank + world, ...
@@ -6,7 +6,7 @@
     main:   tensors on the device                non-blocking; the time spent waiting is measured
 
 The state is one integer, the step to start from: there is nothing else to save. The thread ends with the
-`with` block; what it raises is raised here.
+`with` block; an exception in it is raised in the main thread.
 
 Shapes: B batch, T encoder frames, U projector vectors, D encoder width, E LLM width.
 """
@@ -28,7 +28,7 @@ from sm_store import Batch, Geometry, Store
 from speechmapper.loader.epoch import Order
 from speechmapper.objectives.base import Answers
 
-POLL_SECONDS = 0.1  # how often a blocked reader looks whether it should end
+POLL_SECONDS = 0.1  # how often a blocked reading thread checks whether to end
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +76,8 @@ class StepBatches:
     wait: float
 
 
-class BatchReader:
-    """Iterates over the steps [start, stop) of a run; a context manager that owns the reading thread.
+class StepReader:
+    """Iterates over the steps of a run; a context manager that owns the reading thread.
 
     Args:
         source: what to read from.
@@ -104,7 +104,7 @@ class BatchReader:
         self._thread: threading.Thread | None = None
         self._held: tuple[list[Any], Any] | None = None
 
-    def __enter__(self) -> BatchReader:
+    def __enter__(self) -> StepReader:
         return self
 
     def __exit__(
@@ -115,14 +115,14 @@ class BatchReader:
             self._thread.join()
 
     def steps(self, start: int, stop: int) -> Iterator[StepBatches]:
-        """The steps from `start` to `stop`, in order."""
+        """The steps from `start` up to, not including, `stop`, in order."""
         ahead: queue.Queue[list[Any] | BaseException] = queue.Queue(maxsize=self._prefetch)
-        self._thread = threading.Thread(target=self._read, args=(start, stop, ahead), name="batch-reader", daemon=True)
+        self._thread = threading.Thread(target=self._read, args=(start, stop, ahead), name="step-reader", daemon=True)
         self._thread.start()
         for step in range(start, stop):
-            asked = time.perf_counter()
+            started = time.perf_counter()
             read = ahead.get()
-            wait = time.perf_counter() - asked
+            wait = time.perf_counter() - started
             if isinstance(read, BaseException):
                 raise read
             first = step * self._order.budget.micro_batches
@@ -134,7 +134,7 @@ class BatchReader:
             yield StepBatches(step, batches, frames, tokens, wait)
 
     def _hold(self, read: list[Any]) -> None:
-        """Keep host buffers until they are copied to the GPU: the store uses a free one again."""
+        """Keep host buffers until they are copied to the GPU: the store reuses those that are free."""
         if self._device.type == "cuda":
             copied = torch.cuda.Event()
             copied.record()
@@ -154,7 +154,7 @@ class BatchReader:
                 if self._ended.is_set():
                     return
         except BaseException as error:
-            # Whatever ended this thread ends the run, where the traceback is seen.
+            # Raised in the main thread, so that it ends the run and its traceback is shown.
             self._put(ahead, error)
 
     def _put(self, ahead: queue.Queue[list[Any] | BaseException], item: list[Any] | BaseException) -> None:
@@ -167,12 +167,12 @@ class BatchReader:
 
 
 def read_batch(source: Source, indices: np.ndarray, device: torch.device) -> DeviceBatch:
-    """Read these utterances now, on this thread (evaluation)."""
+    """Read these utterances in the calling thread (evaluation)."""
     return to_device(source.read(indices), device, 0)
 
 
 def to_device(data: Any, device: torch.device, micro: int) -> DeviceBatch:
-    """A store batch with targets as tensors on `device`."""
+    """A store batch with targets, as tensors on `device`."""
 
     def move(array: np.ndarray) -> torch.Tensor:
         return as_tensor(array).to(device, non_blocking=True)

@@ -1,14 +1,14 @@
-"""Checkpoints: everything a run needs to go on, as safetensors and JSON, complete or absent.
+"""Checkpoints: everything a run needs to continue, as safetensors and JSON, complete or absent.
 
     RUN/checkpoints/step-00001000/
         model.safetensors        weights: `projector.`, the `objective.` and, where one is kept, their `average.`
         optimizer.safetensors    AdamW's moments, named INDEX.KEY by parameter order
-        state.json               step, counters, what the run was made for, size and crc32c of both files
+        state.json               step, counters, the run's identity, size and crc32c of both files
 
 A checkpoint is a folder written under a temporary name, synced and renamed (`sm_store.durable`); older ones
-are removed only after that. Order of the data and random numbers are functions of the step, so no loader,
-scheduler or generator state is here. Every byte is checked before use, and a checkpoint of another store,
-target set or model is refused with the differences.
+are removed only after that. The order of the data and random numbers are functions of the step, so there is no
+loader, scheduler or generator state. Every byte is checked before use, and a checkpoint of another store, target set
+or model is refused with the differences.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ class Checkpoint:
 
     Attributes:
         step: optimizer steps done.
-        identity: what the run was made for (JSON values): store, target set, model, data order.
-        model: weights by name; optimizer: `optimizer_tensors`.
-        counters: figures that go on counting (skipped steps, seconds, ...); JSON values.
+        identity: what the run trains on and how (JSON values): store, target set, model, data order, ...
+        model: weights by name; optimizer: AdamW's moments, named `INDEX.KEY` by parameter order.
+        counters: the rest of the state (skipped steps, ends of epochs, ...); JSON values.
     """
 
     step: int
@@ -81,8 +81,8 @@ def load_newest(run: Path, identity: Mapping[str, Any]) -> Checkpoint | None:
     """The newest checkpoint of a run, or None where there is none yet.
 
     Raises:
-        IdentityMismatch: the run was made for something else than `identity`; carries the differences.
-        StoreCorrupt: a byte is wrong; names the file. The one before it is used once that folder is removed.
+        IdentityMismatch: the run's identity is another than `identity`; carries the differences.
+        StoreCorrupt: a byte is wrong; names the file. To continue from the checkpoint before it, remove the folder.
         StoreFormatError: of another format version.
     """
     folders = list_checkpoints(run)
@@ -90,7 +90,7 @@ def load_newest(run: Path, identity: Mapping[str, Any]) -> Checkpoint | None:
 
 
 def read_checkpoint(folder: Path, identity: Mapping[str, Any]) -> Checkpoint:
-    """One checkpoint, checked; see `load_newest`."""
+    """Read and check one checkpoint; raises as `load_newest`."""
     state = _read_state(folder)
     require_same(diff_json(state["identity"], dict(identity)), f"checkpoint {folder}")
     files = {name: Written(*sizes) for name, sizes in state["files"].items()}
@@ -103,27 +103,9 @@ def read_checkpoint(folder: Path, identity: Mapping[str, Any]) -> Checkpoint:
     )
 
 
-def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
-    """An optimizer's state as named tensors: `INDEX.KEY` for each parameter in order."""
-    return {
-        f"{index}.{key}": torch.as_tensor(value)
-        for index, entry in optimizer.state_dict()["state"].items()
-        for key, value in entry.items()
-    }
-
-
-def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, torch.Tensor]) -> None:
-    """Put `optimizer_tensors` back; learning rates and the like stay as the optimizer was made."""
-    entries: dict[int, dict[str, torch.Tensor]] = {}
-    for name, tensor in tensors.items():
-        index, _, key = name.partition(".")
-        entries.setdefault(int(index), {})[key] = tensor
-    optimizer.load_state_dict({"state": entries, "param_groups": optimizer.state_dict()["param_groups"]})
-
-
 def _read_state(folder: Path) -> dict[str, Any]:
     path = folder / STATE_FILE
-    remedy = f"remove {folder} to go on from the checkpoint before it"
+    remedy = f"remove {folder} to continue from the checkpoint before it"
     try:
         state = json.loads(path.read_bytes())
         stored = state.pop("crc32c")
@@ -140,7 +122,7 @@ def _read_state(folder: Path) -> dict[str, Any]:
 def _read_tensors(path: Path, files: Mapping[str, Written]) -> dict[str, torch.Tensor]:
     from safetensors.torch import load
 
-    remedy = f"remove {path.parent} to go on from the checkpoint before it"
+    remedy = f"remove {path.parent} to continue from the checkpoint before it"
     try:
         data = path.read_bytes()
     except OSError as error:

@@ -1,31 +1,125 @@
-"""What a run tells: `metrics.jsonl`, the trackers, and figures on the progress bar.
+"""The log of a run: `metrics.jsonl`, the trackers, and the sums that its figures are made from.
 
-    {"step": 50, "loss": 4.1, "word": 0.62, "lr": 5e-05, "audio_seconds_per_second": 310.2, "data_wait": 0.01}
-    {"step": 500, "dev_wer": 0.41, "dev_relative_mse": 0.48}
+    interval.add_step(step_batches)                  after each step
+    interval.add_loss(sums, counts)                  unless the step was skipped; stays on the device
+    with interval.paused(): ...                      evaluating and saving are not training time
+    totals = interval.totals(accelerator)            over all processes, as plain numbers
+    log.write(50, {"loss": 4.1, **totals.means()})   {"step": 50, "loss": 4.1, "word": 0.62, "data_wait": 0.01, ...}
+    log.write(500, {"dev_wer": 0.41})                {"step": 500, "dev_wer": 0.41}
 
-One JSON object a line, training figures and validation figures alike. A resumed run first cuts the lines
-after the step it goes on from, so each step is told once. Only the main process writes.
+One JSON object per line, training and validation figures alike. A training figure is a mean over all positions of all
+steps since the line before. A resumed run first removes the lines after the step it continues from, so that each step
+is logged once.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+import resource
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from accelerate import Accelerator
 
 from sm_store.durable import write_file
+from speechmapper.loader.prefetch import StepBatches
 
 METRICS_FILE = "metrics.jsonl"
 EXAMPLES_FILE = "examples.txt"
 
 
-class Report:
-    """Writes one run's figures.
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """The sums of one interval over all processes.
+
+    Attributes:
+        sums, counts: of each part of the loss, float32 scalars; empty where every step was skipped.
+        frames, tokens: valid frames and text tokens read.
+        wait: seconds a process waited for data, on average.
+        seconds: of training; steps: steps taken, skipped ones included.
+    """
+
+    sums: Mapping[str, torch.Tensor]
+    counts: Mapping[str, torch.Tensor]
+    frames: float
+    tokens: float
+    wait: float
+    seconds: float
+    steps: int
+
+    def means(self) -> dict[str, float]:
+        """Mean of each part of the loss over its positions."""
+        return {name: float(value / self.counts[name].clamp(min=1)) for name, value in self.sums.items()}
+
+
+@dataclass(slots=True)
+class Interval:
+    """Running sums of one process since the last line of the log."""
+
+    _sums: dict[str, torch.Tensor] = field(default_factory=dict)
+    _counts: dict[str, torch.Tensor] = field(default_factory=dict)
+    _frames: int = 0
+    _tokens: int = 0
+    _wait: float = 0.0
+    _steps: int = 0
+    _started: float = field(default_factory=time.perf_counter)
+
+    def add_step(self, step_batches: StepBatches) -> None:
+        """Add what a step read, whether or not it was skipped."""
+        self._frames += step_batches.frames
+        self._tokens += step_batches.tokens
+        self._wait += step_batches.wait
+        self._steps += 1
+
+    def add_loss(self, sums: Mapping[str, torch.Tensor], counts: Mapping[str, torch.Tensor]) -> None:
+        """Add the loss of a step that was not skipped: this process's sums, the counts of the whole step."""
+        for total, part in ((self._sums, sums), (self._counts, counts)):
+            for name, value in part.items():
+                total[name] = total[name] + value if name in total else value
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Do not count the time spent in the block as training time."""
+        before = time.perf_counter()
+        yield
+        self._started += time.perf_counter() - before
+
+    def totals(self, accelerator: Accelerator) -> Totals:
+        """The sums over all processes; call in every process."""
+        names = list(self._sums)
+        own = torch.tensor([float(self._frames), float(self._tokens), self._wait], device=accelerator.device)
+        values = accelerator.reduce(torch.stack([*(self._sums[name] for name in names), *own]), "sum").cpu()
+        return Totals(
+            sums=dict(zip(names, values, strict=False)),
+            counts={name: self._counts[name].cpu() for name in names},
+            frames=float(values[-3]),
+            tokens=float(values[-2]),
+            wait=float(values[-1]) / accelerator.num_processes,
+            seconds=time.perf_counter() - self._started,
+            steps=self._steps,
+        )
+
+
+def peak_gigabytes(device: torch.device) -> float:
+    """Peak memory of this process in 1e9 bytes: of its GPU since the last call, else of the host since its start."""
+    if device.type == "cuda":
+        peak = torch.cuda.max_memory_allocated(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        return peak / 1e9
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
+
+
+class RunLog:
+    """Writes the figures of one run; only the main process writes.
 
     Args:
         run: the run's folder.
@@ -44,13 +138,13 @@ class Report:
                 "speechmapper", None if only_tensorboard else flatten(settings), run_names(run.absolute().name)
             )
 
-    def restart_at(self, step: int) -> None:
-        """Forget what was written after `step`."""
+    def truncate_after(self, step: int) -> None:
+        """Remove the lines after `step`."""
         if self._accelerator.is_main_process and self._path.is_file():
             write_file(self._path, kept_lines(self._path.read_bytes(), step))
 
     def write(self, step: int, figures: Mapping[str, float]) -> None:
-        """One line; a figure that is not finite is written as null."""
+        """Write one line; a figure that is not finite is written as null."""
         if not self._accelerator.is_main_process:
             return
         rounded = {name: _rounded(value) for name, value in figures.items()}
@@ -59,18 +153,19 @@ class Report:
         self._accelerator.log({name: value for name, value in rounded.items() if value is not None}, step=step)
 
     def histograms(self, step: int, values: Mapping[str, np.ndarray]) -> None:
-        """Distributions, to the tracker that draws them."""
+        """Send distributions to the tracker that draws them (TensorBoard)."""
         if self._accelerator.is_main_process and "tensorboard" in self._trackers:
             writer = self._accelerator.get_tracker("tensorboard").writer
             for name, numbers in values.items():
                 writer.add_histogram(name, numbers, step)
 
     def close(self) -> None:
+        """End the trackers and the process group."""
         self._accelerator.end_training()
 
 
 def run_names(name: str) -> dict[str, dict[str, str]]:
-    """What makes each tracker call the run `name`, for `Accelerator.init_trackers`."""
+    """Arguments that name the run in each tracker, for `Accelerator.init_trackers`."""
     return {"wandb": {"name": name}, "mlflow": {"run_name": name}, "trackio": {"name": name}}
 
 
@@ -82,7 +177,7 @@ def kept_lines(data: bytes, step: int) -> bytes:
             if json.loads(line)["step"] <= step:
                 kept.append(line + b"\n")
         except (ValueError, KeyError, TypeError):
-            continue  # the line a killed run did not finish
+            continue  # a line cut off when the run was killed
     return b"".join(kept)
 
 
@@ -92,7 +187,7 @@ def read_metrics(run: Path) -> list[dict[str, Any]]:
 
 
 def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, str | int | float | bool]:
-    """Nested settings as `group.key` with values every tracker takes."""
+    """Nested settings as `group.key`, with values that every tracker accepts."""
     flat: dict[str, str | int | float | bool] = {}
     for key, value in settings.items():
         if isinstance(value, Mapping):

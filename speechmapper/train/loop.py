@@ -1,13 +1,13 @@
-"""The training loop: the only one, for every stage, for one run or a sweep of them.
+"""The training loop: one for all stages, for a single run or a sweep of them.
 
     for each step:
-        read its micro-batches once, this process's share of them
-        each run: counts, sums, loss, backward, optimizer step; log, evaluate, save where it is time to
-        a signal: every run saves, and the loop ends
+        read this process's share of its micro-batches, once
+        each run: counts, sums, loss, backward, optimizer step; then log, evaluate, save where it is due
+        after a stop signal: every run saves, and the loop ends
 
-It knows no stage: `Task` says what a loss is, `Order` what each step reads, `Trainee` is a run. A run's state is its
+It knows no stage: `Stage` says what a loss is, `Order` what each step reads, `Run` is a run. A run's state is its
 weights, AdamW's moments and the step. Under `accelerate launch` each process takes its share of every step's
-micro-batches; the result does not depend on how many there are.
+micro-batches; the result does not depend on how many processes there are.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from sm_pipeline.signals import note_signals
 from sm_store.errors import ConfigError
 from speechmapper.config import DataConfig, ScheduleConfig
 from speechmapper.loader.epoch import Order
-from speechmapper.loader.prefetch import BatchReader, Source
-from speechmapper.train.run import Outcome, Trainee
+from speechmapper.loader.prefetch import Source, StepReader
+from speechmapper.train.run import Outcome, Run
 
 
 class Loop:
@@ -53,45 +53,45 @@ class Loop:
                 f"of {world}"
             )
 
-    def run(self, trainees: Sequence[Trainee], resume: bool) -> list[Outcome]:
-        """Train every run to its last step, or until a signal asks to end.
+    def run(self, runs: Sequence[Run], resume: bool) -> list[Outcome]:
+        """Train every run to its last step, or until a stop signal.
 
         Raises:
             RunFailed: too many steps in a row had non-finite gradients.
         """
         with ExitStack() as owned:
-            owned.callback(_close, trainees)
+            owned.callback(_close, runs)
             if resume:
-                for trainee in trainees:
-                    trainee.resume()
-            start = min((trainee.step for trainee in trainees if not trainee.ended), default=self._steps)
-            signals = owned.enter_context(note_signals())
-            main = self._accelerator.is_main_process
-            shown = progress(self._steps - start, self._name, "steps") if main else nullcontext()
-            bar = owned.enter_context(shown)
+                for run in runs:
+                    run.resume()
+            start = min((run.step for run in runs if not run.finished), default=self._steps)
+            stop_request = owned.enter_context(note_signals())
+            is_main = self._accelerator.is_main_process
+            bar = owned.enter_context(progress(self._steps - start, self._name, "steps") if is_main else nullcontext())
             reader = owned.enter_context(self._reader())
-            for trainee in trainees:
-                trainee.begin()
-            for ready in reader.steps(start, self._steps):
-                going = [trainee for trainee in trainees if not trainee.ended and trainee.step == ready.step]
-                asked = signals.signal is not None
-                told = [trainee.train_step(ready, asked) for trainee in going]  # each of them takes its step
-                asked = asked or any(told)
+            for run in runs:
+                run.start_timer()
+            for step_batches in reader.steps(start, self._steps):
+                # After --resume some runs may be ahead: they wait until the others have caught up.
+                active = [run for run in runs if not run.finished and run.step == step_batches.step]
+                stop_requested = stop_request.signal is not None
+                answers = [run.train_step(step_batches, stop_requested) for run in active]
+                stopping = stop_requested or any(answers)
                 if bar is not None:
-                    bar.advance(1, **trainees[0].figures)
-                for trainee in going:
-                    trainee.after_step(asked)
-                if asked or all(trainee.ended for trainee in trainees):
+                    bar.advance(1, **runs[0].figures)
+                for run in active:
+                    run.after_step(stopping)
+                if stopping or all(run.finished for run in runs):
                     break
-        return [trainee.outcome() for trainee in trainees]
+        return [run.outcome() for run in runs]
 
-    def _reader(self) -> BatchReader:
+    def _reader(self) -> StepReader:
         share = (self._accelerator.process_index, self._accelerator.num_processes)
-        return BatchReader(self._source, self._order, self._accelerator.device, share, self._data.prefetch)
+        return StepReader(self._source, self._order, self._accelerator.device, share, self._data.prefetch)
 
 
-def _close(trainees: Sequence[Trainee]) -> None:
-    for trainee in trainees:
-        trainee.release()
-    for trainee in trainees:
-        trainee.close()
+def _close(runs: Sequence[Run]) -> None:
+    for run in runs:
+        run.release()
+    for run in runs:
+        run.close()

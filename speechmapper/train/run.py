@@ -1,10 +1,14 @@
 """One run while it is trained: its weights, optimizer, figures and checkpoints.
 
-    trainee.train_step(ready, asked)     counts -> sums -> loss over the step's counts -> backward, per micro-batch
-    trainee.after_step(done, ending)     log, evaluate, save where it is time to
+    run.resume()                                       from the newest checkpoint, if there is one
+    for each step:
+        run.train_step(step_batches, stop_requested)   per micro-batch: counts -> sums -> loss over the step's counts
+                                                       -> backward; then one step of the optimizer
+        run.after_step(stopping)                       log, evaluate, save where it is due
+    run.outcome()                                      Outcome(step=2000, finished=True, ended="done", ...)
 
-A loop may drive several on the same batches (`sm-train sweep`): nothing of one depends on another, so each is to the
-bit what it is alone. Everything random is drawn from a seed made of (run seed, micro-batch number).
+A loop may drive several runs on the same batches (`sm-train sweep`): no run depends on another, so each is bit for bit
+what it is alone. Everything random is drawn from a seed made of (run seed, micro-batch number).
 """
 
 from __future__ import annotations
@@ -28,21 +32,19 @@ from speechmapper.loader.epoch import Order
 from speechmapper.loader.prefetch import DeviceBatch, StepBatches
 from speechmapper.projector import Projector
 from speechmapper.train.checkpoint import Checkpoint, load_newest, save_checkpoint
-from speechmapper.train.interval import Interval, peak_gigabytes
-from speechmapper.train.learner import AVERAGE, Average, Learner
-from speechmapper.train.log import Report
-from speechmapper.train.optimizer import Updater, build_optimizer
-from speechmapper.train.run_folder import told_by_main
-from speechmapper.train.stage import Task
+from speechmapper.train.log import Interval, RunLog, peak_gigabytes
+from speechmapper.train.optimizer import AVERAGE, MovingAverage, ScheduledOptimizer, build_optimizer
+from speechmapper.train.run_folder import broadcast_text
+from speechmapper.train.stage import ProjectorWithObjective, Stage
 
 
 @dataclass(frozen=True, slots=True)
 class Setup:
-    """All a run needs besides its task and weights.
+    """What a run needs besides its stage and weights.
 
     Attributes:
         out: the run's folder.
-        identity: what the run is made for (JSON values); a checkpoint of another identity is refused.
+        identity: what the run trains on and how (JSON values); a checkpoint of another identity is refused.
         order: what each step reads. frame_rate: stored frames per second.
     """
 
@@ -58,7 +60,7 @@ class Outcome:
     """How a run ended.
 
     Attributes:
-        step: steps done. finished: it will not go on with --resume. ended: why, in words.
+        step: steps done. finished: nothing is left for --resume. ended: the reason, as text.
         skipped: steps with a non-finite gradient. figures: of the last log line and validation.
     """
 
@@ -69,29 +71,31 @@ class Outcome:
     figures: Mapping[str, float]
 
 
-class Trainee:
-    """One run of a task.
+class Run:
+    """One run of a stage.
 
     Attributes:
         step: steps done.
-        enough: why it ended before its last step, if it did.
+        figures: of the last log line and validation.
+        stop_reason: why it ended before its last step, None where it did not.
     """
 
-    def __init__(self, setup: Setup, task: Task, learner: Learner, accelerator: Accelerator) -> None:
-        self._setup, self._task, self._accelerator = setup, task, accelerator
-        self._config, self._run = setup.config, setup.config.run
-        self._learner = learner
-        if self._run.compile:
-            compile_blocks(learner.projector)
-        self._model, optimizer = accelerator.prepare(learner, build_optimizer(learner, self._config.optimizer))
-        # A copy: made where `prepare` put the weights.
-        self._average = Average(learner.projector, self._config.optimizer.ema)
-        self._updater = Updater(self._config, learner, optimizer, accelerator)
-        self._report = Report(setup.out, accelerator, to_plain(setup.config))
+    def __init__(self, setup: Setup, stage: Stage, model: ProjectorWithObjective, accelerator: Accelerator) -> None:
+        self._setup, self._stage, self._accelerator = setup, stage, accelerator
+        self._config = setup.config
+        self._model = model
+        if self._config.run.compile:
+            compile_blocks(model.projector)
+        # In several processes `prepare` wraps the model, to average gradients over them.
+        self._wrapped_model, optimizer = accelerator.prepare(model, build_optimizer(model, self._config.optimizer))
+        # A copy of the weights, so made after `prepare` has moved them to the device.
+        self._average = MovingAverage(model.projector, self._config.optimizer.ema)
+        self._optimizer = ScheduledOptimizer(self._config, model, optimizer, accelerator)
+        self._log = RunLog(setup.out, accelerator, to_plain(setup.config))
         self._interval = Interval()
         self.figures: dict[str, float] = {}
         self.step = 0
-        self.enough: str | None = None
+        self.stop_reason: str | None = None
 
     @property
     def projector(self) -> Projector:
@@ -99,137 +103,141 @@ class Trainee:
         return self._average.projector
 
     @property
-    def ended(self) -> bool:
-        """Whether there is nothing more to train."""
-        return self.enough is not None or self.step >= self._config.schedule.steps
+    def finished(self) -> bool:
+        """Whether nothing is left to train."""
+        return self.stop_reason is not None or self.step >= self._config.schedule.steps
 
     def outcome(self) -> Outcome:
-        """How it went."""
-        how = self.enough or ("done" if self.ended else "stopped by a signal, saved; go on with --resume")
-        return Outcome(self.step, self.ended, how, self._updater.skipped, dict(self.figures))
+        """How the run ended, or where it stands."""
+        ended = self.stop_reason or ("done" if self.finished else "stopped by a signal, saved; continue with --resume")
+        return Outcome(self.step, self.finished, ended, self._optimizer.skipped, dict(self.figures))
 
-    def begin(self) -> None:
-        """Time starts to count."""
+    def start_timer(self) -> None:
+        """Start timing the first interval of the log."""
         self._interval = Interval()
 
     def release(self) -> None:
-        """Let go of what averages gradients over processes.
+        """Drop the wrapper that averages gradients over processes.
 
         It shares the process group, and must not be the last to: that one waits for the group's threads, which may
         be waiting for the interpreter lock that only the group's own object gives away meanwhile.
         """
-        self._model = self._learner
+        self._wrapped_model = self._model
         self._accelerator.free_memory()
 
     def close(self) -> None:
-        """End the trackers and the process group; of several, all are released first."""
-        self._report.close()
+        """End the trackers and the process group; of several runs, all are released first."""
+        self._log.close()
 
-    def train_step(self, ready: StepBatches, asked: bool) -> bool:
-        """One optimizer step; True where any process says it was asked to end."""
-        self._model.train()
-        counts, asked = self._step_counts(ready.batches, asked)
+    def train_step(self, step_batches: StepBatches, stop_requested: bool) -> bool:
+        """One optimizer step; returns whether a stop was requested in any process."""
+        self._wrapped_model.train()
+        counts, any_stop_requested = self._step_counts(step_batches.batches, stop_requested)
         sums: dict[str, torch.Tensor] = {}
-        for position, batch in enumerate(ready.batches):
-            last = position == len(ready.batches) - 1
-            with nullcontext() if last else self._accelerator.no_sync(self._model):
+        for position, batch in enumerate(step_batches.batches):
+            last = position == len(step_batches.batches) - 1
+            with nullcontext() if last else self._accelerator.no_sync(self._wrapped_model):
                 for name, value in self._backward(batch, counts).items():
                     sums[name] = sums[name] + value if name in sums else value
-        self._interval.add_step(ready)
-        if self._updater.step(ready.step):
+        self._interval.add_step(step_batches)
+        if self._optimizer.step(step_batches.step):
             self._interval.add_loss(sums, counts)
             self._average.update()
-        self.step = ready.step + 1
-        return asked
+        self.step = step_batches.step + 1
+        return any_stop_requested
 
-    def after_step(self, ending: bool) -> None:
-        """Log, evaluate and save where it is time to; `ending`: the run is about to stop."""
-        done = self.step
-        last = done == self._config.schedule.steps
-        if last or ending or _due(done, self._run.log_every):
-            self._log(done)
+    def after_step(self, stopping: bool) -> None:
+        """Log, evaluate and save where it is due; `stopping`: training stops after this step."""
+        options, last = self._config.run, self.step == self._config.schedule.steps
+        if last or stopping or self._is_due(options.log_every):
+            self._write_log()
         with self._interval.paused():
-            if self._run.eval_utterances and (last or _due(done, self._run.eval_every)):
-                self._evaluate(done)
-            if last or ending or self.enough or _due(done, self._run.save_every):
-                self._save(done)
+            if options.eval_utterances and (last or self._is_due(options.eval_every)):
+                self._evaluate()
+            if last or stopping or self.stop_reason or self._is_due(options.save_every):
+                self._save()
 
     def resume(self) -> None:
-        """Go back to the newest checkpoint, if there is one."""
+        """Restore the newest checkpoint, if there is one."""
         found = load_newest(self._setup.out, self._setup.identity)
         if found:
             own = {name: value for name, value in found.model.items() if not name.startswith(AVERAGE)}
-            self._learner.load_state_dict(own)
+            self._model.load_state_dict(own)
             self._average.restore(found.model)
-            self._updater.restore(dict(found.optimizer), dict(found.counters))
+            self._optimizer.restore(found.optimizer, found.counters)
             self._setup.order.recall(found.counters["epoch_ends"])
-            self.step, self.enough = found.step, found.counters["enough"]
-        self._report.restart_at(self.step)
+            self.step, self.stop_reason = found.step, found.counters["enough"]
+        self._log.truncate_after(self.step)
 
-    def _step_counts(self, batches: list[DeviceBatch], asked: bool) -> tuple[dict[str, torch.Tensor], bool]:
-        """Counts of the whole step, and whether any process was asked to end."""
-        per_batch = [self._task.counts(batch) for batch in batches]
+    def _step_counts(self, batches: list[DeviceBatch], stop_requested: bool) -> tuple[dict[str, torch.Tensor], bool]:
+        """Counts of the whole step, and whether a stop was requested in any process."""
+        per_batch = [self._stage.counts(batch) for batch in batches]
         names = list(per_batch[0])
         nothing = torch.zeros((), device=self._accelerator.device)
         values = [sum((counts[name] for counts in per_batch), nothing) for name in names]
         if self._accelerator.num_processes == 1:
-            return dict(zip(names, values, strict=True)), asked
-        reduced = self._accelerator.reduce(torch.stack([*values, nothing + float(asked)]), "sum")
+            return dict(zip(names, values, strict=True)), stop_requested
+        reduced = self._accelerator.reduce(torch.stack([*values, nothing + float(stop_requested)]), "sum")
         return dict(zip(names, reduced, strict=False)), bool(reduced[-1] > 0)
 
     def _backward(self, batch: DeviceBatch, counts: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Add one micro-batch's gradients; returns its sums."""
         torch.manual_seed(micro_seed(self._config.seed, batch.micro))
         with self._accelerator.autocast():
-            sums = self._task.sums(self._model, batch)
+            sums = self._stage.sums(self._wrapped_model, batch)
         # Gradients are averaged over processes; the step's counts already hold all of them.
-        self._accelerator.backward(self._task.combine(sums, counts) * self._accelerator.num_processes)
+        self._accelerator.backward(self._stage.combine(sums, counts) * self._accelerator.num_processes)
         return {name: value.detach() for name, value in sums.items()}
 
-    def _log(self, done: int) -> None:
+    def _is_due(self, every: int) -> bool:
+        return every > 0 and self.step % every == 0
+
+    def _write_log(self) -> None:
         interval, self._interval = self._interval, Interval()
         totals = interval.totals(self._accelerator)
-        loss = float(self._task.combine(totals.sums, totals.counts)) if totals.sums else float("nan")
+        loss = float(self._stage.combine(totals.sums, totals.counts)) if totals.sums else float("nan")
         self.figures = {"loss": loss}
-        self._report.write(
-            done,
+        self._log.write(
+            self.step,
             {
                 **self.figures,
                 **totals.means(),
-                "lr": self._updater.lr,
-                "epoch": self._setup.order.locate(done - 1)[0],
+                "lr": self._optimizer.lr,
+                "epoch": self._setup.order.locate(self.step - 1)[0],
                 "audio_seconds_per_second": totals.frames / self._setup.frame_rate / totals.seconds,
                 "tokens_per_second": totals.tokens / totals.seconds,
                 "seconds_per_step": totals.seconds / totals.steps,
                 "data_wait": totals.wait / totals.seconds,
                 "peak_memory_gb": peak_gigabytes(self._accelerator.device),
-                "skipped": self._updater.skipped,
+                "skipped": self._optimizer.skipped,
             },
         )
 
-    def _evaluate(self, done: int) -> None:
-        enough = ""
+    def _evaluate(self) -> None:
+        stop_reason = ""
         if self._accelerator.is_main_process:
             projector = self.projector.eval()
             with torch.no_grad(), self._accelerator.autocast():
-                found = self._task.evaluate(projector, done)
+                found = self._stage.evaluate(projector, self.step)
             figures = {f"dev_{name}": value for name, value in found.figures.items()}
-            self._report.write(done, figures)
-            self._report.histograms(done, {f"dev_{name}": values for name, values in found.histograms.items()})
+            self._log.write(self.step, figures)
+            self._log.histograms(self.step, {f"dev_{name}": values for name, values in found.histograms.items()})
             self.figures.update(figures)
-            enough = found.enough or ""
-        self.enough = told_by_main(self._accelerator, enough) or None
+            stop_reason = found.stop_reason or ""
+        self.stop_reason = broadcast_text(self._accelerator, stop_reason) or None
 
-    def _save(self, done: int) -> None:
+    def _save(self) -> None:
         if self._accelerator.is_main_process:
-            counters = self._updater.counters()
+            epoch_ends = self._setup.order.ends(self.step)
             checkpoint = Checkpoint(
-                step=done,
+                step=self.step,
                 identity=self._setup.identity,
-                model={**self._learner.state_dict(), **self._average.tensors()},
-                optimizer=self._updater.tensors(),
-                counters={**counters, "epoch_ends": self._setup.order.ends(done), "enough": self.enough},
+                model={**self._model.state_dict(), **self._average.tensors()},
+                optimizer=self._optimizer.tensors(),
+                # `enough` is the file's name for the stop reason
+                counters={**self._optimizer.counters(), "epoch_ends": epoch_ends, "enough": self.stop_reason},
             )
-            save_checkpoint(self._setup.out, checkpoint, self._run.keep)
+            save_checkpoint(self._setup.out, checkpoint, self._config.run.keep)
         self._accelerator.wait_for_everyone()
 
 
@@ -237,7 +245,7 @@ def compile_blocks(projector: Projector) -> None:
     """torch.compile each block by itself, for any batch shape: the convolutions and layers are nearly all the work.
 
     Raises:
-        ConfigError: no compiler for what torch generates.
+        ConfigError: no compiler for the code that torch generates.
     """
     if not any(map(shutil.which, (os.environ.get("CXX", ""), "g++", "clang++"))):
         raise ConfigError("run.compile needs a C++ compiler (g++ or clang++): install one, or set run.compile=false")
@@ -248,7 +256,3 @@ def compile_blocks(projector: Projector) -> None:
 def micro_seed(seed: int, micro: int) -> int:
     """The seed of everything random in one micro-batch."""
     return int(np.random.SeedSequence((seed, micro)).generate_state(1, np.uint64)[0] >> np.uint64(1))
-
-
-def _due(done: int, every: int) -> bool:
-    return every > 0 and done % every == 0

@@ -1,8 +1,8 @@
-"""A run's folder: started once, refused twice, and ended with a projector that can be used elsewhere.
+"""The folder of a run: made once, not overwritten by another run, and complete once `projector/` is there.
 
-RUN/config.yaml          every setting that was used; itself a --config file
+RUN/config.yaml          every setting that was used; can be given as --config
 RUN/metrics.jsonl        figures by step (train/log.py)
-RUN/checkpoints/         to go on from (train/checkpoint.py)
+RUN/checkpoints/         to continue from (train/checkpoint.py)
 RUN/projector/           the result, replaced as a whole (saved_projector.py)
 """
 
@@ -36,10 +36,11 @@ TRACKER_FOLDER = "tensorboard"
 def start_run(
     out: Path, stage: str, config: Stage1Config | Stage2Config, resume: bool, accelerator: Accelerator
 ) -> None:
-    """Make the run's folder and write the resolved configuration into it: the main process, for all.
+    """Make the run's folder and write the resolved configuration into it; the main process does it for all.
 
     Raises:
-        ConfigError: there is a run already and `resume` is not set, or the folder cannot be made; in every process.
+        ConfigError: in every process, where there is a run already and `resume` is not set, a store is there, or the
+            folder cannot be made.
     """
     refusal = ""
     if accelerator.is_main_process:
@@ -47,19 +48,19 @@ def start_run(
             _start_folder(out, stage, config, resume)
         except ConfigError as error:
             refusal = str(error)
-    refusal = told_by_main(accelerator, refusal)
+    refusal = broadcast_text(accelerator, refusal)
     if refusal:
         raise ConfigError(refusal)
 
 
-def told_by_main(accelerator: Accelerator, words: str) -> str:
-    """What the main process says, in every process."""
+def broadcast_text(accelerator: Accelerator, text: str) -> str:
+    """The main process's `text`, in every process."""
     if accelerator.num_processes == 1:
-        return words
+        return text
     from accelerate.utils import broadcast_object_list
 
-    said: list[str] = broadcast_object_list([words])
-    return said[0]
+    texts: list[str] = broadcast_object_list([text])
+    return texts[0]
 
 
 def _start_folder(out: Path, stage: str, config: Stage1Config | Stage2Config, resume: bool) -> None:
@@ -95,17 +96,17 @@ def open_accelerator(run: RunConfig, out: Path) -> Accelerator:
     )
 
 
-def tell(accelerator: Accelerator, message: str) -> None:
-    """A line for the log (stderr: stdout is for `--json`), from the main process."""
+def print_message(accelerator: Accelerator, message: str) -> None:
+    """Print a line to stderr (stdout is for `--json`), in the main process only."""
     if accelerator.is_main_process:
         sys.stderr.write(message + "\n")
 
 
 def run_identity(config: Stage1Config | Stage2Config, projector: Projector, training: TrainingData) -> dict[str, Any]:
-    """What a checkpoint belongs to: another store, target set, model, data order, objective or optimizer is refused.
+    """What a checkpoint belongs to, as JSON values: store, target set, model, data order, objective and optimizer.
 
-    Its length (`schedule`) and what it tells (`run`) may change; what is in the store may not: a store that grew since
-    then has other epochs.
+    A run is not resumed with another identity. Its length (`schedule`) and its logging (`run`) may change; the
+    utterances of the store may not: a store that has grown since has other epochs.
     """
     sizes = projector.config.to_diff_dict()
     for name in ("trained_for", "transformers_version"):

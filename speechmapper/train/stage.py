@@ -1,25 +1,61 @@
-"""What a stage gives the loop: how to turn a batch into sums, sums into a loss, and a model into figures.
+"""What a stage gives the loop: how a batch becomes sums, sums become a loss, and a model becomes figures.
 
-    counts = task.counts(batch)         {"word": 37, "pad": 21}       known before the model runs
-    sums   = task.sums(model, batch)    {"word": 41.2, "pad": 3.0}    differentiable, over those positions
-    loss   = task.combine(sums, counts of the whole step)
+    counts = stage.counts(batch)         {"word": 37, "pad": 21}       known before the model runs
+    sums   = stage.sums(model, batch)    {"word": 41.2, "pad": 3.0}    differentiable, over those positions
+    loss   = stage.combine(sums, counts of the whole step)
 
 Because counts are known first, every micro-batch is divided by the counts of the *step* (all micro-batches of
 all processes) and goes through backward at once: the mean over valid positions of the step, in the memory of
 one micro-batch, however the step is cut.
+
+The model is a projector and its objective as one module, since gradient averaging over processes needs one forward of
+one module. Only the projector outlives the run; the objective's own parameters (a CTC layer) are in its checkpoints
+alone.
+
+Shapes: B batch, U projector vectors, E LLM width.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
 from torch import nn
 
 from speechmapper.loader.prefetch import DeviceBatch
+from speechmapper.objectives import Objective
+from speechmapper.projector import Projector
+
+
+@dataclass(frozen=True, slots=True)
+class ProjectorOutput:
+    """The model's output for one batch.
+
+    Attributes:
+        vectors_BUE: zero beyond each utterance's length; vectors_B: their lengths (B,), int64.
+        sums: the objective's sums by name; empty without an objective.
+    """
+
+    vectors_BUE: torch.Tensor
+    vectors_B: torch.Tensor
+    sums: Mapping[str, torch.Tensor]
+
+
+class ProjectorWithObjective(nn.Module):
+    """All that is optimized: a projector and the parameters of its objective; without one, the projector alone."""
+
+    def __init__(self, projector: Projector, objective: Objective | None) -> None:
+        super().__init__()
+        self.projector = projector
+        self.objective = objective
+
+    def forward(self, batch: DeviceBatch) -> ProjectorOutput:
+        projected = self.projector.project(batch.features_BTD, batch.frames_B)
+        sums = self.objective(projected, batch) if self.objective is not None else {}
+        return ProjectorOutput(projected.vectors_BUE, projected.vectors_B, sums)
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,25 +65,50 @@ class Evaluation:
     Attributes:
         figures: by name, for the log.
         histograms: values by name, any shape, for the trackers.
-        enough: why training may end here, None: it goes on.
+        stop_reason: why training may end here; None to continue.
     """
 
     figures: Mapping[str, float] = field(default_factory=dict)
     histograms: Mapping[str, np.ndarray] = field(default_factory=dict)
-    enough: str | None = None
+    stop_reason: str | None = None
 
 
-class Task(Protocol):
-    """One stage's share of the training loop."""
+class Stage(Protocol):
+    """What a training stage defines, stage 1 or stage 2."""
 
     def counts(self, batch: DeviceBatch) -> Mapping[str, torch.Tensor]:
         """Positions each part of the loss will be summed over; scalars (float32) on the batch's device."""
 
     def sums(self, model: nn.Module, batch: DeviceBatch) -> Mapping[str, torch.Tensor]:
-        """Run the model, a `Learner`; scalar sums (float32) of each part, differentiable."""
+        """Run the model, a `ProjectorWithObjective`; scalar sums (float32) of each part, differentiable."""
 
     def combine(self, sums: Mapping[str, torch.Tensor], counts: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """The loss from sums and the step's counts; linear in the sums."""
 
-    def evaluate(self, model: Any, step: int) -> Evaluation:
-        """Figures on the validation split; `model` is the projector in eval mode, without gradients."""
+    def evaluate(self, model: Projector, step: int) -> Evaluation:
+        """Figures on the validation split; `model` is in eval mode, without gradients."""
+
+
+class ObjectiveStage:
+    """A stage whose loss is its objective and nothing else: all of stage 1.
+
+    Args:
+        validate: figures of a projector at a step; None for no validation.
+    """
+
+    def __init__(self, objective: Objective, validate: Callable[[Projector, int], Evaluation] | None) -> None:
+        self._objective = objective
+        self._validate = validate
+
+    def counts(self, batch: DeviceBatch) -> Mapping[str, torch.Tensor]:
+        return self._objective.counts(batch)
+
+    def sums(self, model: nn.Module, batch: DeviceBatch) -> Mapping[str, torch.Tensor]:
+        sums: Mapping[str, torch.Tensor] = model(batch).sums
+        return sums
+
+    def combine(self, sums: Mapping[str, torch.Tensor], counts: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        return self._objective.combine(sums, counts)
+
+    def evaluate(self, model: Projector, step: int) -> Evaluation:
+        return self._validate(model, step) if self._validate else Evaluation()

@@ -5,7 +5,7 @@
                               validation: distances, nearest-token WER, lengths, norms
 
 No LLM is imported or read: the targets, the embedding table and the tokenizer are in the store. Several variants can
-be trained from one read of the store (`sm-train sweep`): the same loop, with as many runs.
+be trained from one read of the store (`sm-train sweep`): the same loop with several runs.
 """
 
 from __future__ import annotations
@@ -14,32 +14,27 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from accelerate import Accelerator
-from torch import nn
 
 from sm_store import Geometry
 from sm_store.errors import ConfigError
 from speechmapper.config import Stage1Config
 from speechmapper.loader.data import DataRequest, TrainingData, open_data
-from speechmapper.loader.prefetch import DeviceBatch
-from speechmapper.objectives import Objective
 from speechmapper.objectives.build import build_objective, readout_of
 from speechmapper.projector import Projector, ProjectorConfig
 from speechmapper.saved_projector import save_projector, trained_for
-from speechmapper.train.learner import Learner
 from speechmapper.train.loop import Loop
-from speechmapper.train.run import Outcome, Setup, Trainee
-from speechmapper.train.run_folder import open_accelerator, run_identity, start_run, tell
-from speechmapper.train.stage import Evaluation
-from speechmapper.train.validation import VectorValidation, vector_validation
+from speechmapper.train.run import Outcome, Run, Setup
+from speechmapper.train.run_folder import open_accelerator, print_message, run_identity, start_run
+from speechmapper.train.stage import ObjectiveStage, ProjectorWithObjective
+from speechmapper.train.validation import vector_validation
 
 
 @dataclass(frozen=True, slots=True)
 class Stage1Request:
-    """What `sm-train stage1` was asked for."""
+    """The arguments of `sm-train stage1`."""
 
     store: Path
     out: Path
@@ -50,7 +45,7 @@ class Stage1Request:
 
     @property
     def data(self) -> DataRequest:
-        """What to read."""
+        """The part of the request that says what to read."""
         return DataRequest(self.store, self.target, self.split)
 
 
@@ -59,50 +54,51 @@ def train_stage1(request: Stage1Request) -> Outcome:
 
     Raises:
         StoreError: a store that cannot be used. ConfigError: settings that do not fit it.
-        IdentityMismatch: --resume of a run made for something else.
+        IdentityMismatch: --resume with another store, model, data order or objective.
         RunFailed: non-finite gradients step after step.
     """
     return train_variants(request, {request.out: request.config})[0]
 
 
 def train_variants(request: Stage1Request, variants: Mapping[Path, Stage1Config]) -> list[Outcome]:
-    """Train one run a variant, by its folder, all from one read of the store; each is what it would be alone.
+    """Train one run per variant, all from one read of the store; each is bit for bit what it would be alone.
 
-    The variants differ from `request.config` in what the reading does not depend on.
+    Args:
+        variants: configuration by run folder; they differ from `request.config` only in settings that reading does
+            not depend on.
 
     Raises:
-        ConfigError: several variants with a tracker that knows one run a process. Else as `train_stage1`.
+        ConfigError: several variants with a tracker that supports only one run per process. Else as `train_stage1`.
     """
     config = request.config
-    global_ones = [name for name in config.run.trackers if name != "tensorboard"]
-    if len(variants) > 1 and global_ones:
+    single_run_trackers = [name for name in config.run.trackers if name != "tensorboard"]
+    if len(variants) > 1 and single_run_trackers:
         raise ConfigError(
-            f"run.trackers {', '.join(global_ones)}: one run a process, and this process trains {len(variants)}; "
-            "give --set run.trackers=[tensorboard]"
+            f"run.trackers {', '.join(single_run_trackers)}: one run per process, and this process trains "
+            f"{len(variants)}; give --set run.trackers=[tensorboard]"
         )
     data = open_data(request.data, geometry_of(config), config.data, config.seed)
     accelerators = {out: open_accelerator(variant.run, out) for out, variant in variants.items()}
     first = next(iter(accelerators.values()))
     for out, variant in variants.items():
         start_run(out, "stage1", variant, request.resume, first)
-    trainees = [build_trainee(out, variant, data, accelerators[out]) for out, variant in variants.items()]
-    each = f" in each of {len(trainees)} runs" if len(trainees) > 1 else ""
-    tell(
+    runs = [build_run(out, variant, data, accelerators[out]) for out, variant in variants.items()]
+    each = f" in each of {len(runs)} runs" if len(runs) > 1 else ""
+    print_message(
         first,
         f"stage 1: {len(data.order.indices)} utterances of {data.split or 'the store'}, left out: {data.left_out}; "
-        f"{trainees[0].projector.num_parameters():,} parameters learn{each}; no LLM",
+        f"{runs[0].projector.num_parameters():,} parameters learn{each}; no LLM",
     )
-    outcomes = Loop("stage 1", data.source, data.order, config.data, config.schedule, first).run(
-        trainees, request.resume
-    )
+    loop = Loop("stage 1", data.source, data.order, config.data, config.schedule, first)
+    outcomes = loop.run(runs, request.resume)
     if first.is_main_process:
-        for out, trainee in zip(variants, trainees, strict=True):
-            save_projector(out, trainee.projector)
+        for out, run in zip(variants, runs, strict=True):
+            save_projector(out, run.projector)
     return outcomes
 
 
-def build_trainee(out: Path, config: Stage1Config, data: TrainingData, accelerator: Accelerator) -> Trainee:
-    """A run that has not begun: fresh weights drawn from its seed."""
+def build_run(out: Path, config: Stage1Config, data: TrainingData, accelerator: Accelerator) -> Run:
+    """A run at step 0: weights drawn from its seed."""
     sizes = projector_config(config, data)
     torch.manual_seed(config.seed)
     projector = Projector(sizes)
@@ -110,11 +106,12 @@ def build_trainee(out: Path, config: Stage1Config, data: TrainingData, accelerat
     identity = run_identity(config, projector, data)
     validation = vector_validation(out, data, config.run)
     setup = Setup(out, config, identity, data.order, data.store.identity.frame_rate)
-    return Trainee(setup, Stage1Task(objective, validation), Learner(projector, objective), accelerator)
+    stage = ObjectiveStage(objective, validation.run if validation else None)
+    return Run(setup, stage, ProjectorWithObjective(projector, objective), accelerator)
 
 
 def geometry_of(config: Stage1Config) -> Geometry:
-    """How many vectors the projector gives for how many frames. Raises ConfigError."""
+    """Frames to vectors, of the projector that is configured. Raises ConfigError."""
     return Geometry(config.model.kernel_sizes, config.model.strides, config.model.paddings)
 
 
@@ -122,7 +119,7 @@ def projector_config(config: Stage1Config, data: TrainingData) -> ProjectorConfi
     """The projector's sizes for this store and target set.
 
     Raises:
-        ConfigError: sizes that do not fit each other.
+        ConfigError: sizes that do not fit together.
     """
     model, spec = config.model, data.spec
     try:
@@ -146,24 +143,3 @@ def projector_config(config: Stage1Config, data: TrainingData) -> ProjectorConfi
         )
     except ValueError as error:
         raise ConfigError(f"model: {error}") from error
-
-
-class Stage1Task:
-    """`Task` of stage 1: the objective on the projector's vectors."""
-
-    def __init__(self, objective: Objective, validation: VectorValidation | None) -> None:
-        self._objective = objective
-        self._validation = validation
-
-    def counts(self, batch: DeviceBatch) -> Mapping[str, torch.Tensor]:
-        return self._objective.counts(batch)
-
-    def sums(self, model: nn.Module, batch: DeviceBatch) -> Mapping[str, torch.Tensor]:
-        sums: Mapping[str, torch.Tensor] = model(batch).sums
-        return sums
-
-    def combine(self, sums: Mapping[str, torch.Tensor], counts: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        return self._objective.combine(sums, counts)
-
-    def evaluate(self, model: Any, step: int) -> Evaluation:
-        return self._validation.run(model, step) if self._validation else Evaluation()

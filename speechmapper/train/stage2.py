@@ -4,8 +4,8 @@
                                    +-> prompt -> frozen LLM -> cross-entropy   1 - sigma
                                        of the answer's tokens
 
-The same loop as stage 1; only the projector's weights are given to the optimizer, the LLM's take no gradient.
-With sigma 0 the embeddings are not looked at, with sigma 1 the LLM is not run.
+The same loop as in stage 1; only the projector's weights are given to the optimizer, the LLM's take no gradient.
+With sigma 0 the text embeddings are not used, with sigma 1 the LLM is not run.
 """
 
 from __future__ import annotations
@@ -32,11 +32,10 @@ from speechmapper.prompting import Prompt
 from speechmapper.readout.build import llm_readout
 from speechmapper.saved_projector import load_projector, require_features, save_projector, trained_for
 from speechmapper.tasks import StoreExamples, mixture
-from speechmapper.train.learner import Learner
 from speechmapper.train.loop import Loop
-from speechmapper.train.run import Outcome, Setup, Trainee, micro_seed
-from speechmapper.train.run_folder import open_accelerator, run_identity, start_run, tell
-from speechmapper.train.stage import Evaluation
+from speechmapper.train.run import Outcome, Run, Setup, micro_seed
+from speechmapper.train.run_folder import open_accelerator, print_message, run_identity, start_run
+from speechmapper.train.stage import Evaluation, ProjectorOutput, ProjectorWithObjective
 from speechmapper.train.validation import ReadValidation, dev_set
 
 CROSS_ENTROPY = "ce"
@@ -44,7 +43,7 @@ CROSS_ENTROPY = "ce"
 
 @dataclass(frozen=True, slots=True)
 class Stage2Request:
-    """What `sm-train stage2` was asked for: `projector` is a run folder, `llm` a model argument."""
+    """The arguments of `sm-train stage2`: `projector` is a run folder, `llm` a model argument."""
 
     store: Path
     projector: Path
@@ -95,18 +94,18 @@ def train_stage2(request: Stage2Request) -> Outcome:
     if config.tuning.sigma > 0:
         objective = build_objective(config.objective, targets, projector.config, accelerator.device)
     if projector.blank is not None:
-        # Only ctc-embedding looks at it; where nothing does, processes would wait for each other's gradient of it.
+        # Only ctc-embedding uses it; without a gradient for it, processes would wait for each other's.
         projector.blank.requires_grad_(objective is not None and readout_of(config.objective.name) == "ctc")
-    tell(accelerator, learning_report(projector, llm, data))
+    print_message(accelerator, learning_report(projector, llm, data))
     dev = dev_set(request.out, data, config.run)
     validation = ReadValidation(dev, llm_readout(llm)) if dev else None
-    task = Stage2Task(config, objective, llm, StoreExamples(data.store), validation)
+    stage = TuningStage(config, objective, llm, StoreExamples(data.store), validation)
     setup = Setup(request.out, config, identity, data.order, data.store.identity.frame_rate)
-    trainee = Trainee(setup, task, Learner(projector, objective), accelerator)
+    run = Run(setup, stage, ProjectorWithObjective(projector, objective), accelerator)
     loop = Loop("stage 2", data.source, data.order, config.data, config.schedule, accelerator)
-    (outcome,) = loop.run([trainee], request.resume)
+    (outcome,) = loop.run([run], request.resume)
     if accelerator.is_main_process:
-        save_projector(request.out, trainee.projector)
+        save_projector(request.out, run.projector)
     return outcome
 
 
@@ -122,8 +121,8 @@ def learning_report(projector: Projector, llm: FrozenLLM, data: TrainingData) ->
     )
 
 
-class Stage2Task:
-    """`Task` of stage 2: `(1 - sigma) * cross-entropy + sigma * objective`."""
+class TuningStage:
+    """`Stage` whose loss is `(1 - sigma) * cross-entropy + sigma * objective`."""
 
     def __init__(
         self,
@@ -152,10 +151,10 @@ class Stage2Task:
         return counts
 
     def sums(self, model: nn.Module, batch: DeviceBatch) -> Mapping[str, torch.Tensor]:
-        learned = model(batch)
-        sums = dict(learned.sums)
+        output: ProjectorOutput = model(batch)
+        sums = dict(output.sums)
         if self._sigma < 1:
-            sums[CROSS_ENTROPY] = self._llm.answer_loss(learned.vectors_BUE, learned.vectors_B, self.prompts(batch))
+            sums[CROSS_ENTROPY] = self._llm.answer_loss(output.vectors_BUE, output.vectors_B, self.prompts(batch))
         return sums
 
     def combine(self, sums: Mapping[str, torch.Tensor], counts: Mapping[str, torch.Tensor]) -> torch.Tensor:

@@ -1,11 +1,11 @@
 """Several variants of stage 1 from one read of the store, and a table that compares them.
 
     sm-train sweep stage1 --alpha 5,7,9 --store S --out OUT
-    OUT/alpha-5/ OUT/alpha-7/ OUT/alpha-9/     run folders, each as `sm-train stage1` would have made it
+    OUT/alpha-5/ OUT/alpha-7/ OUT/alpha-9/     run folders, each as `sm-train stage1` would make it
     OUT/sweep.json                             the last figures of each
 
-Every batch is read once and is on the device once; the projectors take their step on it one after the other. Where
-reading bounds a run, three alphas so cost little more than one.
+Every batch is read and copied to the device once; the projectors take their steps on it one after the other. Where
+reading limits the speed, three alphas cost little more than one.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ SWEEP_FILE = "sweep.json"
 
 
 def sweep_stage1(request: Stage1Request, alphas: Sequence[float]) -> list[dict[str, Any]]:
-    """Train one run an alpha; returns the rows of the table, in order.
+    """Train one run per alpha; returns the rows of the table, in the order of `alphas`.
 
     Args:
-        request: as of a single run; `out` is the folder that holds the runs.
+        request: as for a single run; `out` is the folder that will hold the runs.
 
     Raises:
-        ConfigError: no alpha, or one twice. Else as `train_stage1`.
+        ConfigError: no alpha, or the same twice. Else as `train_stage1`.
     """
     if not alphas or len(set(alphas)) < len(alphas):
         raise ConfigError(f"--alpha {','.join(map(str, alphas))}: give different numbers, such as 5,7,9")
@@ -47,12 +47,12 @@ def sweep_stage1(request: Stage1Request, alphas: Sequence[float]) -> list[dict[s
 
 
 def with_alpha(config: Stage1Config, alpha: float) -> Stage1Config:
-    """The configuration with another alpha, all else the same."""
+    """The same configuration with another alpha."""
     return dataclasses.replace(config, objective=dataclasses.replace(config.objective, alpha=alpha))
 
 
 def print_rows(rows: Sequence[dict[str, Any]], out: Path, as_json: bool) -> None:
-    """The table, or its rows as JSON, on stdout."""
+    """Print the table, or its rows as JSON, on stdout."""
     if as_json:
         sys.stdout.write(json.dumps(rows) + "\n")
         return

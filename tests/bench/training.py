@@ -41,13 +41,13 @@ from sm_store.targets import table_scale, table_sha256, tokenizer_sha256
 from speechmapper.config import Stage1Config
 from speechmapper.config_file import load_config
 from speechmapper.loader.data import DataRequest, open_data
-from speechmapper.loader.prefetch import BatchReader, StepBatches
+from speechmapper.loader.prefetch import StepBatches, StepReader
 from speechmapper.objectives import Answers
 from speechmapper.objectives.distance import WeightedDistance
 from speechmapper.projector import Projector
 from speechmapper.train.log import read_metrics
 from speechmapper.train.run_folder import open_accelerator
-from speechmapper.train.stage1 import Stage1Request, build_trainee, geometry_of, projector_config, train_stage1
+from speechmapper.train.stage1 import Stage1Request, build_run, geometry_of, projector_config, train_stage1
 from speechmapper.train.sweep import sweep_stage1, with_alpha
 
 WIDTH, VOCABULARY, SHARD = 1024, 2000, 256
@@ -143,15 +143,15 @@ class Ours:
         self._prefetch, self._count = config.data.prefetch, count
         accelerator = open_accelerator(config.run, out)
         self._device = accelerator.device
-        self.trainee = build_trainee(out, config, self._data, accelerator)
+        self.run = build_run(out, config, self._data, accelerator)
         with self._reader() as reader:
             self._held = [dataclasses.replace(ready, wait=0.0) for ready in reader.steps(0, WARM_UP + count)]
 
-    def _reader(self) -> BatchReader:
-        return BatchReader(self._data.source, self._data.order, self._device, (0, 1), self._prefetch)
+    def _reader(self) -> StepReader:
+        return StepReader(self._data.source, self._data.order, self._device, (0, 1), self._prefetch)
 
     def _step(self, ready: StepBatches) -> object:
-        return self.trainee.train_step(ready, asked=False)
+        return self.run.train_step(ready, stop_requested=False)
 
     def from_store(self) -> Speed:
         with self._reader() as reader:
@@ -180,14 +180,14 @@ def plain(folder: Path, config: Stage1Config, device: torch.device, count: int) 
 
     def steps() -> Iterator[StepBatches]:
         for number in itertools.count():
-            asked = time.perf_counter()
+            began = time.perf_counter()
             rows = [next(stream) for _ in range(size)]
             features = pad_sequence([torch.from_numpy(row["features.npy"]) for row in rows], batch_first=True)
             targets = pad_sequence([torch.from_numpy(row["llm.npy"]) for row in rows], batch_first=True)
             frames = torch.tensor([len(row["features.npy"]) for row in rows])
             tokens = torch.tensor([max(1, int(count / RATE * 3.2)) for count in frames.tolist()])
             batch = [tensor.to(device) for tensor in (features, frames, targets, tokens)]
-            yield StepBatches(number, batch, int(frames.sum()), int(tokens.sum()), time.perf_counter() - asked)
+            yield StepBatches(number, batch, int(frames.sum()), int(tokens.sum()), time.perf_counter() - began)
 
     def train(ready: StepBatches) -> None:
         features, frames, targets, tokens = ready.batches
@@ -269,7 +269,7 @@ def measure(folder: Path, options: Options) -> list[Table]:
     readers = {"in memory": ours.in_memory, "this project, store": ours.from_store, "torch + webdataset": by_hand}
     rounds = [{name: reader() for name, reader in readers.items()} for _ in range(ROUNDS)]
     flop = ours.flop()
-    ours.trainee.close()
+    ours.run.close()
     dtype = torch.bfloat16 if options.device == "cuda" else torch.float32
     peak = options.peak * 1e12 if options.peak else matmul_rate(device, dtype)
     title = f"Stage 1, {options.device}, {options.size} projector, {options.frames} frames a batch"

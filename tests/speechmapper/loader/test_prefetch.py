@@ -11,7 +11,7 @@ import torch
 from sm_store import Geometry
 from sm_store.errors import StoreMissing
 from speechmapper.config import DataConfig
-from speechmapper.loader.prefetch import BatchReader, Source, as_tensor, read_batch
+from speechmapper.loader.prefetch import Source, StepReader, as_tensor, read_batch
 from tests.speechmapper.tiny import data_of, source_of
 
 CPU = torch.device("cpu")
@@ -22,8 +22,8 @@ def data(world):
     return data_of(world, DataConfig(frames=200, max_utterances=4, micro_batches=2))
 
 
-def reader(data, share=(0, 1), prefetch=2) -> BatchReader:
-    return BatchReader(data.source, data.order, CPU, share, prefetch)
+def reader(data, share=(0, 1), prefetch=2) -> StepReader:
+    return StepReader(data.source, data.order, CPU, share, prefetch)
 
 
 def test_batches_are_the_planned_ones_with_the_stores_bytes(data):
@@ -75,7 +75,7 @@ def test_leaving_early_ends_the_thread(data):
 
 
 def test_what_goes_wrong_in_the_thread_is_raised_here(data):
-    broken = BatchReader(Source(data.store, "no-such-set", data.source.geometry), data.order, CPU, (0, 1), 2)
+    broken = StepReader(Source(data.store, "no-such-set", data.source.geometry), data.order, CPU, (0, 1), 2)
     with broken as batches, pytest.raises(StoreMissing, match="no-such-set"):
         next(iter(batches.steps(0, 5)))
 

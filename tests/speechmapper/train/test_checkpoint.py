@@ -13,9 +13,7 @@ from speechmapper.train.checkpoint import (
     Checkpoint,
     list_checkpoints,
     load_newest,
-    optimizer_tensors,
     read_checkpoint,
-    restore_optimizer,
     save_checkpoint,
 )
 
@@ -118,28 +116,3 @@ def test_another_format_version_is_refused(tmp_path):
     (folder / "state.json").write_text(json.dumps({**state, "format": 99}))
     with pytest.raises(StoreFormatError, match="format 99"):
         read_checkpoint(folder, IDENTITY)
-
-
-def test_the_optimizer_goes_on_as_if_nothing_had_happened():
-    def fresh() -> tuple[torch.nn.Module, torch.optim.Optimizer]:
-        torch.manual_seed(0)
-        model = torch.nn.Linear(3, 2)
-        return model, torch.optim.AdamW(model.parameters(), lr=0.1)
-
-    def step(model, optimizer, number):
-        optimizer.zero_grad()
-        model(torch.full((1, 3), float(number))).square().sum().backward()
-        optimizer.step()
-
-    model, optimizer = fresh()
-    for number in range(5):
-        step(model, optimizer, number)
-    half, half_optimizer = fresh()
-    for number in range(3):
-        step(half, half_optimizer, number)
-    resumed, resumed_optimizer = fresh()
-    resumed.load_state_dict(half.state_dict())
-    restore_optimizer(resumed_optimizer, optimizer_tensors(half_optimizer))
-    for number in range(3, 5):
-        step(resumed, resumed_optimizer, number)
-    assert torch.equal(resumed.weight, model.weight)

@@ -1,27 +1,32 @@
-"""metrics.jsonl: one line a step, cut where a run goes on, whole under any crash."""
+"""metrics.jsonl: one line per logged step, truncated where a run continues, whole after any crash; and its sums."""
 
 from __future__ import annotations
 
 import inspect
 import json
 
+import numpy as np
+import pytest
+import torch
 from accelerate import Accelerator
 from accelerate.tracking import MLflowTracker
 
 from speechmapper.config import TRACKERS
 from speechmapper.config_file import to_plain
-from speechmapper.train.log import Report, flatten, kept_lines, read_metrics, run_names
+from speechmapper.loader.prefetch import StepBatches
+from speechmapper.train.log import Interval, RunLog, flatten, kept_lines, peak_gigabytes, read_metrics, run_names
+from speechmapper.train.run_folder import open_accelerator
 from tests.speechmapper.tiny import stage1_config
 
 
-def report(tmp_path) -> Report:
-    return Report(tmp_path, Accelerator(cpu=True), to_plain(stage1_config()))
+def log_of(tmp_path) -> RunLog:
+    return RunLog(tmp_path, Accelerator(cpu=True), to_plain(stage1_config()))
 
 
 def test_lines_hold_step_and_figures(tmp_path):
-    told = report(tmp_path)
-    told.write(10, {"loss": 1.23456789, "epoch": 3})
-    told.write(20, {"loss": float("nan"), "dev_wer": 0.5})
+    log = log_of(tmp_path)
+    log.write(10, {"loss": 1.23456789, "epoch": 3})
+    log.write(20, {"loss": float("nan"), "dev_wer": 0.5})
     assert read_metrics(tmp_path) == [
         {"step": 10, "loss": 1.23457, "epoch": 3},
         {"step": 20, "loss": None, "dev_wer": 0.5},  # JSON has no NaN
@@ -29,10 +34,10 @@ def test_lines_hold_step_and_figures(tmp_path):
 
 
 def test_resuming_cuts_what_came_after(tmp_path):
-    told = report(tmp_path)
+    log = log_of(tmp_path)
     for step in (10, 20, 30):
-        told.write(step, {"loss": float(step)})
-    report(tmp_path).restart_at(20)
+        log.write(step, {"loss": float(step)})
+    log_of(tmp_path).truncate_after(20)
     assert [line["step"] for line in read_metrics(tmp_path)] == [10, 20]
 
 
@@ -42,7 +47,7 @@ def test_a_half_written_line_is_dropped():
 
 
 def test_restarting_without_a_file_is_fine(tmp_path):
-    report(tmp_path).restart_at(0)
+    log_of(tmp_path).truncate_after(0)
     assert not (tmp_path / "metrics.jsonl").exists()
 
 
@@ -53,9 +58,67 @@ def test_flatten_gives_plain_values():
     assert json.dumps(flat)
 
 
-def test_each_tracker_takes_the_name_it_is_given():
+def test_each_tracker_accepts_the_argument_that_names_the_run():
     names = run_names("run-7")
     assert set(names) == set(TRACKERS) - {"tensorboard"}  # its folder is the run's
     assert set(names["mlflow"]) <= set(inspect.signature(MLflowTracker.__init__).parameters)
-    for other in ("wandb", "trackio"):  # handed on to their init()
+    for other in ("wandb", "trackio"):  # passed on to their init()
         assert names[other] == {"name": "run-7"}
+
+
+def test_time_spent_evaluating_is_not_training_time(monkeypatch):
+    clock = iter([10.0, 40.0, 50.0])  # pause begins, pause ends, totals
+    monkeypatch.setattr("speechmapper.train.log.time.perf_counter", lambda: next(clock))
+    interval = Interval(_started=0.0)
+    with interval.paused():
+        pass
+
+    class Alone:
+        device, num_processes = torch.device("cpu"), 1
+
+        def reduce(self, values, _how):
+            return values
+
+    assert interval.totals(Alone()).seconds == pytest.approx(20.0)
+
+
+def test_an_intervals_means_are_over_all_its_positions():
+    interval = Interval()
+    interval.add_loss({"word": torch.tensor(6.0)}, {"word": torch.tensor(2.0)})
+    interval.add_loss({"word": torch.tensor(1.0)}, {"word": torch.tensor(8.0)})
+
+    class Two:
+        """Two processes with the same sums; the counts are the step's already."""
+
+        device, num_processes = torch.device("cpu"), 2
+
+        def reduce(self, values, _how):
+            return 2 * values
+
+    assert interval.totals(Two()).means()["word"] == pytest.approx(14.0 / 10.0)
+    assert np.isclose(float(interval.totals(Two()).counts["word"]), 10.0)
+
+
+def test_an_intervals_figures_are_over_the_steps_it_added():
+    interval = Interval()
+    for frames, tokens, wait in ((100, 10, 0.5), (60, 6, 0.25)):
+        interval.add_step(StepBatches(0, [], frames, tokens, wait))
+    totals = interval.totals(Accelerator(cpu=True))
+    assert (totals.frames, totals.tokens, totals.wait, totals.steps) == (160, 16, 0.75, 2)
+    assert (totals.sums, totals.means()) == ({}, {})
+
+
+def test_peak_memory_is_in_gigabytes():
+    held = np.ones(25_000_000)  # 0.2 GB
+    assert held.nbytes / 1e9 < peak_gigabytes(torch.device("cpu")) < 100
+
+
+def test_histograms_go_to_tensorboard_and_to_nothing_else(tmp_path):
+    config = stage1_config(run={"trackers": ["tensorboard"]})
+    accelerator = open_accelerator(config.run, tmp_path)
+    log = RunLog(tmp_path, accelerator, to_plain(config))
+    log.histograms(3, {"dev_norm": np.arange(5.0)})
+    log.close()
+    assert list((tmp_path / "tensorboard").rglob("events*"))
+    log_of(tmp_path).histograms(3, {"dev_norm": np.arange(5.0)})
+    assert not (tmp_path / "metrics.jsonl").exists()

@@ -1,10 +1,9 @@
-"""The loop on a task of its own: it knows no stage, and everything in it is a function of the step."""
+"""The loop on a stage of its own: it knows no stage, and everything in it is a function of the step."""
 
 from __future__ import annotations
 
 import weakref
 
-import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
@@ -12,19 +11,18 @@ from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from sm_store.errors import ConfigError
-from speechmapper.train.interval import Interval
 from speechmapper.train.log import read_metrics
 from speechmapper.train.loop import Loop
-from speechmapper.train.run import Setup, Trainee, micro_seed
+from speechmapper.train.run import Run, Setup
 from speechmapper.train.run_folder import open_accelerator, start_run
 from speechmapper.train.stage import Evaluation
 from tests.speechmapper.tiny import data_of, stage1_config
 
 
 class Recording:
-    """A task that learns nothing in particular and writes down what it was given."""
+    """A stage that learns nothing in particular and records what it is given."""
 
-    enough: str | None = None
+    stop_reason: str | None = None
 
     def __init__(self) -> None:
         self.seen: list[tuple[int, tuple[int, ...]]] = []
@@ -45,11 +43,11 @@ class Recording:
     def evaluate(self, model, step):
         assert not model.training and not torch.is_grad_enabled()
         self.evaluated.append(step)
-        return Evaluation({"figure": float(step)}, enough=self.enough)
+        return Evaluation({"figure": float(step)}, stop_reason=self.stop_reason)
 
 
 class Plain(nn.Module):
-    """A learner without an objective."""
+    """A model without an objective."""
 
     def __init__(self, projector: nn.Module) -> None:
         super().__init__()
@@ -59,47 +57,47 @@ class Plain(nn.Module):
         return self.projector(features)
 
 
-def run(world, out, resume=False, task=None, **sections):
+def train(world, out, resume=False, stage=None, **sections):
     config = stage1_config(**sections)
     data = data_of(world, config.data)
     start_run(out, "stage1", config, resume, open_accelerator(config.run, out))
-    task = task or Recording()
-    one = trainee(out, config, data, task)
-    return loop(config, data).run([one], resume)[0], task, one.projector
+    stage = stage or Recording()
+    run = new_run(out, config, data, stage)
+    return loop(config, data).run([run], resume)[0], stage, run.projector
 
 
 def loop(config, data) -> Loop:
     return Loop("test", data.source, data.order, config.data, config.schedule, Accelerator(cpu=True))
 
 
-def trainee(out, config, data, task) -> Trainee:
+def new_run(out, config, data, stage) -> Run:
     torch.manual_seed(0)
     setup = Setup(out, config, {"made": "for this"}, data.order, 25.0)
-    return Trainee(setup, task, Plain(nn.Linear(2, 1)), open_accelerator(config.run, out))
+    return Run(setup, stage, Plain(nn.Linear(2, 1)), open_accelerator(config.run, out))
 
 
-def test_every_step_reads_what_the_order_says(world, tmp_path):
+def test_every_step_reads_what_the_order_plans(world, tmp_path):
     sections = {"data": {"frames": 200, "max_utterances": 4, "micro_batches": 2}, "schedule": {"steps": 7}}
-    _, task, _ = run(world, tmp_path / "run", **sections)
+    _, stage, _ = train(world, tmp_path / "run", **sections)
     config = stage1_config(**sections)
     order = data_of(world, config.data).order
     expected = [tuple(batch.tolist()) for step in range(7) for batch in order.step(step)]
-    assert [indices for _, indices in task.seen] == expected
-    assert [micro for micro, _ in task.seen] == list(range(14))
+    assert [indices for _, indices in stage.seen] == expected
+    assert [micro for micro, _ in stage.seen] == list(range(14))
 
 
 def test_random_numbers_belong_to_the_micro_batch(world, tmp_path):
-    _, whole, _ = run(world, tmp_path / "whole")
-    _, first, _ = run(world, tmp_path / "parts", schedule={"steps": 3, "warmup": 2})
-    _, second, _ = run(world, tmp_path / "parts", resume=True)
+    _, whole, _ = train(world, tmp_path / "whole")
+    _, first, _ = train(world, tmp_path / "parts", schedule={"steps": 3, "warmup": 2})
+    _, second, _ = train(world, tmp_path / "parts", resume=True)
     assert first.drawn + second.drawn == whole.drawn
     assert len(set(whole.drawn)) == len(whole.drawn)
 
 
 def test_evaluates_and_saves_when_due_and_at_the_end(world, tmp_path):
     run_settings = {"eval_every": 3, "eval_utterances": 1, "save_every": 2, "keep": 10, "log_every": 4}
-    _, task, _ = run(world, tmp_path / "run", run=run_settings)
-    assert task.evaluated == [3, 6, 8]
+    _, stage, _ = train(world, tmp_path / "run", run=run_settings)
+    assert stage.evaluated == [3, 6, 8]
     saved = sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir())
     assert saved == [f"step-{step:08d}" for step in (2, 4, 6, 8)]
     lines = read_metrics(tmp_path / "run")
@@ -107,76 +105,28 @@ def test_evaluates_and_saves_when_due_and_at_the_end(world, tmp_path):
     assert [line["dev_figure"] for line in lines if "dev_figure" in line] == [3.0, 6.0, 8.0]
 
 
-def test_enough_ends_the_run_before_its_last_step(world, tmp_path):
-    task = Recording()
-    task.enough = "good enough"
-    outcome, _, _ = run(world, tmp_path / "run", task=task, run={"eval_every": 3, "eval_utterances": 1})
+def test_a_stop_reason_ends_the_run_before_its_last_step(world, tmp_path):
+    stage = Recording()
+    stage.stop_reason = "good enough"
+    outcome, _, _ = train(world, tmp_path / "run", stage=stage, run={"eval_every": 3, "eval_utterances": 1})
     assert (outcome.step, outcome.finished, outcome.ended) == (3, True, "good enough")
-    again, task, _ = run(world, tmp_path / "run", resume=True, run={"eval_every": 3, "eval_utterances": 1})
-    assert (again.step, again.ended, task.seen) == (3, "good enough", [])
+    again, stage, _ = train(world, tmp_path / "run", resume=True, run={"eval_every": 3, "eval_utterances": 1})
+    assert (again.step, again.ended, stage.seen) == (3, "good enough", [])
 
 
 def test_the_model_learns_with_the_schedules_rate(world, tmp_path):
-    _, _, model = run(world, tmp_path / "run", schedule={"steps": 4, "warmup": 2})
+    _, _, model = train(world, tmp_path / "run", schedule={"steps": 4, "warmup": 2})
     torch.manual_seed(0)
     assert not torch.equal(model.weight, nn.Linear(2, 1).weight)
     rates = [line["lr"] for line in read_metrics(tmp_path / "run")]
     assert rates == pytest.approx([1.5e-3, 3e-3, 3e-3, 1.5e-3])
 
 
-def test_the_average_lies_where_the_weights_do(world, tmp_path, monkeypatch):
-    """Weights move to the device after they were made; double precision stands in for it here."""
-    monkeypatch.setattr(Accelerator, "prepare", lambda _self, model, optimizer: (model.double(), optimizer))
-    config = stage1_config(optimizer={"ema": 0.5})
-    one = trainee(tmp_path, config, data_of(world, config.data), Recording())
-    assert {weight.dtype for weight in one.projector.parameters()} == {torch.float64}
-
-
 def test_processes_must_share_a_step_evenly(world, tmp_path, monkeypatch):
     accelerator = open_accelerator(stage1_config().run, tmp_path)
     monkeypatch.setattr(type(accelerator), "num_processes", 2)
     with pytest.raises(ConfigError, match=r"data\.micro_batches 1 cannot be shared by 2 processes"):
-        run(world, tmp_path / "run")
-
-
-def test_micro_seeds_differ_and_repeat():
-    seeds = {micro_seed(seed, micro) for seed in range(10) for micro in range(100)}
-    assert len(seeds) == 1000
-    assert all(0 <= seed < 2**63 for seed in seeds)
-    assert micro_seed(1, 2) == micro_seed(1, 2)
-
-
-def test_time_spent_evaluating_is_not_training_time(monkeypatch):
-    clock = iter([10.0, 40.0, 50.0])  # pause begins, pause ends, totals
-    monkeypatch.setattr("speechmapper.train.interval.time.perf_counter", lambda: next(clock))
-    interval = Interval(_started=0.0)
-    with interval.paused():
-        pass
-
-    class Alone:
-        device, num_processes = torch.device("cpu"), 1
-
-        def reduce(self, values, _how):
-            return values
-
-    assert interval.totals(Alone()).seconds == pytest.approx(20.0)
-
-
-def test_an_intervals_means_are_over_all_its_positions():
-    interval = Interval()
-    interval.add_loss({"word": torch.tensor(6.0)}, {"word": torch.tensor(2.0)})
-    interval.add_loss({"word": torch.tensor(1.0)}, {"word": torch.tensor(8.0)})
-
-    class Two:
-        """Two processes with the same sums; the counts are the step's already."""
-
-        device, num_processes = torch.device("cpu"), 2
-
-        def reduce(self, values, _how):
-            return 2 * values
-
-    assert interval.totals(Two()).means()["word"] == pytest.approx(14.0 / 10.0)
-    assert np.isclose(float(interval.totals(Two()).counts["word"]), 10.0)
+        train(world, tmp_path / "run")
 
 
 @pytest.fixture
@@ -207,7 +157,7 @@ def test_what_averages_gradients_is_gone_when_the_process_group_ends(world, tmp_
     )
     for name in "ab":
         (tmp_path / name).mkdir()
-    ended = loop(config, data).run([trainee(tmp_path / name, config, data, Recording()) for name in "ab"], False)
+    ended = loop(config, data).run([new_run(tmp_path / name, config, data, Recording()) for name in "ab"], False)
     assert [outcome.step for outcome in ended] == [2, 2]
     assert found == [None, None]
     assert not distributed.is_initialized()

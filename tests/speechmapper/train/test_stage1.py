@@ -15,9 +15,9 @@ import torch
 from sm_store import Fields, Record
 from sm_store.errors import ConfigError, IdentityMismatch, RunFailed, StoreMissing
 from speechmapper.projector import Projector
-from speechmapper.train import stage1 as stage1_module
 from speechmapper.train.log import read_metrics
-from speechmapper.train.run import Trainee
+from speechmapper.train.run import Run
+from speechmapper.train.stage import ObjectiveStage
 from speechmapper.train.stage1 import Stage1Request, projector_config, train_stage1
 from speechmapper.train.validation import spread
 from tests.speechmapper.tiny import World, data_of, make_world, stage1_config
@@ -95,42 +95,42 @@ def test_resumed_equals_uninterrupted_to_the_bit(world, tmp_path, stop, monkeypa
     """Interrupted by a signal after `stop` steps, over an epoch's end (an epoch has 5), with dropout."""
     train(world, tmp_path / "whole")
     interrupted = tmp_path / "interrupted"
-    after_step = Trainee.after_step
-    monkeypatch.setattr(Trainee, "train_step", stopping_after(stop, Trainee.train_step))
+    after_step = Run.after_step
+    monkeypatch.setattr(Run, "train_step", stopping_after(stop, Run.train_step))
     outcome = train(world, interrupted)
     assert (outcome.step, outcome.finished) == (stop, False)
     monkeypatch.undo()
-    assert Trainee.after_step is after_step
+    assert Run.after_step is after_step
     outcome = train(world, interrupted, resume=True)
     assert (outcome.step, outcome.finished) == (8, True)
     assert same(interrupted, tmp_path / "whole")
     keep = ("step", "loss", "word", "pad", "cosine", "lr", "epoch")
-    told = [
+    logged = [
         [{name: line[name] for name in keep} for line in read_metrics(run)] for run in (interrupted, tmp_path / "whole")
     ]
-    assert told[0] == told[1]
+    assert logged[0] == logged[1]
 
 
 def stopping_after(stop: int, train_step):
-    def wrapped(self, ready, signals):
-        asked = train_step(self, ready, signals)
+    def wrapped(self, ready, stop_requested):
+        stopping = train_step(self, ready, stop_requested)
         if ready.step + 1 == stop:
             os.kill(os.getpid(), 15)
-        return asked or ready.step + 1 == stop
+        return stopping or ready.step + 1 == stop
 
     return wrapped
 
 
-def test_a_killed_run_goes_on_from_its_last_checkpoint(world, tmp_path, monkeypatch):
+def test_a_killed_run_continues_from_its_last_checkpoint(world, tmp_path, monkeypatch):
     train(world, tmp_path / "whole", run={"save_every": 3})
 
-    def die(self, ready, signals):
+    def die(self, ready, stop_requested):
         if ready.step == 4:
             raise KeyboardInterrupt
-        return train_step(self, ready, signals)
+        return train_step(self, ready, stop_requested)
 
-    train_step = Trainee.train_step
-    monkeypatch.setattr(Trainee, "train_step", die)
+    train_step = Run.train_step
+    monkeypatch.setattr(Run, "train_step", die)
     with pytest.raises(KeyboardInterrupt):
         train(world, tmp_path / "killed", run={"save_every": 3})
     monkeypatch.undo()
@@ -229,22 +229,24 @@ def test_too_many_in_a_row_end_the_run(world, tmp_path, monkeypatch):
 
 def poison(monkeypatch, steps: set[int]) -> None:
     """Make the gradients of these steps NaN."""
-    sums = stage1_module.Stage1Task.sums
+    sums = ObjectiveStage.sums
 
     def poisoned(self, model, batch):
         parts = sums(self, model, batch)
         return {name: value * float("nan") if batch.micro in steps else value for name, value in parts.items()}
 
-    monkeypatch.setattr(stage1_module.Stage1Task, "sums", poisoned)
+    monkeypatch.setattr(ObjectiveStage, "sums", poisoned)
 
 
-def test_what_is_not_used_is_told(tmp_path, capfd):
+def test_what_is_not_used_is_printed(tmp_path, capfd):
     world = make_world(tmp_path / "world", utterances=20)
     frames = world.store.frames[world.store.select(split="train")]
     limit = int(np.sort(frames)[-2])
     train(world, tmp_path / "run", schedule={"steps": 1, "warmup": 0}, data={"max_frames": limit, "frames": 200})
-    told = capfd.readouterr().err
-    assert f"{(frames <= limit).sum()} utterances of train, left out: {(frames > limit).sum()} over the frame" in told
+    printed = capfd.readouterr().err
+    assert (
+        f"{(frames <= limit).sum()} utterances of train, left out: {(frames > limit).sum()} over the frame" in printed
+    )
 
 
 @pytest.mark.parametrize(
@@ -316,7 +318,7 @@ def test_stage1_imports_and_opens_no_llm(world, stage1_run, tmp_path):
         check=True,
         cwd=ROOT,
     )
-    told = json.loads(done.stdout.splitlines()[-1])
+    watched = json.loads(done.stdout.splitlines()[-1])
     assert (tmp_path / "run" / "projector" / "model.safetensors").is_file()
     forbidden = (
         "speechmapper.llm",
@@ -324,7 +326,7 @@ def test_stage1_imports_and_opens_no_llm(world, stage1_run, tmp_path):
         "transformers.models.llama.modeling_llama",
         "sm_pipeline.models.llm_table",
     )
-    assert not set(forbidden) & set(told["modules"])
-    assert not any(name.startswith("speechmapper.prompt") for name in told["modules"])
-    assert any(str(world.path) in path for path in told["opened"])  # the watch works
-    assert not [path for path in told["opened"] if str(world.llm_folder) in path]
+    assert not set(forbidden) & set(watched["modules"])
+    assert not any(name.startswith("speechmapper.prompt") for name in watched["modules"])
+    assert any(str(world.path) in path for path in watched["opened"])  # the watch works
+    assert not [path for path in watched["opened"] if str(world.llm_folder) in path]

@@ -16,9 +16,9 @@ from speechmapper.objectives.build import build_objective
 from speechmapper.projector import Projector, ProjectorConfig
 from speechmapper.saved_projector import load_projector
 from speechmapper.tasks import StoreExamples
-from speechmapper.train.learner import Learner
 from speechmapper.train.log import read_metrics
-from speechmapper.train.stage2 import Stage2Request, Stage2Task, train_stage2
+from speechmapper.train.stage import ProjectorWithObjective
+from speechmapper.train.stage2 import Stage2Request, TuningStage, train_stage2
 from tests.speechmapper.tiny import make_world, save_llm, source_of, stage2_config
 
 CPU = torch.device("cpu")
@@ -34,9 +34,9 @@ def projector(stage1_run) -> Projector:
     return load_projector(stage1_run)
 
 
-def task(world, llm, sigma: float, **tuning) -> Stage2Task:
+def stage(world, llm, sigma: float, **tuning) -> TuningStage:
     config = stage2_config(tuning={"sigma": sigma, **tuning})
-    return Stage2Task(config, objective_of(world, config) if sigma else None, llm, StoreExamples(world.store))
+    return TuningStage(config, objective_of(world, config) if sigma else None, llm, StoreExamples(world.store))
 
 
 def objective_of(world, config):
@@ -47,8 +47,8 @@ def batch_of(world, indices=(0, 1, 2)):
     return read_batch(source_of(world), np.array(indices), CPU)
 
 
-def loss_of(made: Stage2Task, projector, batch) -> torch.Tensor:
-    return made.combine(made.sums(Learner(projector, made._objective), batch), made.counts(batch))
+def loss_of(made: TuningStage, projector, batch) -> torch.Tensor:
+    return made.combine(made.sums(ProjectorWithObjective(projector, made._objective), batch), made.counts(batch))
 
 
 def request(world, projector, out, resume=False, llm=None, **sections) -> Stage2Request:
@@ -59,14 +59,14 @@ def request(world, projector, out, resume=False, llm=None, **sections) -> Stage2
 def test_the_loss_is_the_mix_of_the_two(world, llm, projector):
     batch = batch_of(world)
     with torch.no_grad():
-        ce, mse = loss_of(task(world, llm, 0.0), projector, batch), loss_of(task(world, llm, 1.0), projector, batch)
+        ce, mse = loss_of(stage(world, llm, 0.0), projector, batch), loss_of(stage(world, llm, 1.0), projector, batch)
         for sigma in (0.25, 0.9):
-            mixed = loss_of(task(world, llm, sigma), projector, batch)
+            mixed = loss_of(stage(world, llm, sigma), projector, batch)
             assert float(mixed) == pytest.approx(float((1 - sigma) * ce + sigma * mse), rel=1e-5)
 
 
 def test_cross_entropy_is_per_answer_token(world, llm, projector):
-    batch, made = batch_of(world), task(world, llm, 0.0)
+    batch, made = batch_of(world), stage(world, llm, 0.0)
     with torch.no_grad():
         vectors, lengths = projector(batch.features_BTD, batch.frames_B)
         expected = float(llm.answer_loss(vectors, lengths, made.prompts(batch)))
@@ -78,13 +78,13 @@ def test_cross_entropy_is_per_answer_token(world, llm, projector):
 def test_parts_that_weigh_nothing_are_not_computed(world, llm, projector):
     batch = batch_of(world)
     assert (
-        set(task(world, llm, 0.0).sums(Learner(projector, None), batch))
+        set(stage(world, llm, 0.0).sums(ProjectorWithObjective(projector, None), batch))
         == {"ce"}
-        == set(task(world, llm, 0.0).counts(batch))
+        == set(stage(world, llm, 0.0).counts(batch))
     )
-    only_mse = task(world, llm, 1.0)
+    only_mse = stage(world, llm, 1.0)
     assert (
-        set(only_mse.sums(Learner(projector, only_mse._objective), batch))
+        set(only_mse.sums(ProjectorWithObjective(projector, only_mse._objective), batch))
         == {"word", "pad"}
         == set(only_mse.counts(batch))
     )
@@ -92,7 +92,7 @@ def test_parts_that_weigh_nothing_are_not_computed(world, llm, projector):
 
 @pytest.mark.parametrize("sigma", [0.0, 0.9])
 def test_gradients_reach_the_projector_alone(world, llm, projector, sigma):
-    loss_of(task(world, llm, sigma), projector, batch_of(world)).backward()
+    loss_of(stage(world, llm, sigma), projector, batch_of(world)).backward()
     assert all(weight.grad is not None and weight.grad.any() for weight in projector.parameters())
     assert all(weight.grad is None and not weight.requires_grad for weight in llm.model.parameters())
 
@@ -109,16 +109,16 @@ def test_training_moves_the_projector_and_not_the_llm(world, stage1_run, stage2_
 def test_it_lowers_the_cross_entropy(world, stage1_run, tmp_path):
     out = tmp_path / "run"
     train_stage2(request(world, stage1_run, out, tuning={"sigma": 0.0}, schedule={"steps": 25}, optimizer={"lr": 3e-3}))
-    told = [line["ce"] for line in read_metrics(out)]
-    assert sum(told[-5:]) < 0.9 * sum(told[:5])
+    losses = [line["ce"] for line in read_metrics(out)]
+    assert sum(losses[-5:]) < 0.9 * sum(losses[:5])
 
 
 def test_what_learns_and_what_is_frozen_is_printed(world, stage1_run, tmp_path, capfd):
     train_stage2(request(world, stage1_run, tmp_path / "run", schedule={"steps": 1}))
-    told = capfd.readouterr()
-    assert "learns: projector, 30,048 parameters" in told.err
-    assert f"frozen: {world.llm_folder}, 19,616 parameters" in told.err
-    assert told.out == ""
+    printed = capfd.readouterr()
+    assert "learns: projector, 30,048 parameters" in printed.err
+    assert f"frozen: {world.llm_folder}, 19,616 parameters" in printed.err
+    assert printed.out == ""
 
 
 def test_the_run_says_what_it_is_for(stage2_run, world):
@@ -140,7 +140,7 @@ def test_resumed_equals_uninterrupted_to_the_bit(world, stage1_run, tmp_path):
 
 
 def test_prompts_are_a_function_of_the_micro_batch(world, llm):
-    made, batch = task(world, llm, 0.5), batch_of(world)
+    made, batch = stage(world, llm, 0.5), batch_of(world)
     assert made.prompts(batch) == made.prompts(batch)
 
 
@@ -149,7 +149,7 @@ def test_questions_and_translations_come_from_the_store(tmp_path, llm, projector
         tmp_path / "world", utterances=8, question="who slept", answer="the dog", translation={"de": "rain"}
     )
     answers = {
-        kind: {prompt.answer for prompt in task(world, llm, 0.0, task=kind).prompts(batch_of(world))}
+        kind: {prompt.answer for prompt in stage(world, llm, 0.0, task=kind).prompts(batch_of(world))}
         for kind in ("sqa", "st")
     }
     words = llm.tokenizer.convert_ids_to_tokens

@@ -12,11 +12,11 @@ from typer.testing import CliRunner
 
 from sm_store import Store
 from sm_store.errors import ConfigError
-from speechmapper.loader.prefetch import BatchReader
+from speechmapper.loader.prefetch import StepReader
 from speechmapper.projector import Projector
 from speechmapper.train.cli import app
 from speechmapper.train.log import read_metrics
-from speechmapper.train.run import Trainee
+from speechmapper.train.run import Run
 from speechmapper.train.stage1 import Stage1Request, train_stage1
 from speechmapper.train.sweep import sweep_stage1, with_alpha
 from tests.speechmapper.tiny import stage1_config
@@ -63,30 +63,30 @@ def test_each_run_is_to_the_bit_what_it_is_alone_and_the_store_is_read_once(
     for alpha, row in zip(ALPHAS, rows, strict=True):
         run = f"alpha-{alpha:g}"
         assert same(tmp_path / run, singles / run)
-        told = [
+        logged = [
             [
                 {name: line[name] for name in ("step", "loss", "word", "pad") if name in line}
                 for line in read_metrics(at)
             ]
             for at in (tmp_path / run, singles / run)
         ]
-        assert told[0] == told[1]
+        assert logged[0] == logged[1]
         assert (row["run"], row["alpha"], row["step"]) == (run, alpha, 8)
         assert row["figures"]["dev_wer"] == pytest.approx(read_metrics(singles / run)[-1]["dev_wer"], rel=1e-5)
     assert json.loads((tmp_path / "sweep.json").read_text()) == json.loads(json.dumps(rows))
     assert not same(tmp_path / "alpha-5", tmp_path / "alpha-9")
 
 
-def test_a_stopped_sweep_goes_on(world, config, singles, tmp_path, monkeypatch):
-    train_step = Trainee.train_step
+def test_a_stopped_sweep_continues(world, config, singles, tmp_path, monkeypatch):
+    train_step = Run.train_step
 
-    def stopping(self, ready, asked):
-        told = train_step(self, ready, asked)
+    def stopping(self, ready, stop_requested):
+        any_stop_requested = train_step(self, ready, stop_requested)
         if ready.step == 3:
             os.kill(os.getpid(), 15)
-        return told
+        return any_stop_requested
 
-    monkeypatch.setattr(Trainee, "train_step", stopping)
+    monkeypatch.setattr(Run, "train_step", stopping)
     rows = sweep_stage1(Stage1Request(world.path, tmp_path, config), ALPHAS)
     assert [row["finished"] for row in rows] == [False] * 3
     monkeypatch.undo()
@@ -109,28 +109,28 @@ def test_runs_that_are_at_different_steps_meet_again(world, config, singles, tmp
 
 
 def test_a_run_that_ended_early_is_not_waited_for(world, config, tmp_path, monkeypatch):
-    """alpha 5 had enough at step 3: what is read on resuming is what alpha 7 still needs."""
-    after_step = Trainee.after_step
+    """alpha 5 has a stop reason at step 3: what is read on resuming is what alpha 7 still needs."""
+    after_step = Run.after_step
 
-    def enough(self, ending):
+    def ending_early(self, stopping):
         if self._config.objective.alpha == 5 and self.step == 3:
-            self.enough = "enough"
-        after_step(self, ending or self.step == 6)
+            self.stop_reason = "good enough"
+        after_step(self, stopping or self.step == 6)
         if self.step == 6:
             os.kill(os.getpid(), 15)
 
-    monkeypatch.setattr(Trainee, "after_step", enough)
+    monkeypatch.setattr(Run, "after_step", ending_early)
     rows = sweep_stage1(Stage1Request(world.path, tmp_path, config), [5, 7])
     assert [(row["finished"], row["step"]) for row in rows] == [(True, 3), (False, 7)]
     monkeypatch.undo()
     started = []
-    steps = BatchReader.steps
+    steps = StepReader.steps
 
     def noting(self, start, end):
         started.append((start, end))
         return steps(self, start, end)
 
-    monkeypatch.setattr(BatchReader, "steps", noting)
+    monkeypatch.setattr(StepReader, "steps", noting)
     request = Stage1Request(world.path, tmp_path, config, resume=True)
     rows = sweep_stage1(request, [5, 7])
     assert [(row["finished"], row["step"]) for row in rows] == [(True, 3), (True, 8)]
@@ -146,10 +146,10 @@ def test_impossible_alphas_are_refused(world, config, tmp_path, alphas, words):
         sweep_stage1(Stage1Request(world.path, tmp_path, config), alphas)
 
 
-def test_trackers_that_know_one_run_a_process_are_refused(world, config, tmp_path):
+def test_trackers_that_support_one_run_per_process_are_refused(world, config, tmp_path):
     run = dataclasses.replace(config.run, trackers=("tensorboard", "mlflow"))
     config = dataclasses.replace(config, run=run)
-    with pytest.raises(ConfigError, match=r"run.trackers mlflow: one run a process, and this process trains 2"):
+    with pytest.raises(ConfigError, match=r"run.trackers mlflow: one run per process, and this process trains 2"):
         sweep_stage1(Stage1Request(world.path, tmp_path / "out", config), [5, 7])
     assert not (tmp_path / "out").exists()
 
