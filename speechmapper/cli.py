@@ -8,31 +8,9 @@ from typing import Annotated
 
 import typer
 
-from sm_pipeline.console import run
-from sm_store.version import __version__
+from sm_pipeline.console import new_app, run
 
-app = typer.Typer(
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    add_completion=False,
-    rich_markup_mode=None,
-    help="Listen with a trained projector and a frozen LLM.",
-)
-
-
-def _version(asked: bool) -> None:
-    if asked:
-        typer.echo(f"speechmapper {__version__}")
-        raise typer.Exit
-
-
-@app.callback()
-def options(
-    version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
-    ] = False,
-) -> None:
-    """Options of every command."""
+app = new_app("speechmapper", "Listen with a trained projector and a frozen LLM.")
 
 
 @app.command()

@@ -3,23 +3,20 @@
     $ sm-pipeline demo-corpus corpus
     $ sm-pipeline extract corpus/manifest.jsonl --store corpus.store --encoder tiny-seamless
     $ sm-pipeline embed --store corpus.store --llm smollm2-135m
-    $ sm-pipeline status corpus.store
+    $ sm-pipeline status corpus.store                 this and the other commands on a store: store_cli.py
 
 torch is imported inside the commands that need it, so that `--help` answers at once.
 """
 
 from __future__ import annotations
 
-import json
-import sys
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Protocol
+from typing import Annotated
 
 import typer
 
 from sm_pipeline import config as settings
-from sm_pipeline import console
+from sm_pipeline.console import new_app, print_json, print_report, run
 from sm_pipeline.options import (
     AudioRootOption,
     AverageOption,
@@ -33,7 +30,6 @@ from sm_pipeline.options import (
     DtypeOption,
     EncoderOption,
     EngineOption,
-    HtmlOption,
     JsonOption,
     LayerOption,
     LayoutOption,
@@ -42,39 +38,21 @@ from sm_pipeline.options import (
     MaxRejectsOption,
     MaxSecondsOption,
     MeasureOption,
-    MovedManifestOption,
     OutManifestArgument,
-    OutStoreArgument,
     PadOption,
     RateOption,
     ShardOption,
     SplitOption,
-    StoreArgument,
     StoreOption,
     TargetsOption,
     WorkersOption,
 )
+from sm_pipeline.store_cli import add_store_commands
 from sm_store.errors import ConfigError, RunFailed
-from sm_store.version import __version__
 
-app = typer.Typer(
-    help="From speech corpora to feature stores: encode a corpus once, train projectors on it many times.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
+app = new_app(
+    "sm-pipeline", "From speech corpora to feature stores: encode a corpus once, train projectors on it many times."
 )
-
-# -- commands --------------------------------------------------------------------------------------------
-
-
-@app.callback(invoke_without_command=True)
-def main_options(
-    version: Annotated[bool, typer.Option("--version", is_eager=True, help="Print the version and exit.")] = False,
-) -> None:
-    if version:
-        typer.echo(__version__)
-        raise typer.Exit
 
 
 @app.command("demo-corpus")
@@ -89,7 +67,7 @@ def demo_corpus(
 
     counts = write_demo_corpus(out, utterances, seed)
     if as_json:
-        _print_json({"manifest": str(out / "manifest.jsonl"), **counts})
+        print_json({"manifest": str(out / "manifest.jsonl"), **counts})
     else:
         splits = ", ".join(f"{name} {value:g}" for name, value in counts.items() if name != "hours")
         typer.echo(f"{out / 'manifest.jsonl'}: {splits}; {counts['hours']:.2f} hours")
@@ -111,7 +89,7 @@ def manifest(
     """
     from sm_pipeline.corpora import make_manifest
 
-    _report(make_manifest(kind, path, out, split), as_json)
+    print_report(make_manifest(kind, path, out, split), as_json)
 
 
 @app.command()
@@ -155,7 +133,7 @@ def plan(
     )
     from sm_pipeline.extraction.forecast import forecast
 
-    _report(forecast(config, rate, measure), as_json)
+    print_report(forecast(config, rate, measure), as_json)
 
 
 @app.command()
@@ -211,15 +189,11 @@ def extract(
         batch_seconds=batch_seconds,
         shard_utterances=shard_utterances,
     )
-    _extract(config, as_json)
+    from sm_pipeline.extraction.extract import extract as extract_corpus
 
-
-def _extract(config: settings.ExtractConfig, as_json: bool) -> None:
-    from sm_pipeline.extraction.extract import extract, failure
-
-    summary = extract(config)
-    _report(summary, as_json)
-    problem = failure(summary, config.max_rejects)
+    summary = extract_corpus(config)
+    print_report(summary, as_json)
+    problem = summary.failure(config.max_rejects)
     if problem is not None:
         raise RunFailed(problem)
 
@@ -237,141 +211,15 @@ def embed_targets(
     config = settings.TargetConfig(llm, kind=targets, name=name, pad_token=pad_token)
     from sm_pipeline.extraction.embed import embed
 
-    _report(embed(store, config), as_json)
+    print_report(embed(store, config), as_json)
 
 
-@app.command()
-def status(
-    store: StoreArgument,
-    rejects: Annotated[bool, typer.Option("--rejects", help="List every rejected utterance.")] = False,
-    as_json: JsonOption = False,
-) -> None:
-    """What is done, missing and rejected, and why."""
-    from sm_pipeline.pages.inspection import reject_lines, status_lines, store_status
-
-    facts = store_status(store, with_rejects=rejects)
-    if as_json:
-        _print_json(facts)
-    else:
-        typer.echo("\n".join([*status_lines(facts), *(reject_lines(facts) if rejects else [])]))
-
-
-@app.command()
-def inspect(store: StoreArgument, html: HtmlOption = None, as_json: JsonOption = False) -> None:
-    """What is inside: identity, lengths, splits, languages, speakers, target sets."""
-    from sm_pipeline.pages.inspection import inspect_lines, inspect_store
-
-    if html is None:
-        facts = inspect_store(store)
-    else:
-        from sm_pipeline.pages.store_page import write_page
-
-        facts = write_page(store, html)
-    if as_json:
-        _print_json(facts)
-    else:
-        typer.echo("\n".join(inspect_lines(facts)))
-
-
-@app.command()
-def verify(store: StoreArgument, as_json: JsonOption = False) -> None:
-    """Read every byte and compare it with its checksum; exit 1 names each bad shard and record."""
-    from sm_pipeline.pages.inspection import verify_store, verify_words
-
-    report = verify_store(store)
-    if as_json:
-        _print_json(report.to_json())
-    else:
-        for damage in report.damages:
-            typer.echo(str(damage))
-        typer.echo(f"{store}: {verify_words(report)}")
-    if not report.ok:
-        raise RunFailed(f"{store}: damaged in {len(report.damages)} places; `sm-pipeline repair {store}`")
-
-
-@app.command()
-def repair(
-    store: StoreArgument,
-    manifest: MovedManifestOption = None,
-    device: DeviceOption = "auto",
-    as_json: JsonOption = False,
-) -> None:
-    """Make again what verify finds bad, and nothing else, with the bytes it had."""
-    from sm_pipeline.extraction.repair import repair as repair_store
-
-    _report(repair_store(store, manifest, device), as_json)
-
-
-@app.command()
-def retry(
-    store: StoreArgument,
-    manifest: MovedManifestOption = None,
-    device: DeviceOption = "auto",
-    as_json: JsonOption = False,
-) -> None:
-    """Extract rejected samples again, and only those: after their audio was mended, or the machine was.
-
-    What is good now becomes shards of its own; what is rejected again stays in the ledger as it was.
-    """
-    from sm_pipeline.extraction.retry import retry as retry_store
-
-    _report(retry_store(store, manifest, device), as_json)
-
-
-@app.command()
-def export(
-    store: StoreArgument, out: OutStoreArgument, layout: LayoutOption = "webdataset", as_json: JsonOption = False
-) -> None:
-    """The same store in the other format, bit for bit. Run again, it continues."""
-    from sm_pipeline.pages.inspection import export_store
-
-    _report(export_store(store, out, layout), as_json)
-
-
-@app.command()
-def merge(
-    out: OutStoreArgument,
-    stores: Annotated[
-        list[Path], typer.Argument(help="Folders (or URLs) of the stores, in the order of their shards.")
-    ],
-    layout: Annotated[
-        settings.Layout | None, typer.Option("--format", help="Of the shards. Default: the first store's.")
-    ] = None,
-    target: Annotated[
-        list[str] | None, typer.Option(help="A target set to take along; repeatable. Default: all, if all have them.")
-    ] = None,
-    features_only: Annotated[bool, typer.Option("--features-only", help="Take no target sets along.")] = False,
-    as_json: JsonOption = False,
-) -> None:
-    """Several stores of one encoder as one. Run again, it continues."""
-    from sm_pipeline.pages.inspection import merge_stores
-
-    _report(merge_stores(out, stores, layout, [] if features_only else target), as_json)
+add_store_commands(app)
 
 
 def main() -> None:
     """Entry point of the console script."""
-    console.run(app)
-
-
-class Report(Protocol):
-    """What a command reports."""
-
-    def to_json(self) -> dict[str, Any]: ...
-
-    def in_words(self) -> str: ...
-
-
-def _report(report: Report, as_json: bool) -> None:
-    if as_json:
-        _print_json(report.to_json())
-    else:
-        typer.echo(report.in_words())
-
-
-def _print_json(data: Mapping[str, Any]) -> None:
-    json.dump(data, sys.stdout, ensure_ascii=False, indent=2, default=str)
-    sys.stdout.write("\n")
+    run(app)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,8 @@
-"""What the command lines share: errors become one line, long work shows how far it is.
+"""What the four command lines share: options, errors as one line, reports, and progress.
+
+    app = new_app("sm-pipeline", "From speech corpora to feature stores.")      with --version
+    @app.command() ...
+    run(app)                                                                    the console script
 
     $ sm-pipeline extract corpus.jsonl --store out --encoder tinny
     error: --encoder tinny: no such preset or folder; use a model folder, a Hub id or a preset (...)
@@ -16,13 +20,16 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Protocol, TextIO
+from typing import Any, Protocol, TextIO
+
+import typer
 
 from sm_pipeline.signals import Stopped
 from sm_store.errors import SpeechMapperError
+from sm_store.version import __version__
 
 SECONDS_BETWEEN_LINES = 10.0
 FIRST_LINE_AFTER = 1.0  # seconds: shorter work stays silent
@@ -30,21 +37,55 @@ EXIT_SIGNAL = 128  # what a shell adds to the number of the signal that ended a 
 
 
 class Progress(Protocol):
-    """Reports how far a piece of work is."""
+    """Shows how far a piece of work is."""
 
     def advance(self, steps: float = 1, **figures: object) -> None:
-        """`steps` more are done; `figures` are shown beside it (loss=0.31)."""
+        """Count `steps` more as done and show `figures` beside them (loss=0.31)."""
+
+
+class Report(Protocol):
+    """The outcome of a command."""
+
+    def to_json(self) -> dict[str, Any]: ...
+
+    def in_words(self) -> str: ...
+
+
+def new_app(name: str, description: str) -> typer.Typer:
+    """An app without commands, with the settings of all our command lines; `--version` prints `NAME VERSION`."""
+    app = typer.Typer(
+        help=description,
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,
+    )
+
+    def print_version(wanted: bool) -> None:
+        if wanted:
+            typer.echo(f"{name} {__version__}")
+            raise typer.Exit
+
+    shown_version = typer.Option(
+        False, "--version", callback=print_version, is_eager=True, help="Print the version and exit."
+    )
+
+    @app.callback()
+    def options(version: bool = shown_version) -> None:
+        """Options of every command."""
+
+    return app
 
 
 def run(app: Callable[[], object]) -> None:
-    """Run a typer app; this project's errors end as `error: ...` on stderr with their exit code.
+    """Run a typer app; errors of this project end as `error: ...` on stderr with their exit code.
 
-    A wrong flag keeps typer's own message; anything unforeseen keeps its traceback.
+    A wrong flag keeps typer's own message; an unexpected exception keeps its traceback.
     """
     try:
         app()
     except SpeechMapperError as error:
-        _tell(" ".join(str(error).split()))
+        _print_error(" ".join(str(error).split()))
         sys.exit(error.exit_code)
     except BrokenPipeError:  # `sm-pipeline status STORE | head`
         sys.stderr.close()
@@ -58,13 +99,28 @@ def run(app: Callable[[], object]) -> None:
         sys.exit(EXIT_SIGNAL + (stop.number if isinstance(stop, Stopped) else signal.SIGINT))
 
 
-def _tell(message: str) -> None:
-    """An error as one line; of several processes of a run only the first writes, the others tell their launcher."""
+def _print_error(message: str) -> None:
+    """An error as one line; of several processes of a run only the first prints it, the others give it to their
+    launcher."""
     report = os.environ.get("TORCHELASTIC_ERROR_FILE")
     if report and os.environ.get("RANK", "0") != "0":
         Path(report).write_text(json.dumps({"message": message, "timestamp": int(time.time())}), encoding="utf-8")
     else:
         sys.stderr.write(f"error: {message}\n")
+
+
+def print_report(report: Report, as_json: bool) -> None:
+    """Print the outcome of a command on stdout: one JSON object, or text."""
+    if as_json:
+        print_json(report.to_json())
+    else:
+        typer.echo(report.in_words())
+
+
+def print_json(data: Mapping[str, Any]) -> None:
+    """Print one JSON object on stdout."""
+    json.dump(data, sys.stdout, ensure_ascii=False, indent=2, default=str)
+    sys.stdout.write("\n")
 
 
 @contextmanager

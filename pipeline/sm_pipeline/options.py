@@ -8,14 +8,15 @@ from typing import Annotated
 import typer
 
 from sm_pipeline import config as settings
+from sm_pipeline.corpora import KINDS
 
 ManifestArgument = Annotated[Path, typer.Argument(help="Manifest: a JSONL file with one utterance a line.")]
 CorpusKindArgument = Annotated[
     str,
     typer.Argument(
         metavar="KIND",
-        help="What the corpus is: librispeech, commonvoice, voxpopuli, mls, fleurs, covost2, europarl-st, "
-        "spoken-squad, librisqa, nemo (its JSONL), lhotse (cuts) or hf (a folder of datasets' save_to_disk).",
+        help=f"Kind of corpus: {', '.join(KINDS)}. nemo is its JSONL, lhotse its cuts, hf a folder written by "
+        "`save_to_disk` of datasets.",
     ),
 ]
 CorpusArgument = Annotated[

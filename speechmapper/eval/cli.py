@@ -8,33 +8,11 @@ from typing import Annotated, Any
 
 import typer
 
-from sm_pipeline.console import run
-from sm_store.version import __version__
+from sm_pipeline.console import new_app, run
 
-app = typer.Typer(
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    add_completion=False,
-    rich_markup_mode=None,
-    help="Evaluate a run: predictions.jsonl and metrics.json.",
-)
+app = new_app("sm-eval", "Evaluate a run: predictions.jsonl and metrics.json.")
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print metrics.json on stdout and nothing else.")]
-
-
-def _version(asked: bool) -> None:
-    if asked:
-        typer.echo(f"sm-eval {__version__}")
-        raise typer.Exit
-
-
-@app.callback()
-def options(
-    version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
-    ] = False,
-) -> None:
-    """Options of every command."""
 
 
 @app.command()

@@ -10,21 +10,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sm_pipeline.console import run
-from sm_store.version import __version__
+from sm_pipeline.console import new_app, run
 from speechmapper.config_file import PRESETS, load_stage1, load_stage2
 from speechmapper.train.launch import end_with_parent, is_main, run_processes
 
 if TYPE_CHECKING:
     from speechmapper.train.loop import Outcome
 
-app = typer.Typer(
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    add_completion=False,
-    rich_markup_mode=None,
-    help="Train a projector: stage 1 on text embeddings alone, stage 2 with a frozen LLM.",
-)
+app = new_app("sm-train", "Train a projector: stage 1 on text embeddings alone, stage 2 with a frozen LLM.")
 
 StoreOption = Annotated[
     Path, typer.Option(help="Feature store, as `sm-pipeline extract` writes it: a folder, or any fsspec URL.")
@@ -50,21 +43,6 @@ ProcessesOption = Annotated[
     int, typer.Option(min=1, help="Processes on this machine, one a GPU; more machines: `accelerate launch`.")
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the outcome as one JSON object on stdout.")]
-
-
-def _version(asked: bool) -> None:
-    if asked:
-        typer.echo(f"sm-train {__version__}")
-        raise typer.Exit
-
-
-@app.callback()
-def options(
-    version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
-    ] = False,
-) -> None:
-    """Options of every command."""
 
 
 @app.command()

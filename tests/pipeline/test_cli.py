@@ -1,17 +1,23 @@
-"""The commands on stores, as a user types them: what they print, and how they end."""
+"""The commands that make stores, as a user types them: help without torch, flags that do not fit, JSON on stdout."""
 
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
-from sm_store import Store
-from tests.store import building
+from sm_pipeline.cli import app
+from sm_pipeline.corpora import KINDS
+from sm_store.version import __version__
+
+COMMANDS = (
+    "demo-corpus", "manifest", "plan", "extract", "embed",
+    "status", "inspect", "verify", "repair", "retry", "export", "merge",
+)  # fmt: skip
+HEAVY = ("torch", "transformers", "soundfile", "matplotlib", "jinja2")
 
 
 def run(*arguments: object, code: int = 0) -> subprocess.CompletedProcess[str]:
@@ -22,99 +28,66 @@ def run(*arguments: object, code: int = 0) -> subprocess.CompletedProcess[str]:
     return done
 
 
-@pytest.fixture(scope="module")
-def store(tmp_path_factory) -> Path:
-    """Three shards with a dense target set. Read only."""
-    folder = tmp_path_factory.mktemp("cli")
-    building.build(folder / "s")
-    return folder / "s"
+def test_help_of_every_command_loads_nothing_heavy():
+    code = f"""
+import sys
+from typer.testing import CliRunner
+from sm_pipeline.cli import app
+for command in {COMMANDS!r}:
+    result = CliRunner().invoke(app, [command, "--help"])
+    assert result.exit_code == 0 and "Usage" in result.output, result.output
+print([name for name in {HEAVY!r} if name in sys.modules])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
 
 
-def test_export_there_and_back(store, tmp_path):
-    done = run("export", store, tmp_path / "tars", "--format", "webdataset")
-    assert "15 records, 3 rejects in 3 shards (webdataset, targets llm); 3 copied" in done.stdout
-    summary = json.loads(run("export", tmp_path / "tars", tmp_path / "back", "--format", "zarr", "--json").stdout)
-    assert (summary["records"], summary["copied"], summary["missing"]) == (15, 3, 0)
-    assert building.tree(tmp_path / "back") == building.tree(store)
+def test_the_commands_and_their_order():
+    listed = CliRunner().invoke(app, ["--help"]).output.partition("Commands:")[2]
+    assert [line.split()[0] for line in listed.strip().splitlines()] == list(COMMANDS)
 
 
-def test_a_url_is_read_and_never_written(store, tmp_path, monkeypatch):
-    monkeypatch.setenv("SPEECHMAPPER_CACHE", str(tmp_path / "cache"))
-    url = f"file://{store}"
-    assert json.loads(run("status", url, "--json").stdout) == {
-        **json.loads(run("status", store, "--json").stdout),
-        "path": url,
-    }
-    assert run("inspect", url, "--html", tmp_path / "s.html").stdout.startswith(url)
-    assert "15 records" in run("export", url, tmp_path / "out").stdout
-    attempts = [("verify", url), ("repair", url), ("export", store, url + "2"), ("embed", "--store", url, "--llm", "x"),
-                ("extract", tmp_path / "m.jsonl", "--store", url)]  # fmt: skip
-    for attempt in attempts:
-        refused = run(*attempt, code=2)
-        assert len(refused.stderr.strip().splitlines()) == 1 and "a store at a URL is only read" in refused.stderr
+def test_version():
+    result = CliRunner().invoke(app, ["--version"])
+    assert (result.exit_code, result.output.strip()) == (0, f"sm-pipeline {__version__}")
 
 
-def test_export_onto_itself_is_one_line(store):
-    refused = run("export", store, store, code=2)
-    assert len(refused.stderr.strip().splitlines()) == 1
-    assert "name another folder" in refused.stderr
+def test_every_kind_of_corpus_is_in_the_help():
+    shown = " ".join(CliRunner().invoke(app, ["manifest", "--help"]).output.split())
+    assert all(kind in shown for kind in KINDS)
 
 
-def test_merge(store, tmp_path):
-    other = Store.create(tmp_path / "other", building.identity(manifest_sha256="ef", plan={"shards": 1}))
-    other.commit(0, building.records(9), [])
-    refused = run("merge", tmp_path / "all", store, tmp_path / "other", code=2)
-    assert "no target set 'llm', which another store has" in refused.stderr
-    summary = json.loads(
-        run("merge", tmp_path / "all", store, tmp_path / "other", "--features-only", "--format", "webdataset",
-            "--json").stdout
-    )  # fmt: skip
-    assert (summary["records"], summary["shards"], summary["layout"], summary["targets"]) == (20, 4, "webdataset", [])
-    assert len(Store.open(tmp_path / "all")) == 20
-
-
-def test_a_merged_store_says_what_it_is_of_and_how_to_finish_it(store, tmp_path):
-    changes = {"manifest_sha256": "ef" * 32, "plan": {"shards": 2}, "split": "dev"}
-    other = Store.create(tmp_path / "other", building.identity(**changes))
-    other.commit(0, building.records(9), [])
-    run("merge", tmp_path / "all", store, tmp_path / "other", "--features-only")
-    for command in ("status", "inspect"):
-        shown = run(command, tmp_path / "all").stdout
-        assert "not finished: run the same merge command again" in shown
-        assert "merged    manifest cd, all splits, 3 shards" in shown
-        assert "merged    manifest efefefefefef, dev, 2 shards" in shown
-    merged = json.loads(run("status", tmp_path / "all", "--json").stdout)["merged"]
-    assert [each["manifest_sha256"] for each in merged] == ["cd", "ef" * 32]
-
-
-def test_an_unfinished_store_says_how_to_finish_it(tmp_path):
-    building.build(tmp_path / "s", shards=2)
-    assert "not finished: run the same extract or export command again" in run("status", tmp_path / "s").stdout
-    (tmp_path / "s/extract.json").write_text("{}")
-    assert "not finished: run the same extract command again" in run("status", tmp_path / "s").stdout
-    assert "1 planned shards are not there yet (`status` names them)" in run("repair", tmp_path / "s").stdout
-
-
-def test_verify_names_the_remedy_and_repair_what_it_lacks(store, tmp_path):
-    copy = shutil.copytree(store, tmp_path / "copy")
-    assert "nothing to repair" in run("repair", copy).stdout
-    part = copy / "catalog/00001.parquet"
-    part.write_bytes(part.read_bytes()[:-1])
-    found = run("verify", copy, code=1)
-    assert "shard 1" in found.stdout and f"sm-pipeline repair {copy}" in found.stderr
-    refused = run("repair", copy, code=2)
-    assert "was not made by `sm-pipeline extract`" in refused.stderr
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("extract", "m.jsonl", "--store", "s", "--pad-token", "x"), "--pad-token: needs --llm"),
+        (("extract", "m.jsonl", "--store", "s", "--average", "0"), "--average 0: give 1 or more"),
+        (("plan", "m.jsonl", "--rate", "3", "--measure"), "--rate: leave it out with --measure"),
+        (("plan", "m.jsonl", "--rate", "nan"), "--rate nan: give hours of audio"),
+        (("manifest", "switchboard", ".", "out.jsonl"), "switchboard: no such kind of corpus"),
+    ],
+)
+def test_flags_that_do_not_fit_are_one_line(tmp_path, arguments, words):
+    refused = run(*arguments, code=2)
+    assert words in refused.stderr
     assert len(refused.stderr.strip().splitlines()) == 1
 
 
-@pytest.mark.parametrize("command", ["status", "inspect", "verify", "repair"])
-def test_reports_as_one_json_object(store, command):
-    assert isinstance(json.loads(run(command, store, "--json").stdout), dict)
+def test_plan_reports_as_one_json_object(tiny_corpus):
+    facts = json.loads(run("plan", tiny_corpus, "--encoder", "tiny-seamless", "--json").stdout)
+    assert facts["utterances"] > 0 and facts["shards"] == 1
 
 
-@pytest.mark.parametrize("command", ["status", "inspect", "verify", "repair"])
-def test_no_store_is_one_line(command, tmp_path):
-    refused = run(command, tmp_path / "nothing", code=2)
-    assert refused.stderr.strip().splitlines() == [
-        f"error: {tmp_path / 'nothing'}: no store there (store.json is missing)"
-    ]
+def test_extract_embed_and_a_run_with_too_many_rejects(tmp_path, tiny_corpus, tiny_llm):
+    few = tmp_path / "few.jsonl"
+    lines = tiny_corpus.read_text().splitlines()[:3]
+    lost = {**json.loads(lines[0]), "id": "lost", "audio": "nowhere.flac"}
+    few.write_text("\n".join([*lines, json.dumps(lost)]) + "\n")
+    flags = ("extract", few, "--store", tmp_path / "s", "--encoder", "tiny-seamless", "--device", "cpu",
+             "--audio-root", tiny_corpus.parent)  # fmt: skip
+    summary = json.loads(run(*flags, "--json").stdout)
+    assert (summary["written"], summary["rejected"]) == (3, 1)
+    failed = run(*flags, "--max-rejects", 0, code=1)
+    assert "--max-rejects allows 0" in failed.stderr
+    embedded = run("embed", "--store", tmp_path / "s", "--llm", tiny_llm, "--pad-token", "</s>")
+    assert "3" in embedded.stdout

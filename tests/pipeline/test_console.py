@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import io
+import json
 import re
+from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from sm_pipeline import console
 from sm_pipeline.signals import Stopped
 from sm_store.errors import ConfigError, RunFailed, StoreBusy
+from sm_store.version import __version__
 
 
 def raising(error: BaseException):
@@ -97,3 +101,38 @@ def test_a_bar_on_a_terminal():
     assert "extract" in text
     assert "4/4 shards" in text
     assert "rejected=2" in text
+
+
+class Figures:
+    def to_json(self):
+        return {"path": Path("x"), "name": "é"}
+
+    def in_words(self):
+        return "one line"
+
+
+def test_a_report_as_text_or_as_one_json_object(capsys):
+    console.print_report(Figures(), as_json=False)
+    assert capsys.readouterr().out == "one line\n"
+    console.print_report(Figures(), as_json=True)
+    out = capsys.readouterr().out
+    assert json.loads(out) == {"path": "x", "name": "é"} and "é" in out
+
+
+def test_an_app_of_ours_prints_its_name_and_version_and_wants_a_command():
+    app = console.new_app("sm-some", "What it does.")
+    app.command("go")(lambda: None)
+    shown = CliRunner().invoke(app, ["--version"])
+    assert (shown.exit_code, shown.output) == (0, f"sm-some {__version__}\n")
+    assert "What it does." in CliRunner().invoke(app, ["--help"]).output
+    assert CliRunner().invoke(app, []).exit_code == 2
+    assert CliRunner().invoke(app, ["go"]).exit_code == 0
+
+
+def test_of_several_processes_one_prints_the_error(capsys, monkeypatch, tmp_path):
+    monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(tmp_path / "error.json"))
+    monkeypatch.setenv("RANK", "1")
+    with pytest.raises(SystemExit):
+        console.run(raising(ConfigError("--x 1: give 2")))
+    assert capsys.readouterr() == ("", "")
+    assert json.loads((tmp_path / "error.json").read_text())["message"] == "--x 1: give 2"

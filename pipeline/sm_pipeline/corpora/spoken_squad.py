@@ -26,9 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import soundfile
 
-from sm_pipeline.audio import SAMPLE_RATE, read_audio
 from sm_pipeline.corpora.found import (
     DECODABLE,
     NO_AUDIO,
@@ -131,6 +129,10 @@ def join(parts: list[Path]) -> bytes:
     Raises:
         SampleError: one of them cannot be read.
     """
+    import soundfile  # here, so that the command line, which lists the kinds, does not load it
+
+    from sm_pipeline.audio import SAMPLE_RATE, read_audio
+
     samples = np.concatenate([read_audio(path).samples for path in parts])
     file = io.BytesIO()
     soundfile.write(file, samples, SAMPLE_RATE, format="FLAC", subtype="PCM_16")

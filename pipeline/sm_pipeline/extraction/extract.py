@@ -99,6 +99,15 @@ class Summary:
             f"{self.hours_per_device_hour:.0f} hours of audio per {self.device}-hour{halved}"
         )
 
+    def failure(self, max_rejects: int | None) -> str | None:
+        """Why the run has failed although it ended; None where it has not."""
+        reasons = ", ".join(f"{reason}: {number}" for reason, number in self.rejects.items())
+        if self.rejected >= self.utterances:
+            return f"every utterance was rejected ({reasons}); `sm-pipeline status {self.store}` names them"
+        if max_rejects is not None and self.rejected > max_rejects:
+            return f"{self.rejected} utterances were rejected ({reasons}); --max-rejects allows {max_rejects}"
+        return None
+
 
 @dataclass(frozen=True, slots=True)
 class Job:
@@ -234,16 +243,6 @@ def default_workers(device: str, seconds: float) -> int:
         return torch.cuda.device_count()
     worth = 1 + int(seconds / SECONDS_WORTH_A_WORKER)
     return 1 if device.startswith("cuda") else min(len(os.sched_getaffinity(0)), worth)
-
-
-def failure(summary: Summary, max_rejects: int | None) -> str | None:
-    """Why a run that ended has failed nevertheless; None where it has not."""
-    reasons = ", ".join(f"{reason}: {number}" for reason, number in summary.rejects.items())
-    if summary.rejected >= summary.utterances:
-        return f"every utterance was rejected ({reasons}); `sm-pipeline status {summary.store}` names them"
-    if max_rejects is not None and summary.rejected > max_rejects:
-        return f"{summary.rejected} utterances were rejected ({reasons}); --max-rejects allows {max_rejects}"
-    return None
 
 
 def _run(job: Job, setup: WorkerSetup, todo: Sequence[WorkUnit], workers: int) -> list[UnitResult]:

@@ -15,7 +15,7 @@ import pytest
 import zarr
 
 from sm_pipeline.config import ExtractConfig, TargetConfig
-from sm_pipeline.extraction.extract import Summary, default_workers, extract, failure
+from sm_pipeline.extraction.extract import Summary, default_workers, extract
 from sm_pipeline.text import normalise
 from sm_store import Store
 from sm_store.errors import IdentityMismatch, ManifestError, ModelError, RunFailed
@@ -208,9 +208,9 @@ def patchy(tmp_path):
 def test_missing_files_are_rejects_and_the_run_goes_on(patchy):
     summary = extract(patchy)
     assert (summary.written, summary.rejected, summary.rejects) == (6, 3, {"audio_missing": 3})
-    assert failure(summary, None) is None
-    assert failure(summary, 3) is None
-    assert "3 utterances were rejected (audio_missing: 3); --max-rejects allows 2" in (failure(summary, 2) or "")
+    assert summary.failure(None) is None
+    assert summary.failure(3) is None
+    assert "3 utterances were rejected (audio_missing: 3); --max-rejects allows 2" in (summary.failure(2) or "")
     ids = {reject.id for reject in Store.open(patchy.store).rejects()}
     assert ids == {"u2", "u5", "u8"}
     assert "rejected 3 (audio_missing 3)" in summary.in_words()
@@ -228,13 +228,13 @@ def test_a_run_that_rejected_everything_has_failed(tmp_path):
     settings = config(write_lines(tmp_path / "m.jsonl", lines), tmp_path / "s.store")
     for _ in range(2):  # and stays failed when it finds everything done
         summary = extract(settings)
-        assert "every utterance was rejected (audio_missing: 4)" in (failure(summary, None) or "")
+        assert "every utterance was rejected (audio_missing: 4)" in (summary.failure(None) or "")
 
 
 def test_no_work_is_no_failure_without_rejects():
     figures = dict.fromkeys(("hours", "seconds", "x_realtime", "padding", "hours_per_device_hour"), 0.0)
     summary = Summary("s", 3, 3, 0, {}, 1, 0, **figures, halved=0, parts={}, workers=1, device="core")
-    assert failure(summary, 0) is None
+    assert summary.failure(0) is None
 
 
 def test_workers_by_default():

@@ -1,0 +1,135 @@
+"""The commands of `sm-pipeline` on stores that are there: what is inside, is it sound, mend it, convert it.
+
+    $ sm-pipeline status corpus.store
+    $ sm-pipeline verify corpus.store && sm-pipeline export corpus.store corpus.tars
+
+`add_store_commands` adds them to the app of `cli.py`. torch is imported inside the commands that need it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sm_pipeline import config as settings
+from sm_pipeline.console import print_json, print_report
+from sm_pipeline.options import (
+    DeviceOption,
+    HtmlOption,
+    JsonOption,
+    LayoutOption,
+    MovedManifestOption,
+    OutStoreArgument,
+    StoreArgument,
+)
+from sm_store.errors import RunFailed
+
+
+def add_store_commands(app: typer.Typer) -> None:
+    """Add every command of this module."""
+    for command in (status, inspect, verify, repair, retry, export, merge):
+        app.command()(command)
+
+
+def status(
+    store: StoreArgument,
+    rejects: Annotated[bool, typer.Option("--rejects", help="List every rejected utterance.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """What is done, missing and rejected, and why."""
+    from sm_pipeline.pages.inspection import reject_lines, status_lines, store_status
+
+    facts = store_status(store, with_rejects=rejects)
+    if as_json:
+        print_json(facts)
+    else:
+        typer.echo("\n".join([*status_lines(facts), *(reject_lines(facts) if rejects else [])]))
+
+
+def inspect(store: StoreArgument, html: HtmlOption = None, as_json: JsonOption = False) -> None:
+    """What is inside: identity, lengths, splits, languages, speakers, target sets."""
+    from sm_pipeline.pages.inspection import inspect_lines, inspect_store
+
+    if html is None:
+        facts = inspect_store(store)
+    else:
+        from sm_pipeline.pages.store_page import write_page
+
+        facts = write_page(store, html)
+    if as_json:
+        print_json(facts)
+    else:
+        typer.echo("\n".join(inspect_lines(facts)))
+
+
+def verify(store: StoreArgument, as_json: JsonOption = False) -> None:
+    """Read every byte and compare it with its checksum; exit 1 names each bad shard and record."""
+    from sm_pipeline.pages.inspection import verify_store, verify_words
+
+    report = verify_store(store)
+    if as_json:
+        print_json(report.to_json())
+    else:
+        for damage in report.damages:
+            typer.echo(str(damage))
+        typer.echo(f"{store}: {verify_words(report)}")
+    if not report.ok:
+        raise RunFailed(f"{store}: damaged in {len(report.damages)} places; `sm-pipeline repair {store}`")
+
+
+def repair(
+    store: StoreArgument,
+    manifest: MovedManifestOption = None,
+    device: DeviceOption = "auto",
+    as_json: JsonOption = False,
+) -> None:
+    """Make again what verify finds bad, and nothing else, with the bytes it had."""
+    from sm_pipeline.extraction.repair import repair as repair_store
+
+    print_report(repair_store(store, manifest, device), as_json)
+
+
+def retry(
+    store: StoreArgument,
+    manifest: MovedManifestOption = None,
+    device: DeviceOption = "auto",
+    as_json: JsonOption = False,
+) -> None:
+    """Extract rejected samples again, and only those: after their audio was mended, or the machine was.
+
+    What is good now becomes shards of its own; what is rejected again stays in the ledger as it was.
+    """
+    from sm_pipeline.extraction.retry import retry as retry_store
+
+    print_report(retry_store(store, manifest, device), as_json)
+
+
+def export(
+    store: StoreArgument, out: OutStoreArgument, layout: LayoutOption = "webdataset", as_json: JsonOption = False
+) -> None:
+    """The same store in the other format, bit for bit. Run again, it continues."""
+    from sm_pipeline.pages.inspection import export_store
+
+    print_report(export_store(store, out, layout), as_json)
+
+
+def merge(
+    out: OutStoreArgument,
+    stores: Annotated[
+        list[Path], typer.Argument(help="Folders (or URLs) of the stores, in the order of their shards.")
+    ],
+    layout: Annotated[
+        settings.Layout | None, typer.Option("--format", help="Of the shards. Default: the first store's.")
+    ] = None,
+    target: Annotated[
+        list[str] | None, typer.Option(help="A target set to take along; repeatable. Default: all, if all have them.")
+    ] = None,
+    features_only: Annotated[bool, typer.Option("--features-only", help="Take no target sets along.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Several stores of one encoder as one. Run again, it continues."""
+    from sm_pipeline.pages.inspection import merge_stores
+
+    print_report(merge_stores(out, stores, layout, [] if features_only else target), as_json)
