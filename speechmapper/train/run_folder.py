@@ -18,9 +18,9 @@ from accelerate import Accelerator
 from accelerate.utils import ProjectConfiguration
 
 from sm_pipeline.devices import choose_device, mixed_precision
-from sm_store.document import STORE
 from sm_store.durable import write_file
 from sm_store.errors import ConfigError
+from sm_store.paths import STORE
 from speechmapper.config import RunConfig, Stage1Config, Stage2Config
 from speechmapper.config_file import to_plain, to_yaml
 from speechmapper.loader.data import TrainingData

@@ -11,7 +11,6 @@ Opening reads only the numbers; text columns are read when asked for.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,10 +20,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from sm_store import paths
 from sm_store.durable import Written, checksum, write_file
 from sm_store.errors import StoreCorrupt, StoreFormatError
 from sm_store.identity import Identity, canonical
-from sm_store.shards.ragged import shard_name
 
 SCHEMA = pa.schema(
     [
@@ -65,7 +64,6 @@ _EMBEDDINGS = [
 ]
 TARGET_SCHEMAS = {"table": pa.schema(_TOKENS), "dense": pa.schema(_TOKENS + _EMBEDDINGS)}
 _META = b"speechmapper"
-_INSIDE = re.compile(r"(shards|ledger|targets)(/[A-Za-z0-9._-]+)+")
 _REPEATING = ["lang", "speaker", "split", "corpus"]
 
 
@@ -94,7 +92,7 @@ class PartInfo:
         files = {path: Written(int(entry[0]), int(entry[1])) for path, entry in data["files"].items()}
         places = {str(stream): str(path) for stream, path in data["data"].items()}
         for path in [*files, *places.values()]:
-            if not _INSIDE.fullmatch(path) or ".." in path.split("/"):
+            if not paths.is_file_of_a_shard(path):
                 raise ValueError(f"a path outside the store: {path!r}")
         return cls(int(data["shard"]), str(data["made_by"]), places, files)
 
@@ -114,36 +112,34 @@ def encode(schema: pa.Schema, columns: Mapping[str, Any], info: PartInfo) -> byt
     return sink.getvalue().to_pybytes()
 
 
-def commit(folder: Path, shard: int, data: bytes) -> None:
+def commit(root: Path, shard: int, data: bytes, target: str | None = None) -> None:
     """Put a part in place: first its checksum, then, by one rename, the part itself."""
-    write_file(seal_path(folder, shard), seal(len(data), checksum(data)))
-    write_file(part_path(folder, shard), data)
+    write_file(root / paths.part_seal(shard, target), seal(len(data), checksum(data)))
+    write_file(root / paths.part(shard, target), data)
 
 
-def part_path(folder: Path, shard: int) -> Path:
-    return folder / f"{shard_name(shard)}.parquet"
+def is_committed(root: Path, shard: int, target: str | None = None) -> bool:
+    """Whether a shard (or a target set's share of it) is committed: its part exists."""
+    return (root / paths.part(shard, target)).exists()
 
 
-def seal_path(folder: Path, shard: int) -> Path:
-    return folder / f"_{shard_name(shard)}.crc32c"  # tools that open the folder skip names with _
-
-
-def shards_in(folder: Path) -> list[int]:
-    """Numbers of the parts in a catalog folder, ascending."""
+def committed_shards(root: Path, target: str | None = None) -> list[int]:
+    """Numbers of the committed shards (or of those that have a target set's rows), ascending."""
+    folder = root / paths.catalog_folder(target)
     if not folder.is_dir():
         return []
     names = (path.name for path in folder.iterdir() if path.suffix == ".parquet")
     return sorted(int(name[: -len(".parquet")]) for name in names if name[: -len(".parquet")].isdigit())
 
 
-def read_part(folder: Path, shard: int, columns: Sequence[str]) -> tuple[PartInfo, pa.Table]:
+def read_part(root: Path, shard: int, columns: Sequence[str], target: str | None = None) -> tuple[PartInfo, pa.Table]:
     """A part's description and some of its columns, after its checksum was found right.
 
     Raises:
         StoreCorrupt: missing or differing bytes. StoreFormatError: not a part of this format.
     """
-    path = part_path(folder, shard)
-    data = checked(path, seal_path(folder, shard))
+    path = root / paths.part(shard, target)
+    data = checked(path, root / paths.part_seal(shard, target))
     try:
         file = pq.ParquetFile(pa.BufferReader(data))
         info = PartInfo.from_json(json.loads(file.schema_arrow.metadata[_META]))
@@ -156,12 +152,13 @@ def read_part(folder: Path, shard: int, columns: Sequence[str]) -> tuple[PartInf
     return info, table
 
 
-def read_rows(folder: Path, shard: int, columns: Sequence[str]) -> tuple[PartInfo, pa.Table]:
+def read_rows(root: Path, shard: int, columns: Sequence[str], target: str | None = None) -> tuple[PartInfo, pa.Table]:
     """As `read_part`, and the rows are found to be numbered 0, 1, 2, ..."""
-    info, table = read_part(folder, shard, ["row", *columns])
+    info, table = read_part(root, shard, ["row", *columns], target)
     rows = table.column("row").to_numpy()
     if not np.array_equal(rows, np.arange(len(rows))):
-        raise StoreCorrupt(f"{folder}: shard {shard}: rows are not numbered 0, 1, 2, ...; run `sm-pipeline verify`")
+        what = f"{root / paths.part(shard, target)}: rows are not numbered 0, 1, 2, ..."
+        raise StoreCorrupt(f"{what}; run `sm-pipeline verify`")
     return info, table.select(list(columns)).replace_schema_metadata(None)
 
 

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from sm_store import catalog, ledger
+from sm_store import catalog, ledger, paths
 from sm_store.catalog import PartInfo
 from sm_store.codec import codec_of
 from sm_store.dtypes import is_finite, numpy_dtype
@@ -30,7 +30,7 @@ from sm_store.index import remove_part
 from sm_store.int8 import Quantized, quantize
 from sm_store.records import Fields, Record, Reject, fields_to_json
 from sm_store.shards import shard_tar, shard_zarr
-from sm_store.shards.ragged import Extents, Ragged, ShardContent, ShardWritten, shard_name
+from sm_store.shards.ragged import Extents, Ragged, ShardContent, ShardWritten
 from sm_store.targets import DenseRows, TargetSet
 from sm_store.threads import THREADS, in_threads
 
@@ -83,12 +83,12 @@ def write_shard(
     remove_target_parts(root, shard)
     made = _Features(identity, records)
     written = _write_data(root, identity, shard, made, targets)
-    ledger_path = f"ledger/{shard_name(shard)}.jsonl"
+    ledger_path = paths.ledger(shard)
     rejected = {ledger_path: write_file(root / ledger_path, ledger.encode(rejects))}
     data = {name: written.extents[member].file for name, member in made.members.items()}
     info = PartInfo(shard, identity.sha256(), data, {**written.files, **rejected})
     columns = _catalog_columns(shard, records, frames) | made.columns(written.extents)
-    catalog.commit(root / "catalog", shard, catalog.encode(catalog.schema_of(identity), columns, info))
+    catalog.commit(root, shard, catalog.encode(catalog.schema_of(identity), columns, info))
 
 
 def write_missing_targets(
@@ -100,10 +100,10 @@ def write_missing_targets(
         content: token ids of every record, and what is known before of those that have none.
     """
     ids, known = content
-    folder, what = root / "targets" / target.name, f"shard {shard}, targets {target.name!r}"
-    if catalog.part_path(folder / "catalog", shard).exists():
+    what = f"shard {shard}, targets {target.name!r}"
+    if catalog.is_committed(root, shard, target.name):
         raise StoreError(f"{root}: {what} are there already; they are never changed")
-    _, table = catalog.read_part(root / "catalog", shard, ["id", "frames"])
+    _, table = catalog.read_part(root, shard, ["id", "frames"])
     frames = table.column("frames").to_numpy().astype(np.int64)
     if len(ids) != len(frames):
         raise StoreError(f"{what}: token ids of {len(ids)} records for {len(frames)}")
@@ -120,7 +120,7 @@ def write_missing_targets(
 
 def write_late_targets(root: Path, identity: Identity, targets: ShardTargets, rejects: Sequence[Reject]) -> None:
     """Targets for a committed shard, as files of their own, with a ledger of the records that have none."""
-    path = ledger.ledger_file(targets.shard, targets.target.ledger)
+    path = paths.ledger(targets.shard, targets.target.name)
     rejected = {path: write_file(root / path, ledger.encode(rejects))}
     written = _write_own(root, identity, targets)
     _commit_targets(root, targets, ShardWritten(written.extents, {**written.files, **rejected}))
@@ -128,8 +128,8 @@ def write_late_targets(root: Path, identity: Identity, targets: ShardTargets, re
 
 def remove_target_parts(root: Path, shard: int) -> None:
     """Take back targets that a crashed commit of `shard` left: they describe files about to be replaced."""
-    for folder in sorted((root / "targets").glob("*/catalog")):
-        remove_part(folder, shard)
+    for folder in sorted((root / paths.TARGETS).glob(f"*/{paths.CATALOG}")):
+        remove_part(root, shard, folder.parent.name)
 
 
 def discard_shard(root: Path, shard: int) -> None:
@@ -138,7 +138,7 @@ def discard_shard(root: Path, shard: int) -> None:
 
     Its part goes first: from then on nobody looks at its files, which the next commit replaces.
     """
-    remove_part(root / "catalog", shard)
+    remove_part(root, shard)
     remove_target_parts(root, shard)
 
 
@@ -180,11 +180,11 @@ def _write_data(
     """Features, and targets: in the same samples of a tar, or as zarr arrays of their own."""
     if identity.layout == "webdataset":
         streams = [*features.streams, *(stream for entry in targets for stream in entry.streams(identity))]
-        written = shard_tar.write(root, ShardContent("shards", shard, streams, features.samples))
+        written = shard_tar.write(root, ShardContent(None, shard, streams, features.samples))
         for entry in targets:
             _commit_targets(root, entry, ShardWritten(written.extents, {}))
     else:
-        written = shard_zarr.write(root, ShardContent("shards", shard, features.streams, features.samples))
+        written = shard_zarr.write(root, ShardContent(None, shard, features.streams, features.samples))
         for entry in targets:
             _commit_targets(root, entry, _write_own(root, identity, entry))
     return written
@@ -193,8 +193,7 @@ def _write_data(
 def _write_own(root: Path, identity: Identity, targets: ShardTargets) -> ShardWritten:
     """The targets of a shard as files of their own."""
     samples: list[Mapping[str, Any]] = [{"row": row} for row in range(len(targets.ids))]
-    place = f"targets/{targets.target.name}/shards"
-    content = ShardContent(place, targets.shard, targets.streams(identity), samples)
+    content = ShardContent(targets.target.name, targets.shard, targets.streams(identity), samples)
     return _WRITERS[identity.layout](root, content)
 
 
@@ -216,7 +215,7 @@ def _commit_targets(root: Path, targets: ShardTargets, written: ShardWritten) ->
         data["embeddings"] = dense.file
     info = PartInfo(targets.shard, target.fingerprint(), data, written.files)
     part = catalog.encode(catalog.TARGET_SCHEMAS[target.spec.kind], columns, info)
-    catalog.commit(root / "targets" / target.name / "catalog", targets.shard, part)
+    catalog.commit(root, targets.shard, part, target.name)
 
 
 def check_records(identity: Identity, shard: int, records: Sequence[Record], rejects: Sequence[Reject]) -> None:

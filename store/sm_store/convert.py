@@ -156,8 +156,8 @@ def _copy(source: Store, out: Store, names: Sequence[str], offset: int, progress
 def _target_rejects(source: Store, name: str, shard: int) -> list[Reject]:
     """Records of a shard that are known not to get a target; only a set added after the features keeps them."""
     target = source.targets(name)
-    part, _ = catalog.read_part(target.folder / "catalog", shard, [])
-    return ledger.read(source.root, part, target.ledger) if target.added_later(shard) else []
+    part, _ = catalog.read_part(source.root, shard, [], name)
+    return ledger.read(source.root, part, name) if target.added_later(shard) else []
 
 
 def _require_elsewhere(sources: Sequence[Path], out: Path) -> None:

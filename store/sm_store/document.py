@@ -16,11 +16,11 @@ from typing import Any
 from sm_store.durable import checksum, write_file
 from sm_store.errors import ConfigError, SpeechMapperError, StoreCorrupt, StoreFormatError, StoreMissing
 from sm_store.identity import Identity, canonical
+from sm_store.paths import STORE
 from sm_store.records import TargetSpec
 
 FORMAT = "speechmapper-store"
 FORMAT_VERSION = 1
-STORE = "store.json"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _RESERVED = {"features", "features.scales", "json"}
 

@@ -36,8 +36,8 @@ import google_crc32c
 import numpy as np
 
 from sm_store.errors import StoreBusy
+from sm_store.paths import LOCKS
 
-_LOCKS = ".locks"
 _SYNCS_AT_ONCE = 8
 _LARGE = 64 * 1024  # bytes worth handing to another thread
 _QUEUED = 8  # pieces of at least that size
@@ -281,7 +281,7 @@ def locked(root: Path, name: str, wait: bool = False) -> Iterator[None]:
     Raises:
         StoreBusy: another process (or thread) holds it, and `wait` is off.
     """
-    folder = root / _LOCKS
+    folder = root / LOCKS
     make_folder(folder)
     path = folder / name
     fd = _acquire(path, f"{root}: {name}", fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)

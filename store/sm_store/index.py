@@ -3,8 +3,8 @@
     catalog/_index.arrow      Arrow IPC: frames, offset, crc32c, duration, lang, ... of every record, in order
     catalog/_index.crc32c     {"crc32c": ..., "size": ...} of it
 
-    write_index(root / "catalog", SCHEMA, made_by)       after an extraction
-    index = read_index(root / "catalog", made_by)        None where there is none
+    write_index(root, SCHEMA, made_by)      after an extraction
+    index = read_index(root, made_by)       None where there is none
     index.parts[7], index.starts[7:9]                    what part 7 says of itself, and its rows
 
 It repeats what the parts say and is never needed: shards committed after it are read from their parts, and
@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from sm_store import catalog
+from sm_store import catalog, paths
 from sm_store.catalog import PartInfo
 from sm_store.durable import checksum, remove, write_file
 from sm_store.errors import StoreCorrupt, StoreFormatError
@@ -30,8 +30,6 @@ from sm_store.identity import canonical
 WORTH = 64  # parts; fewer are read as fast one by one
 _NOT_INDEXED = frozenset({"id", "shard", "row", "text", "question", "answer", "translation"})
 _META = b"speechmapper"
-INDEX = "_index.arrow"
-_SEAL = "_index.crc32c"
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,36 +51,37 @@ def indexed_columns(schema: pa.Schema) -> list[str]:
     return [name for name in schema.names if name not in _NOT_INDEXED]
 
 
-def write_index(folder: Path, schema: pa.Schema, made_by: str) -> None:
+def write_index(root: Path, schema: pa.Schema, made_by: str, target: str | None = None) -> None:
     """Index the parts in a catalog folder, if they are many and the index there does not have them all."""
-    shards = catalog.shards_in(folder)
-    old = read_index(folder, made_by)
+    shards = catalog.committed_shards(root, target)
+    old = read_index(root, made_by, target)
     if len(shards) < WORTH or (old is not None and [part.shard for part in old.parts] == shards):
         return
     names = indexed_columns(schema)
     parts, tables = [], []
     for shard in shards:
-        part, table = catalog.read_rows(folder, shard, names)
+        part, table = catalog.read_rows(root, shard, names, target)
         parts.append(part)
         tables.append(table)
     fields = [_indexed_field(schema.field(name)) for name in names]
     described = {"made_by": made_by, "rows": [len(table) for table in tables], "parts": [p.to_json() for p in parts]}
     whole = pa.concat_tables(tables).select(names).cast(pa.schema(fields)).unify_dictionaries().combine_chunks()
     data = _encode(whole.replace_schema_metadata({_META: canonical(described)}))
-    drop_index(folder)
-    write_file(folder / INDEX, data)
-    write_file(folder / _SEAL, catalog.seal(len(data), checksum(data)))
+    drop_index(root, target)
+    write_file(root / paths.index(target), data)
+    write_file(root / paths.index_seal(target), catalog.seal(len(data), checksum(data)))
 
 
-def read_index(folder: Path, made_by: str) -> Index | None:
+def read_index(root: Path, made_by: str, target: str | None = None) -> Index | None:
     """The index of a catalog folder, checked; None where there is none or it belongs to parts that are gone.
 
     Raises:
         StoreCorrupt: its bytes differ from what was written. StoreFormatError: it belongs to another store.
     """
-    if not (folder / INDEX).is_file() or not (folder / _SEAL).is_file():
+    path, seal = root / paths.index(target), root / paths.index_seal(target)
+    if not path.is_file() or not seal.is_file():
         return None
-    data = catalog.checked(folder / INDEX, folder / _SEAL)
+    data = catalog.checked(path, seal)
     try:
         with pa.ipc.open_file(pa.BufferReader(data)) as source:
             table = source.read_all()
@@ -90,27 +89,27 @@ def read_index(folder: Path, made_by: str) -> Index | None:
         parts = [PartInfo.from_json(entry) for entry in described["parts"]]
         starts = np.cumsum([0, *described["rows"]], dtype=np.int64)
     except (pa.ArrowException, ValueError, KeyError, TypeError, OSError) as error:
-        raise StoreFormatError(f"{folder / INDEX}: not an index of this format ({error})") from None
+        raise StoreFormatError(f"{path}: not an index of this format ({error})") from None
     if described["made_by"] != made_by:
-        raise StoreFormatError(f"{folder / INDEX}: belongs to another store; remove it")
+        raise StoreFormatError(f"{path}: belongs to another store; remove it")
     if len(starts) != len(parts) + 1 or int(starts[-1]) != len(table):
-        raise StoreCorrupt(f"{folder / INDEX}: rows and parts do not fit; remove it")
+        raise StoreCorrupt(f"{path}: rows and parts do not fit; remove it")
     return Index(parts, starts, table.replace_schema_metadata(None))
 
 
-def drop_index(folder: Path) -> None:
+def drop_index(root: Path, target: str | None = None) -> None:
     """Remove the index: before a part goes, or before a new one is written. Without its seal it counts for
     nothing."""
-    for name in (_SEAL, INDEX):
-        if (folder / name).exists():
-            remove(folder / name)
+    for file in (paths.index_seal(target), paths.index(target)):
+        if (root / file).exists():
+            remove(root / file)
 
 
-def remove_part(folder: Path, shard: int) -> None:
+def remove_part(root: Path, shard: int, target: str | None = None) -> None:
     """Make a shard one that was never committed; nothing happens where it is not."""
-    if catalog.part_path(folder, shard).exists():
-        drop_index(folder)
-        remove(catalog.part_path(folder, shard))
+    if catalog.is_committed(root, shard, target):
+        drop_index(root, target)
+        remove(root / paths.part(shard, target))
 
 
 def _indexed_field(field: pa.Field) -> pa.Field:

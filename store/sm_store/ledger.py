@@ -13,12 +13,12 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from sm_store import paths
 from sm_store.catalog import PartInfo
 from sm_store.durable import Written, checksum
 from sm_store.errors import StoreCorrupt, StoreError
 from sm_store.identity import canonical
 from sm_store.records import Reject
-from sm_store.shards.ragged import shard_name
 
 REASONS: dict[str, str] = {
     "audio_missing": "the audio file does not exist or is not a plain file",
@@ -67,14 +67,9 @@ def decode(data: bytes, what: str) -> list[Reject]:
     return rejects
 
 
-def ledger_file(shard: int, folder: str = "ledger") -> str:
-    """A shard's ledger, below the store; `targets/NAME/ledger` is the folder of a target set added later."""
-    return f"{folder}/{shard_name(shard)}.jsonl"
-
-
-def read(root: Path, part: PartInfo, folder: str = "ledger") -> list[Reject]:
+def read(root: Path, part: PartInfo, target: str | None = None) -> list[Reject]:
     """The rejects of a committed shard. Raises StoreCorrupt where the file is not what was written."""
-    path = ledger_file(part.shard, folder)
+    path = paths.ledger(part.shard, target)
     try:
         data = (root / path).read_bytes()
     except FileNotFoundError:

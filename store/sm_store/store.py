@@ -24,7 +24,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from sm_store import catalog, commit, document, durable, targets
+from sm_store import catalog, commit, document, durable, paths, targets
 from sm_store.catalog import PartInfo
 from sm_store.errors import StoreError, StoreFormatError, StoreMissing
 from sm_store.geometry import Geometry
@@ -35,12 +35,11 @@ from sm_store.reading.reader import ChecksumPolicy
 from sm_store.reading.remote import Cache, RemoteFiles, local_folder, url_of
 from sm_store.reading.view import View
 from sm_store.records import Batch, Record, Reject, TargetSpec
-from sm_store.shards.ragged import shard_name
 from sm_store.shards.shard_zarr import group_json
 from sm_store.targets import TargetSet
 
 _STORE_LOCK = "store"
-_OWN = {"shards", "targets", "catalog", "ledger", "zarr.json", ".locks"}
+_OWN = {*paths.FOLDERS, paths.GROUP, paths.LOCKS}
 
 
 class Store:
@@ -68,17 +67,17 @@ class Store:
             raise StoreFormatError(f"{root}: a file is there; choose another folder")
         durable.make_folder(root)
         with durable.locked(root, _STORE_LOCK, wait=True):
-            if (root / document.STORE).exists():
+            if (root / paths.STORE).exists():
                 raise StoreError(f"{root}: there is a store already; open it, or choose another folder")
             names = sorted(entry.name for entry in root.iterdir() if entry.name not in _OWN)
             foreign = [name for name in names if not durable.is_leftover(name)]
             if foreign:
                 raise StoreFormatError(f"{root}: not a store and not empty ({foreign[0]}); choose another")
-            for name in ("shards", "targets", "catalog", "ledger"):
+            for name in paths.FOLDERS:
                 durable.make_folder(root / name)
             if identity.layout == "zarr":
-                for folder in (root, root / "shards", root / "targets"):
-                    durable.write_file(folder / "zarr.json", group_json())
+                for group in paths.GROUPS:
+                    durable.write_file(root / group, group_json())
             document.write_store(root, identity, {})
         return cls.open(root)
 
@@ -109,7 +108,7 @@ class Store:
             IdentityMismatch: with the difference.
         """
         root = local_folder(path)
-        if not (root / document.STORE).exists():
+        if not (root / paths.STORE).exists():
             try:
                 return cls.create(root, identity)
             except StoreFormatError:
@@ -213,7 +212,7 @@ class Store:
             there = ", ".join(self.target_names) or "none"
             remedy = "add it with `sm-pipeline embed`"
             raise StoreMissing(f"{self.path}: no target set {name!r} (there: {there}); {remedy}")
-        return TargetSet(self.root / "targets" / name, self._specs[name])
+        return TargetSet(self.root, self._specs[name])
 
     def token_counts(self, name: str) -> np.ndarray:
         """(records,) int64: tokens of each record; 0 = its text is too long for its frames, it has no target.
@@ -243,7 +242,8 @@ class Store:
                 what = f"{self.root} target set {spec.name!r}"
                 require_same(diff_json(specs[spec.name].to_json(), spec.to_json()), what)
             else:
-                targets.write_target_set(self.root / "targets" / spec.name, spec, table, tokenizer_files, zarr)
+                folder = self.root / paths.target_folder(spec.name)
+                targets.write_target_set(folder, spec, table, tokenizer_files, zarr)
                 document.write_store(self.root, self.identity, {**specs, spec.name: spec})
         self._specs[spec.name] = spec
 
@@ -254,7 +254,7 @@ class Store:
             _, specs = document.read_store(self.root)
             specs.pop(name, None)
             document.write_store(self.root, self.identity, specs)
-            durable.remove(self.root / "targets" / name)
+            durable.remove(self.root / paths.target_folder(name))
         self._specs.pop(name)
         self.refresh()
 
@@ -267,10 +267,10 @@ class Store:
         Raises:
             StoreBusy: another process holds it.
         """
-        with self._locked(f"shard-{shard_name(shard)}"):
+        with self._locked(paths.shard_lock(shard)):
             self._held.add(shard)
             try:
-                yield not catalog.part_path(self.root / "catalog", shard).exists()
+                yield not catalog.is_committed(self.root, shard)
             finally:
                 self._held.discard(shard)
 
@@ -288,7 +288,7 @@ class Store:
         """
         chosen = [(self.targets(name), ids) for name, ids in (token_ids or {}).items()]
         with self._hold(shard):
-            if catalog.part_path(self.root / "catalog", shard).exists():
+            if catalog.is_committed(self.root, shard):
                 raise StoreError(f"{self.root}: shard {shard} is committed already; shards are never changed")
             commit.write_shard(self.root, self.identity, shard, (records, rejects), chosen)
         self.refresh()
@@ -315,17 +315,16 @@ class Store:
     def compact(self) -> None:
         """Index the catalogs of many shards, so that the store opens in seconds: after an extraction."""
         with self._locked("index", wait=True):
-            write_index(self.root / "catalog", catalog.schema_of(self.identity), self.identity.sha256())
+            write_index(self.root, catalog.schema_of(self.identity), self.identity.sha256())
             for name, spec in self._specs.items():
-                folder, made_by = self.root / "targets" / name / "catalog", self.targets(name).fingerprint()
-                write_index(folder, catalog.TARGET_SCHEMAS[spec.kind], made_by)
+                schema = catalog.TARGET_SCHEMAS[spec.kind]
+                write_index(self.root, schema, self.targets(name).fingerprint(), name)
 
     # -- state -------------------------------------------------------------------------------------------
 
     def done_shards(self, targets: str | None = None) -> set[int]:
         """Shards committed by now (by anyone); with a target set's name, those that have its rows."""
-        folder = self.root / "targets" / targets / "catalog" if targets else self.root / "catalog"
-        return set(catalog.shards_in(folder))
+        return set(catalog.committed_shards(self.root, targets))
 
     def rejects(self) -> list[Reject]:
         """Every rejected utterance that no later shard holds, in shard order."""
@@ -348,5 +347,5 @@ class Store:
         if shard in self._held:
             yield
         else:
-            with self._locked(f"shard-{shard_name(shard)}"):
+            with self._locked(paths.shard_lock(shard)):
                 yield

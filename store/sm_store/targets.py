@@ -25,25 +25,23 @@ from typing import Any
 
 import numpy as np
 
-from sm_store import catalog, document
+from sm_store import catalog, document, paths
 from sm_store.dtypes import to_float32, to_storage
 from sm_store.durable import Written, checksum, move_files, staged
 from sm_store.errors import ConfigError, StoreCorrupt, StoreError, StoreFormatError
 from sm_store.identity import canonical, diff_json, require_same
-from sm_store.ledger import ledger_file
 from sm_store.records import TargetSpec
 from sm_store.shards.shard_zarr import group_json
 
-_TABLE = "table.npy"
-_TOKENIZER = "tokenizer"
 _REMEDY = "run `sm-pipeline verify`"
 
 
 class TargetSet:
     """A target set of an open store."""
 
-    def __init__(self, folder: Path, spec: TargetSpec) -> None:
-        self.folder = folder
+    def __init__(self, root: Path, spec: TargetSpec) -> None:
+        self.root = root
+        self.folder = root / paths.target_folder(spec.name)
         self.spec = spec
 
     @property
@@ -53,30 +51,25 @@ class TargetSet:
     @property
     def tokenizer_dir(self) -> Path:
         """Folder of the LLM's tokenizer files."""
-        return self.folder / _TOKENIZER
-
-    @property
-    def ledger(self) -> str:
-        """Folder, below the store, of the ledgers of records without a target."""
-        return f"targets/{self.name}/ledger"
+        return self.folder / paths.TOKENIZER
 
     def added_later(self, shard: int) -> bool:
         """Whether a shard's targets were added after its features, as files of their own with a ledger.
 
         Its part says so; where that is damaged or gone, the ledger's being there.
         """
-        path = ledger_file(shard, self.ledger)
+        path = paths.ledger(shard, self.name)
         try:
-            part, _ = catalog.read_part(self.folder / "catalog", shard, [])
+            part, _ = catalog.read_part(self.root, shard, [], self.name)
         except StoreError:
-            return (self.folder.parent.parent / path).is_file()
+            return (self.root / path).is_file()
         return path in part.files
 
     @cached_property
     def stored_table(self) -> np.ndarray:
         """The table as it is on disk, (V, E), mapped read-only; bfloat16 as uint16 bits. Checked once."""
-        path = self.folder / _TABLE
-        _check_file(path, self.files.get(_TABLE))
+        path = self.folder / paths.TABLE
+        _check_file(path, self.files.get(paths.TABLE))
         table = np.load(path, mmap_mode="r", allow_pickle=False)
         if table.shape != (self.spec.vocabulary, self.spec.width):
             promised = (self.spec.vocabulary, self.spec.width)
@@ -86,7 +79,7 @@ class TargetSet:
     @cached_property
     def description(self) -> Mapping[str, Any]:
         """target.json."""
-        data = document.read(self.folder / "target.json")
+        data = document.read(self.folder / paths.SPEC)
         require_same(diff_json(self.spec.to_json(), data["spec"]), str(self.folder))
         return data
 
@@ -128,7 +121,7 @@ class TargetSet:
     def check_tokenizer(self) -> None:
         """Raises StoreCorrupt where a tokenizer file is not what was added."""
         for name, written in self.files.items():
-            if name.startswith(f"{_TOKENIZER}/"):
+            if name.startswith(f"{paths.TOKENIZER}/"):
                 _check_file(self.folder / name, written)
 
 
@@ -185,16 +178,16 @@ def write_target_set(
     stored, dtype = narrowest(np.asarray(table, np.float32))
     with staged(folder) as stage:
         if zarr:
-            stage.add("zarr.json", group_json({"target": spec.to_json()}))
-            stage.add("shards/zarr.json", group_json())
-        with stage.create(_TABLE) as out:
+            stage.add(paths.GROUP, group_json({"target": spec.to_json()}))
+            stage.add(f"{paths.SHARDS}/{paths.GROUP}", group_json())
+        with stage.create(paths.TABLE) as out:
             out.write(_npy_header(stored))
             out.write(stored)
         for name in sorted(tokenizer):
-            stage.add(f"{_TOKENIZER}/{name}", tokenizer[name])
+            stage.add(f"{paths.TOKENIZER}/{name}", tokenizer[name])
         files = {name: [entry.size, entry.crc32c] for name, entry in stage.files.items()}
         body = {"spec": spec.to_json(), "table_dtype": dtype, "files": files}
-        stage.add("target.json", document.encode(body))
+        stage.add(paths.SPEC, document.encode(body))
 
 
 def restore_target_set(root: Path, spec: TargetSpec, table: np.ndarray, tokenizer: Mapping[str, bytes]) -> None:
@@ -203,9 +196,9 @@ def restore_target_set(root: Path, spec: TargetSpec, table: np.ndarray, tokenize
     Raises:
         StoreError: the table or the tokenizer is not what the spec says.
     """
-    folder = root / "targets" / spec.name
+    folder = root / paths.target_folder(spec.name)
     made = folder.with_name(f".{spec.name}.tmp-restored")
-    write_target_set(made, spec, table, tokenizer, zarr=(root / "zarr.json").exists())
+    write_target_set(made, spec, table, tokenizer, zarr=(root / paths.GROUP).exists())
     move_files(made, folder)
 
 

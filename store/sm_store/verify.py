@@ -20,25 +20,23 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from sm_store import catalog, commit, document, durable, ledger
+from sm_store import catalog, commit, document, durable, ledger, paths
 from sm_store.catalog import PartInfo
 from sm_store.codec import Codec, codec_of
 from sm_store.dtypes import numpy_dtype
 from sm_store.durable import Written, checksum
 from sm_store.errors import StoreError
 from sm_store.identity import Identity
-from sm_store.index import INDEX, drop_index, indexed_columns, read_index, remove_part
+from sm_store.index import drop_index, indexed_columns, read_index, remove_part
 from sm_store.reading.blocks import BlockReader
 from sm_store.reading.files import ShardFiles
 from sm_store.reading.reader import Stream
 from sm_store.reading.remote import local_folder
 from sm_store.records import TargetSpec
 from sm_store.repeated import repeated
-from sm_store.shards.ragged import shard_name
-from sm_store.shards.shard_zarr import group_json, offsets_name
+from sm_store.shards.shard_zarr import data_file, group_json, offsets_name
 from sm_store.targets import TargetSet
 
-_GROUPS = ("zarr.json", "shards/zarr.json", "targets/zarr.json")
 _PIECE = 8 * 1024 * 1024
 Progress = Callable[[int], None]
 _StreamColumns = tuple[str, str, int, str]  # data, counts column, bytes a row, prefix of the extent columns
@@ -63,7 +61,7 @@ class Damage:
     @property
     def is_index(self) -> bool:
         """Whether it is a catalog's index, which only repeats what the parts say."""
-        return self.file.endswith(INDEX)
+        return self.file == paths.index(self.target)
 
     def __str__(self) -> str:
         target = [f"targets {self.target}"] if self.target is not None else []
@@ -138,16 +136,16 @@ def discard(path: str | Path, report: VerifyReport) -> None:
     root = local_folder(path)
     for damage in report.damages:
         if damage.is_index:
-            drop_index((root / damage.file).parent)
-        elif damage.file in _GROUPS:
+            drop_index(root, damage.target)
+        elif damage.file in paths.GROUPS:
             durable.write_file(root / damage.file, group_json())
     for shard in report.bad_shards():
-        with durable.locked(root, f"shard-{shard_name(shard)}"):
+        with durable.locked(root, paths.shard_lock(shard)):
             commit.discard_shard(root, shard)
     for name, shards in report.bad_targets().items():
         for shard in shards:
-            with durable.locked(root, f"shard-{shard_name(shard)}"):
-                remove_part(root / "targets" / name / "catalog", shard)
+            with durable.locked(root, paths.shard_lock(shard)):
+                remove_part(root, shard, name)
 
 
 class _Verifier:
@@ -166,8 +164,8 @@ class _Verifier:
 
     def report(self) -> VerifyReport:
         self._groups()
-        self._index(self.root / "catalog", catalog.schema_of(self.identity), self.identity.sha256(), None)
-        done = catalog.shards_in(self.root / "catalog")
+        self._index(catalog.schema_of(self.identity), self.identity.sha256(), None)
+        done = catalog.committed_shards(self.root)
         for shard in done:
             self._shard(shard)
         self._duplicates()
@@ -176,24 +174,24 @@ class _Verifier:
         planned = self.identity.plan.get("shards")
         missing = tuple(sorted(set(range(planned)) - set(done))) if isinstance(planned, int) else ()
         left = tuple(sorted(str(entry.relative_to(self.root)) for entry in self.root.rglob(".*.tmp-*")))
-        have = {name: catalog.shards_in(self.root / "targets" / name / "catalog") for name in self.specs}
+        have = {name: catalog.committed_shards(self.root, name) for name in self.specs}
         bare = {name: tuple(sorted(set(done) - set(shards))) for name, shards in have.items()}
         return VerifyReport(tuple(self.damages), len(done), self.records, self.bytes, missing, bare, left)
 
     def _groups(self) -> None:
         if self.identity.layout != "zarr":
             return
-        for name in _GROUPS:
+        for name in paths.GROUPS:
             written = Written(len(group_json()), checksum(group_json()))
             problem = self._file(name, written)
             if problem:
                 self.damages.append(Damage(name, problem))
 
-    def _index(self, folder: Path, schema: pa.Schema, made_by: str, target: str | None) -> None:
+    def _index(self, schema: pa.Schema, made_by: str, target: str | None) -> None:
         """An index must say what the parts say."""
-        file = str((folder / INDEX).relative_to(self.root))
+        file = paths.index(target)
         try:
-            index = read_index(folder, made_by)
+            index = read_index(self.root, made_by, target)
         except StoreError as error:
             self.damages.append(Damage(file, str(error), target=target))
             return
@@ -201,14 +199,14 @@ class _Verifier:
             return
         for part, start, stop in zip(index.parts, index.starts[:-1].tolist(), index.starts[1:].tolist(), strict=True):
             with suppress(StoreError):  # a damaged part is named when its shard is read
-                info, table = catalog.read_part(folder, part.shard, indexed_columns(schema))
+                info, table = catalog.read_part(self.root, part.shard, indexed_columns(schema), target)
                 if info != part or not table.equals(index.table.slice(start, stop - start).cast(table.schema)):
                     self.damages.append(Damage(file, f"differs from the part of shard {part.shard}", target=target))
 
     def _shard(self, shard: int) -> None:
         streams, names = _feature_streams(self.identity), ["id", "frames", "offset", "stored", "crc32c"]
         names += ["scales_offset", "scales_crc32c"] if self.identity.quantized else []
-        read = self._part(self.root / "catalog", shard, names, self.identity.sha256(), None)
+        read = self._part(shard, names, self.identity.sha256(), None)
         if read is None:
             return
         info, table = read
@@ -221,21 +219,20 @@ class _Verifier:
             self.rejected[shard] = [entry.id for entry in ledger.read(self.root, info)]
 
     def _target(self, spec: TargetSpec, done: Sequence[int]) -> None:
-        target = TargetSet(self.root / "targets" / spec.name, spec)
+        target = TargetSet(self.root, spec)
         try:
             own = target.files
         except StoreError as error:
-            self.damages.append(Damage(f"targets/{spec.name}/target.json", str(error), target=spec.name))
+            self.damages.append(Damage(paths.target_spec(spec.name), str(error), target=spec.name))
             own = {}
         for name, written in own.items():
-            path = f"targets/{spec.name}/{name}"
+            path = f"{paths.target_folder(spec.name)}/{name}"
             problem = self._file(path, written)
             if problem:
                 self.damages.append(Damage(path, problem, target=spec.name))
-        folder = target.folder / "catalog"
-        self._index(folder, catalog.TARGET_SCHEMAS[spec.kind], target.fingerprint(), spec.name)
-        for shard in sorted(set(catalog.shards_in(folder)) & set(done)):
-            read = self._part(folder, shard, catalog.TARGET_SCHEMAS[spec.kind].names, target.fingerprint(), spec.name)
+        self._index(catalog.TARGET_SCHEMAS[spec.kind], target.fingerprint(), spec.name)
+        for shard in sorted(set(catalog.committed_shards(self.root, spec.name)) & set(done)):
+            read = self._part(shard, catalog.TARGET_SCHEMAS[spec.kind].names, target.fingerprint(), spec.name)
             if read is not None:
                 info, table = read
                 bad = self._files(info, spec.name)
@@ -243,18 +240,18 @@ class _Verifier:
                     self._stream(info, table, stream, bad, spec.name)
 
     def _part(
-        self, folder: Path, shard: int, names: Sequence[str], made_by: str, target: str | None
+        self, shard: int, names: Sequence[str], made_by: str, target: str | None
     ) -> tuple[PartInfo, pa.Table] | None:
-        file = str(catalog.part_path(folder, shard).relative_to(self.root))
+        file = paths.part(shard, target)
         try:
-            info, table = catalog.read_part(folder, shard, names)
+            info, table = catalog.read_part(self.root, shard, names, target)
         except StoreError as error:
             self.damages.append(Damage(file, str(error), shard, target=target))
             return None
         if info.made_by != made_by:
             self.damages.append(Damage(file, "belongs to another store", shard, target=target))
             return None
-        self.bytes += catalog.part_path(folder, shard).stat().st_size
+        self.bytes += (self.root / file).stat().st_size
         return info, table
 
     def _files(self, info: PartInfo, target: str | None) -> set[str]:
@@ -300,8 +297,7 @@ class _Verifier:
         They end with a crc32c of their own, and the crc32c of bytes followed by their crc32c is the same for
         all bytes of one length: the file's checksum alone would not notice another shard's offsets.
         """
-        place = f"targets/{target}/shards" if target is not None else "shards"
-        file = f"{place}/{shard_name(info.shard)}/{offsets_name(data)}/c/0"
+        file = f"{paths.shard_folder(info.shard, target)}/{data_file(offsets_name(data), wide=False)}"
         expected = np.cumsum([0, *counts], dtype="<i8").tobytes()
         path = self.root / file
         if path.is_file() and path.read_bytes()[:-4] != expected:
@@ -346,7 +342,7 @@ class _Verifier:
 
     def _duplicates(self) -> None:
         for shard, name, row, problem in repeated(self.ids, self.rejected):
-            file = str(catalog.part_path(Path("catalog"), shard)) if row is not None else ledger.ledger_file(shard)
+            file = paths.part(shard) if row is not None else paths.ledger(shard)
             self.damages.append(Damage(file, problem, shard, row, name))
 
 

@@ -9,10 +9,9 @@ from pathlib import Path
 import numpy as np
 from rich.table import Table
 
-from sm_store import Identity, Store, catalog
+from sm_store import Identity, Store, catalog, paths
 from sm_store.catalog import PartInfo
 from sm_store.durable import Written, checksum
-from sm_store.shards.ragged import shard_name
 
 WIDTH, SHARD_UTTERANCES = 1024, 512
 
@@ -27,7 +26,7 @@ def build(folder: Path, utterances: int) -> None:
         count = min(SHARD_UTTERANCES, utterances - shard * SHARD_UTTERANCES)
         frames = rng.integers(25, 850, count)
         size = int(frames.sum()) * WIDTH * 2
-        file = folder / f"shards/{shard_name(shard)}/features/c/0/0"
+        file = folder / f"{paths.shard_folder(shard)}/features/c/0/0"
         file.parent.mkdir(parents=True)
         with file.open("wb") as out:
             out.truncate(size)
@@ -38,8 +37,8 @@ def build(folder: Path, utterances: int) -> None:
             {str(file.relative_to(folder)): Written(size, 1)},
         )
         data = catalog.encode(catalog.SCHEMA, _columns(shard, frames, rng), info)
-        catalog.part_path(folder / "catalog", shard).write_bytes(data)
-        catalog.seal_path(folder / "catalog", shard).write_bytes(catalog.seal(len(data), checksum(data)))
+        (folder / paths.part(shard)).write_bytes(data)
+        (folder / paths.part_seal(shard)).write_bytes(catalog.seal(len(data), checksum(data)))
     Store.open(folder).compact()
 
 

@@ -277,7 +277,7 @@ def test_a_catalog_that_points_outside_the_store_opens_nothing(tmp_path, layout)
         info = store.parts[0].to_json()
         columns = {name: store.catalog.column(name).to_pylist() for name in catalog.SCHEMA.names}
         part = catalog.PartInfo(0, info["made_by"], {"features": place}, {place: catalog.Written(10_000, 0)})
-        catalog.commit(path / "catalog", 0, catalog.encode(catalog.SCHEMA, columns, part))
+        catalog.commit(path, 0, catalog.encode(catalog.SCHEMA, columns, part))
         with pytest.raises(StoreFormatError, match="outside the store"):
             Store.open(path)
 
@@ -291,6 +291,6 @@ def test_a_catalog_that_points_outside_its_file_allocates_nothing(tmp_path, layo
     schema = catalog.schema_of(store.identity)
     columns = {name: store.catalog.column(name).to_pylist() for name in schema.names}
     columns[change[0]][3] = change[1]
-    catalog.commit(path / "catalog", 0, catalog.encode(schema, columns, store.parts[0]))
+    catalog.commit(path, 0, catalog.encode(schema, columns, store.parts[0]))
     with pytest.raises(StoreCorrupt, match=r"shard 0 record 3 .*points outside"):
         Store.open(path)

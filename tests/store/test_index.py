@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from sm_store import Store, StoreCorrupt, StoreFormatError
+from sm_store import Store, StoreCorrupt, StoreFormatError, paths
 from sm_store import index as index_module
-from sm_store.index import INDEX, drop_index, indexed_columns, read_index
+from sm_store.index import drop_index, indexed_columns, read_index
 from sm_store.verify import discard, verify
 from tests.store import building
 
@@ -42,7 +42,7 @@ def test_with_and_without_it_the_store_is_the_same(tmp_path, layout, kind):
     store = building.build(tmp_path / "s", layout=layout, kind=kind)
     before = contents(store)
     store.compact()
-    assert (tmp_path / "s/catalog" / INDEX).exists() and (tmp_path / "s/targets/llm/catalog" / INDEX).exists()
+    assert (tmp_path / "s" / paths.index()).exists() and (tmp_path / "s" / paths.index("llm")).exists()
     opened = Store.open(tmp_path / "s")
     assert contents(opened) == before
     assert [part.to_json() for part in opened.parts] == [part.to_json() for part in store.parts]
@@ -71,8 +71,8 @@ def test_shards_committed_after_it_are_read_from_their_parts(tmp_path, first):
     store.compact()
     extend(store, sorted(set(range(6)) - set(first)))
     whole = Store.open(tmp_path / "s")
-    drop_index(tmp_path / "s/catalog")
-    drop_index(tmp_path / "s/targets/llm/catalog")
+    drop_index(tmp_path / "s")
+    drop_index(tmp_path / "s", "llm")
     assert same(whole, Store.open(tmp_path / "s"))
 
 
@@ -81,9 +81,9 @@ def test_compacting_again_takes_in_what_is_new_and_then_nothing(tmp_path):
     store.compact()
     extend(store, [3])
     store.compact()
-    path = tmp_path / "s/catalog" / INDEX
+    path = tmp_path / "s" / paths.index()
     made = path.stat().st_mtime_ns
-    index = read_index(tmp_path / "s/catalog", store.identity.sha256())
+    index = read_index(tmp_path / "s", store.identity.sha256())
     assert [part.shard for part in index.parts] == [0, 1, 2, 3]
     store.compact()
     assert path.stat().st_mtime_ns == made
@@ -92,7 +92,7 @@ def test_compacting_again_takes_in_what_is_new_and_then_nothing(tmp_path):
 def test_few_shards_need_none(tmp_path, monkeypatch):
     monkeypatch.setattr(index_module, "WORTH", 4)
     building.build(tmp_path / "s").compact()
-    assert not (tmp_path / "s/catalog" / INDEX).exists()
+    assert not (tmp_path / "s" / paths.index()).exists()
 
 
 def test_the_same_shards_give_the_same_index(tmp_path):
@@ -103,21 +103,21 @@ def test_the_same_shards_give_the_same_index(tmp_path):
 
 def test_every_flipped_byte_is_noticed(tmp_path):
     building.build(tmp_path / "s").compact()
-    path = tmp_path / "s/catalog" / INDEX
+    path = tmp_path / "s" / paths.index()
     good = path.read_bytes()
     for place in np.random.default_rng(0).integers(0, len(good), 40).tolist():
         path.write_bytes(good[:place] + bytes([good[place] ^ 1]) + good[place + 1 :])
-        with pytest.raises(StoreCorrupt, match=INDEX):
+        with pytest.raises(StoreCorrupt, match=r"_index\.arrow"):
             Store.open(tmp_path / "s")
     path.write_bytes(good[:-9])
-    with pytest.raises(StoreCorrupt, match=INDEX):
+    with pytest.raises(StoreCorrupt, match=r"_index\.arrow"):
         Store.open(tmp_path / "s")
 
 
 def test_one_of_another_store_is_refused(tmp_path):
     building.build(tmp_path / "s").compact()
     building.build(tmp_path / "other", manifest_sha256="ef").compact()
-    for name in (INDEX, "_index.crc32c"):
+    for name in ("_index.arrow", "_index.crc32c"):
         (tmp_path / "s/catalog" / name).write_bytes((tmp_path / "other/catalog" / name).read_bytes())
     with pytest.raises(StoreFormatError, match="another store"):
         Store.open(tmp_path / "s")
@@ -134,10 +134,10 @@ def test_it_counts_for_nothing_once_a_part_is_gone(tmp_path):
 def test_verify_names_a_damaged_one_and_discard_removes_it(tmp_path):
     store = building.build(tmp_path / "s")
     store.compact()
-    path = tmp_path / "s/targets/llm/catalog" / INDEX
+    path = tmp_path / "s" / paths.index("llm")
     path.write_bytes(path.read_bytes()[:-1] + b"x")
     report = verify(tmp_path / "s")
-    assert [damage.file for damage in report.damages] == ["targets/llm/catalog/" + INDEX]
+    assert [damage.file for damage in report.damages] == ["targets/llm/catalog/_index.arrow"]
     discard(tmp_path / "s", report)
     assert verify(tmp_path / "s").ok
     assert same(Store.open(tmp_path / "s"), store)
@@ -151,7 +151,7 @@ def test_verify_holds_it_against_the_parts(tmp_path):
     for name in ("00001.parquet", "_00001.crc32c"):
         (tmp_path / "s/catalog" / name).write_bytes((tmp_path / "other/catalog" / name).read_bytes())
     found = [str(damage) for damage in verify(tmp_path / "s").damages]
-    assert any(INDEX in line and "differs from the part of shard 1" in line for line in found)
+    assert any("_index.arrow" in line and "differs from the part of shard 1" in line for line in found)
 
 
 def extend_without_targets(store, shards, shift):
@@ -166,7 +166,7 @@ def test_discarding_a_shard_removes_it_first(tmp_path):
     file = data if data.is_file() else data / "0"
     file.write_bytes(file.read_bytes()[:-1] + b"x")
     discard(tmp_path / "s", verify(tmp_path / "s"))
-    assert not (tmp_path / "s/catalog" / INDEX).exists()
+    assert not (tmp_path / "s" / paths.index()).exists()
     assert Store.open(tmp_path / "s").done_shards() == {0, 2}
 
 

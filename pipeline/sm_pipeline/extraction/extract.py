@@ -43,6 +43,7 @@ from sm_store import Identity, Store
 from sm_store.dtypes import numpy_dtype
 from sm_store.errors import RunFailed
 from sm_store.ledger import count
+from sm_store.paths import STORE
 
 RECORDED_PACKAGES = ("numpy", "soundfile", "soxr", "torch", "transformers")
 SECONDS_WORTH_A_WORKER = 600.0  # of audio: a worker takes several seconds to start
@@ -133,7 +134,7 @@ def extract(config: ExtractConfig) -> Summary:
     began = time.monotonic()
     job = prepare(config)
     identity = make_identity(job)
-    if (config.store / "store.json").exists():
+    if (config.store / STORE).exists():
         Store.open(config.store).identity.require_same(identity, str(config.store))  # before the LLM is read
     targets = build_targets(config.targets, config.dtype) if config.targets is not None else None
     store = Store.open_or_create(config.store, identity)

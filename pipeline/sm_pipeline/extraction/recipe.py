@@ -15,8 +15,7 @@ from sm_pipeline.config import ExtractConfig
 from sm_store import Identity, document
 from sm_store.durable import locked, write_file
 from sm_store.errors import StoreFormatError, StoreMissing
-
-RECIPE = "extract.json"
+from sm_store.paths import RECIPE
 
 
 @dataclass(frozen=True, slots=True)

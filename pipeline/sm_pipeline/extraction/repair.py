@@ -21,18 +21,17 @@ from sm_pipeline.config import TargetConfig
 from sm_pipeline.extraction.embed import embed_shards
 from sm_pipeline.extraction.extract import Job, make_identity, prepare, run_job, worker_setup
 from sm_pipeline.extraction.llm_targets import Targets, build_targets
-from sm_pipeline.extraction.recipe import RECIPE, load_recipe
+from sm_pipeline.extraction.recipe import load_recipe
 from sm_pipeline.pages.inspection import verify_store, verify_words
 from sm_store import Store, document
-from sm_store.catalog import part_path, read_part, shards_in
+from sm_store.catalog import committed_shards, is_committed, read_part
 from sm_store.durable import locked, remove, write_file
 from sm_store.errors import RunFailed
 from sm_store.identity import diff_json, require_same
+from sm_store.paths import RECIPE, REPAIR
 from sm_store.records import TargetSpec
 from sm_store.targets import TargetSet, restore_target_set
 from sm_store.verify import Damage, VerifyReport, discard
-
-NOTE = "repair.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,16 +85,16 @@ class Lost:
 
     def note(self, store: Path) -> None:
         """Write it down before it is discarded: until it is made again, nothing else tells."""
-        write_file(store / NOTE, document.encode({"shards": list(self.shards.items()), "targets": self.targets}))
+        write_file(store / REPAIR, document.encode({"shards": list(self.shards.items()), "targets": self.targets}))
 
     @classmethod
     def noted(cls, store: Path, names: Collection[str]) -> Lost:
         """What an interrupted repair had discarded and not made again, of the target sets `names`."""
-        if not (store / NOTE).is_file():
+        if not (store / REPAIR).is_file():
             return cls({}, {})
-        data = document.read(store / NOTE)
-        done = set(shards_in(store / "catalog"))
-        targets = {name: set(shards_in(store / "targets" / name / "catalog")) for name in names}
+        data = document.read(store / REPAIR)
+        done = set(committed_shards(store))
+        targets = {name: set(committed_shards(store, name)) for name in names}
         return cls(
             {shard: name if name in names else None for shard, name in data["shards"] if shard not in done},
             {name: sorted(set(data["targets"].get(name, ())) - made) for name, made in targets.items()},
@@ -136,7 +135,7 @@ def repair(path: Path, manifest: Path | None = None, device: str = "auto") -> Re
         StoreBusy: another process repairs it. RunFailed: damages are left.
     """
     found = verify_store(path)
-    if found.ok and not (path / NOTE).exists():
+    if found.ok and not (path / REPAIR).exists():
         return RepairSummary(str(path), 0, [], {}, [], [], verify_words(found))
     with locked(path, "repair"):
         plan = _plan(path, found, manifest, device)
@@ -144,7 +143,7 @@ def repair(path: Path, manifest: Path | None = None, device: str = "auto") -> Re
         _make_again(path, found, plan)
         left = verify_store(path)
         _require_whole(path, left)
-        remove(path / NOTE)
+        remove(path / REPAIR)
     restored = [targets.spec.name for targets in plan.restore]
     shards, targets = sorted(plan.lost.shards), dict(plan.lost.targets)
     return RepairSummary(str(path), len(found.damages), shards, targets, restored, plan.dropped, verify_words(left))
@@ -164,7 +163,7 @@ def _plan(path: Path, found: VerifyReport, manifest: Path | None, device: str) -
 def _dropped(path: Path, found: VerifyReport, lost: Lost, job: Job | None) -> list[int]:
     """Shards of retried utterances to discard: the bad ones, and where an utterance was first in a shard that is made
     again, which may hold it now that its audio is good."""
-    retried = [shard for shard in shards_in(path / "catalog") if _is_retried(path, shard)]
+    retried = [shard for shard in committed_shards(path) if _is_retried(path, shard)]
     bad = {*found.bad_shards(), *chain.from_iterable(found.bad_targets().values())}
     units = [unit for unit in job.units if unit.shard in lost.shards] if job is not None else []
     again = {each.id for unit in units for each in job.utterances[unit.start : unit.stop]} if job is not None else set()
@@ -178,7 +177,7 @@ def _is_retried(path: Path, shard: int) -> bool:
 
 
 def _ids(path: Path, shard: int) -> list[str]:
-    _, table = read_part(path / "catalog", shard, ["id"])
+    _, table = read_part(path, shard, ["id"])
     ids: list[str] = table.column("id").to_pylist()
     return ids
 
@@ -186,7 +185,7 @@ def _ids(path: Path, shard: int) -> list[str]:
 def _lost(path: Path, found: VerifyReport) -> Lost:
     """What is damaged, and what an interrupted repair left to do."""
     _, specs = document.read_store(path)
-    sets = [TargetSet(path / "targets" / name, spec) for name, spec in sorted(specs.items())]
+    sets = [TargetSet(path, spec) for _, spec in sorted(specs.items())]
     bad, bad_shards = found.bad_targets(), set(found.bad_shards())
     shards: dict[int, str | None] = {}
     targets: dict[str, list[int]] = {each.name: [] for each in sets}
@@ -205,7 +204,7 @@ def _lost(path: Path, found: VerifyReport) -> Lost:
 
 def _written_with(path: Path, shard: int, sets: Sequence[TargetSet]) -> str | None:
     """Which of the target sets that were not added later was written with a shard's features."""
-    there = [each.name for each in sets if part_path(each.folder / "catalog", shard).exists()]
+    there = [each.name for each in sets if is_committed(path, shard, each.name)]
     if not there and (path / RECIPE).is_file():  # its part is lost, too
         there = [each.name for each in sets if each.name == load_recipe(path).targets]
     return there[0] if there else None

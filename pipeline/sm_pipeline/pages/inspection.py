@@ -14,10 +14,10 @@ import numpy as np
 import pyarrow as pa
 
 from sm_pipeline.console import progress
-from sm_pipeline.extraction.recipe import RECIPE
 from sm_store import Store
 from sm_store.convert import Converted, export, merge
 from sm_store.ledger import REASONS
+from sm_store.paths import RECIPE
 from sm_store.status import status
 from sm_store.verify import VerifyReport, verify
 

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from sm_store import catalog
+from sm_store import catalog, paths
 from sm_store.catalog import PartInfo
 from sm_store.codec import Codec, codec_of
 from sm_store.dtypes import numpy_dtype
@@ -78,9 +78,9 @@ def read_contents(files: ShardFiles, identity: Identity) -> Contents:
     Raises:
         StoreCorrupt, StoreFormatError: names the shard (and record).
     """
-    folder = files.root / "catalog"
+    root = files.root
     names = [*_FEATURES, *_SCALES] if identity.quantized else _FEATURES
-    table = _read_parts(folder, catalog.shards_in(folder), names, identity.sha256())
+    table = _read_parts(root, catalog.committed_shards(root), names, identity.sha256())
     dtype = numpy_dtype(identity.dtype)
     codec = codec_of(identity.compression, dtype.itemsize)
     rows = _Rows("features", "frames", np.dtype("i1") if identity.quantized else dtype, identity.width)
@@ -103,14 +103,14 @@ def read_target(files: ShardFiles, spec: TargetSpec, made_by: str, contents: Con
         StoreMissing: a shard has no targets yet. StoreCorrupt, StoreFormatError: names the shard.
     """
     root = files.root
-    folder = root / "targets" / spec.name / "catalog"
-    have = set(catalog.shards_in(folder))
+    folder = root / paths.catalog_folder(spec.name)
+    have = set(catalog.committed_shards(root, spec.name))
     missing = [shard for shard in contents.shards if shard not in have]
     if missing:
         count = f"{len(missing)} of {len(contents.parts)} shards (first: {missing[0]})"
         raise StoreMissing(f"{root}: target set {spec.name!r} lacks {count}; run `sm-pipeline embed` again")
     names = _TOKENS if spec.kind == "table" else [*_TOKENS, "offset", "stored", "crc32c"]
-    table = _read_parts(folder, contents.shards, names, made_by)
+    table = _read_parts(root, contents.shards, names, made_by, spec.name)
     if not np.array_equal(table.starts, contents.starts):
         raise StoreCorrupt(f"{folder}: holds other records than the features do; {_REMEDY}")
     if not np.array_equal(table.columns["vectors"], spec.geometry.num_vectors(contents.features.counts)):
@@ -131,14 +131,14 @@ def read_columns(root: Path, identity: Identity, contents: Contents, names: Sequ
     """Catalog columns of every record in `contents`, in order."""
     whole = catalog.schema_of(identity)
     schema = pa.schema([whole.field(name) for name in names])
-    shards, folder = contents.shards, root / "catalog"
-    index = read_index(folder, identity.sha256()) if set(names) <= set(indexed_columns(whole)) else None
+    shards = contents.shards
+    index = read_index(root, identity.sha256()) if set(names) <= set(indexed_columns(whole)) else None
     indexed = len(index.parts) if index is not None else 0
     tables = []
     if index is not None and [part.shard for part in index.parts] == shards[:indexed]:
         tables.append(index.table)
         shards = shards[indexed:]
-    tables += [catalog.read_part(folder, shard, names)[1] for shard in shards]
+    tables += [catalog.read_part(root, shard, names)[1] for shard in shards]
     return pa.concat_tables([table.select(names).cast(schema) for table in tables] or [schema.empty_table()])
 
 
@@ -155,7 +155,7 @@ def read_shard_fields(root: Path, shard: int) -> list[tuple[str, Fields]]:
 
 
 def _fields_table(root: Path, shard: int) -> pa.Table:
-    return catalog.read_part(root / "catalog", shard, ["id", *(entry.name for entry in fields(Fields))])[1]
+    return catalog.read_part(root, shard, ["id", *(entry.name for entry in fields(Fields))])[1]
 
 
 def _fields(entry: dict[str, Any]) -> tuple[str, Fields]:
@@ -176,9 +176,11 @@ class _Parts:
         return np.asarray([part.shard for part in self.parts], np.int64)
 
 
-def _read_parts(folder: Path, shards: Sequence[int], names: Sequence[str], made_by: str) -> _Parts:
+def _read_parts(
+    root: Path, shards: Sequence[int], names: Sequence[str], made_by: str, target: str | None = None
+) -> _Parts:
     """Columns of every part, from the index as far as it goes, and from the parts themselves."""
-    index = read_index(folder, made_by)
+    index = read_index(root, made_by, target)
     indexed = {part.shard for part in index.parts} if index is not None else set()
     if index is None or not indexed <= set(shards):
         index, indexed = Index((), np.zeros(1, np.int64), pa.table({})), set()
@@ -186,9 +188,11 @@ def _read_parts(folder: Path, shards: Sequence[int], names: Sequence[str], made_
     if indexed:
         tables.append(index.table.select(names))
     for shard in [shard for shard in shards if shard not in indexed]:
-        part, table = catalog.read_rows(folder, shard, names)
+        part, table = catalog.read_rows(root, shard, names, target)
         if part.made_by != made_by:
-            raise StoreFormatError(f"{folder}: the part of shard {shard} belongs to another store")
+            raise StoreFormatError(
+                f"{root / paths.catalog_folder(target)}: the part of shard {shard} belongs to another store"
+            )
         parts.append(part)
         tables.append(table)
         sizes.append(len(table))

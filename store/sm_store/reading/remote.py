@@ -28,17 +28,16 @@ from typing import Any
 import fsspec
 
 from sm_store import durable
-from sm_store.document import STORE
 from sm_store.durable import Written
 from sm_store.errors import ConfigError, StoreBusy, StoreCorrupt, StoreError, StoreMissing
 from sm_store.identity import canonical
+from sm_store.paths import STORE, is_shard_data
 from sm_store.reading.files import OpenFile, ShardFiles
 
 CACHE = "SPEECHMAPPER_CACHE"  # environment: the folder of all stores' caches
 CACHE_GB = "SPEECHMAPPER_CACHE_GB"  # environment: bound of one store's cached shard files
 _DEFAULT_GB = 50.0
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/+")
-_DATA = re.compile(r"(targets/[^/]+/)?shards/.+")
 _PIECE = 8 * 1024 * 1024
 _AT_ONCE = 16
 
@@ -186,7 +185,7 @@ class RemoteFiles(ShardFiles):
         """Bring the small files up to date; returns the size of every remote file by its path."""
         with durable.locked(self._folder, "mirror", wait=True):
             listing = self._listing()
-            small = {file: _token(info) for file, info in listing.items() if not _DATA.fullmatch(file)}
+            small = {file: _token(info) for file, info in listing.items() if not is_shard_data(file)}
             state = self._folder / "mirror.json"
             have = _read_state(state)
             current = {

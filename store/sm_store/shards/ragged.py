@@ -67,10 +67,10 @@ class Extents:
 
 @dataclass(frozen=True, slots=True)
 class ShardContent:
-    """What to write as one shard: `place` is its folder below the store, `samples` one JSON object a
+    """What to write as one shard: of a target set, or (None) of the features; `samples` has one JSON object per
     record."""
 
-    place: str
+    target: str | None
     shard: int
     streams: Sequence[Ragged]
     samples: Sequence[Mapping[str, Any]]
@@ -82,8 +82,3 @@ class ShardWritten:
 
     extents: Mapping[str, Extents]
     files: Mapping[str, Written]
-
-
-def shard_name(shard: int) -> str:
-    """Five digits, more where needed."""
-    return f"{shard:05d}"

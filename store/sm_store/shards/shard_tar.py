@@ -19,10 +19,11 @@ from pathlib import Path
 
 import numpy as np
 
+from sm_store import paths
 from sm_store.durable import DurableFile, checksum, staged
 from sm_store.errors import StoreError
 from sm_store.identity import canonical
-from sm_store.shards.ragged import Extents, Ragged, ShardContent, ShardWritten, shard_name
+from sm_store.shards.ragged import Extents, Ragged, ShardContent, ShardWritten
 
 NPY_HEAD = 128  # bytes of a .npy header here
 _BLOCK = 512
@@ -31,7 +32,7 @@ _RECORD = 20 * _BLOCK
 
 def write(root: Path, content: ShardContent) -> ShardWritten:
     """Write a shard's tar completely, then rename it into place."""
-    path = f"{content.place}/{shard_name(content.shard)}.tar"
+    path = paths.shard_tar(content.shard, content.target)
     count = len(content.samples)
     offsets = {stream.member: np.zeros(count, np.int64) for stream in content.streams}
     sums = {stream.member: np.zeros(count, np.uint32) for stream in content.streams}
@@ -52,7 +53,7 @@ def write(root: Path, content: ShardContent) -> ShardWritten:
 
 def sample_key(shard: int, row: int) -> str:
     """The sample's name in the tar: unique in the store, free of dots."""
-    return f"{shard_name(shard)}{row:06d}"
+    return f"{paths.shard_name(shard)}{row:06d}"
 
 
 def npy_header(array: np.ndarray) -> bytes:

@@ -19,10 +19,11 @@ from typing import Any
 
 import numpy as np
 
+from sm_store import paths
 from sm_store.codec import Codec
 from sm_store.durable import DurableFile, Stage, checksum, staged
 from sm_store.identity import canonical
-from sm_store.shards.ragged import Extents, Ragged, ShardContent, ShardWritten, shard_name
+from sm_store.shards.ragged import Extents, Ragged, ShardContent, ShardWritten
 
 _CHUNK_BYTES = 512 * 1024
 _CODED_CHUNK_BYTES = 64 * 1024
@@ -32,10 +33,10 @@ _CRC32C = {"name": "crc32c"}
 
 def write(root: Path, content: ShardContent) -> ShardWritten:
     """Write a shard's folder completely, then rename it into place."""
-    base = f"{content.place}/{shard_name(content.shard)}"
+    base = paths.shard_folder(content.shard, content.target)
     extents: dict[str, Extents] = {}
     with staged(root / base) as stage:
-        stage.add("zarr.json", group_json({"records": len(content.samples)}))
+        stage.add(paths.GROUP, group_json({"records": len(content.samples)}))
         for stream in content.streams:
             offsets, sums = _write_rows(stage, stream)
             where = f"{base}/{data_file(stream.array, stream.width is not None)}"
@@ -82,7 +83,7 @@ def _write_rows(stage: Stage, stream: Ragged) -> tuple[np.ndarray, np.ndarray]:
     total, row_bytes = sum(stream.counts), stream.row_bytes
     chunk = chunk_rows(total, row_bytes, stream.codec is not None)
     chunks = -(-total // chunk)
-    stage.add(f"{stream.array}/zarr.json", _array_json(stream, total, chunk, chunks))
+    stage.add(f"{stream.array}/{paths.GROUP}", _array_json(stream, total, chunk, chunks))
     offsets = (np.cumsum([0, *stream.counts], dtype=np.int64) * row_bytes)[:-1]
     sums = np.zeros(len(stream.counts), np.uint32)
     if total:
@@ -125,8 +126,8 @@ def _write_block(out: DurableFile, block: bytes) -> int:
 def _write_offsets(stage: Stage, stream: Ragged) -> None:
     values = np.cumsum([0, *stream.counts], dtype="<i8")
     name = offsets_name(stream.array)
-    stage.add(f"{name}/zarr.json", _array(values.shape, "int64", values.shape, [_LITTLE, _CRC32C], {}))
-    stage.add(f"{name}/c/0", values.tobytes() + checksum(values).to_bytes(4, "little"))
+    stage.add(f"{name}/{paths.GROUP}", _array(values.shape, "int64", values.shape, [_LITTLE, _CRC32C], {}))
+    stage.add(data_file(name, wide=False), values.tobytes() + checksum(values).to_bytes(4, "little"))
 
 
 def _array_json(stream: Ragged, total: int, chunk: int, chunks: int) -> bytes:

@@ -14,8 +14,8 @@ import sm_pipeline.extraction.repair
 from sm_pipeline.config import ExtractConfig, TargetConfig
 from sm_pipeline.extraction.embed import embed
 from sm_pipeline.extraction.extract import extract
-from sm_pipeline.extraction.recipe import RECIPE, load_recipe
-from sm_pipeline.extraction.repair import NOTE, repair
+from sm_pipeline.extraction.recipe import load_recipe
+from sm_pipeline.extraction.repair import repair
 from sm_store import Store
 from sm_store.convert import export
 from sm_store.durable import locked
@@ -28,6 +28,7 @@ from sm_store.errors import (
     StoreError,
     StoreMissing,
 )
+from sm_store.paths import RECIPE, REPAIR
 from sm_store.verify import verify
 from tests.pipeline import llms
 from tests.store.building import tree
@@ -158,7 +159,7 @@ def test_stopped_at_any_step_it_goes_on(made, store, monkeypatch, step):
         patched.setattr(sm_pipeline.extraction.repair, step, stop)
         with pytest.raises(KeyboardInterrupt):
             repair(store, device="cpu")
-    assert verify(store).ok and (store / NOTE).is_file()
+    assert verify(store).ok and (store / REPAIR).is_file()
     summary = repair(store, device="cpu")
     assert ("a repair that was interrupted" in summary.in_words()) == (step in ("discard", "run_job"))
     assert tree(store) == tree(made)
