@@ -24,6 +24,13 @@ from sm_store import paths
 from sm_store.durable import Written, checksum, write_file
 from sm_store.errors import StoreCorrupt, StoreFormatError
 from sm_store.identity import Identity, canonical
+from sm_store.rows import extent_columns
+
+
+def _extents(prefix: str = "") -> list[pa.Field]:
+    types = {"offset": pa.int64(), "stored": pa.int64(), "crc32c": pa.uint32()}
+    return [pa.field(prefix + name, types[name], nullable=False) for name in extent_columns(prefix)]
+
 
 SCHEMA = pa.schema(
     [
@@ -31,9 +38,7 @@ SCHEMA = pa.schema(
         pa.field("shard", pa.int32(), nullable=False),
         pa.field("row", pa.int32(), nullable=False),
         pa.field("frames", pa.int32(), nullable=False),
-        pa.field("offset", pa.int64(), nullable=False),
-        pa.field("stored", pa.int64(), nullable=False),
-        pa.field("crc32c", pa.uint32(), nullable=False),
+        *_extents(),
         pa.field("text", pa.string(), nullable=False),
         pa.field("duration", pa.float64(), nullable=False),
         pa.field("lang", pa.string()),
@@ -45,24 +50,14 @@ SCHEMA = pa.schema(
         pa.field("translation", pa.map_(pa.string(), pa.string())),
     ]
 )
-_QUANTIZED = [
-    pa.field("scales_offset", pa.int64(), nullable=False),
-    pa.field("scales_crc32c", pa.uint32(), nullable=False),
-    pa.field("error", pa.float32(), nullable=False),
-]
+_QUANTIZED = [*_extents("scales_"), pa.field("error", pa.float32(), nullable=False)]
 _TOKENS = [
     pa.field("row", pa.int32(), nullable=False),
     pa.field("vectors", pa.int32(), nullable=False),
     pa.field("tokens", pa.int32(), nullable=False),
-    pa.field("tokens_offset", pa.int64(), nullable=False),
-    pa.field("tokens_crc32c", pa.uint32(), nullable=False),
+    *_extents("tokens_"),
 ]
-_EMBEDDINGS = [
-    pa.field("offset", pa.int64(), nullable=False),
-    pa.field("stored", pa.int64(), nullable=False),
-    pa.field("crc32c", pa.uint32(), nullable=False),
-]
-TARGET_SCHEMAS = {"table": pa.schema(_TOKENS), "dense": pa.schema(_TOKENS + _EMBEDDINGS)}
+TARGET_SCHEMAS = {"table": pa.schema(_TOKENS), "dense": pa.schema([*_TOKENS, *_extents()])}
 _META = b"speechmapper"
 _REPEATING = ["lang", "speaker", "split", "corpus"]
 

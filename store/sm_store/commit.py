@@ -12,7 +12,7 @@ looks at and that the next commit of the shard replaces. The caller holds the sh
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,16 +21,16 @@ import numpy as np
 
 from sm_store import catalog, ledger, paths
 from sm_store.catalog import PartInfo
-from sm_store.codec import codec_of
 from sm_store.dtypes import is_finite, numpy_dtype
 from sm_store.durable import write_file
 from sm_store.errors import StoreError
 from sm_store.identity import Identity, canonical
 from sm_store.index import remove_part
-from sm_store.int8 import Quantized, quantize
+from sm_store.int8 import quantize
 from sm_store.records import Fields, Record, Reject, fields_to_json
+from sm_store.rows import feature_rows, target_rows
 from sm_store.shards import shard_tar, shard_zarr
-from sm_store.shards.ragged import Extents, Ragged, ShardContent, ShardWritten
+from sm_store.shards.ragged import Ragged, ShardContent, ShardWritten
 from sm_store.targets import DenseRows, TargetSet
 from sm_store.threads import THREADS, in_threads
 
@@ -54,14 +54,10 @@ class ShardTargets:
 
     def streams(self, identity: Identity) -> list[Ragged]:
         """What the target set stores for these records."""
-        spec = self.target.spec
-        counts = [len(entry) for entry in self.ids]
-        tokens = Ragged("tokens", f"{spec.name}.tokens.npy", self.ids, counts, None, "int32")
-        if spec.kind == "table":
-            return [tokens]
-        rows = DenseRows(self.target, self.ids, self.vectors)
-        codec = codec_of(identity.compression, numpy_dtype(spec.dtype).itemsize)
-        return [Ragged("embeddings", f"{spec.name}.npy", rows, self.vectors, spec.width, spec.dtype, codec), tokens]
+        rows = {"tokens": self.ids, "embeddings": DenseRows(self.target, self.ids, self.vectors)}
+        counts = {"tokens": [len(entry) for entry in self.ids], "vectors": self.vectors}
+        kinds = target_rows(self.target.spec, identity.compression)
+        return [Ragged(kind, rows[kind.array], counts[kind.counts]) for kind in kinds]
 
 
 def write_shard(
@@ -81,13 +77,14 @@ def write_shard(
     frames = np.asarray([len(record.features) for record in records], np.int64)
     targets = [check_ids(target, shard, frames, ids) for target, ids in token_ids]
     remove_target_parts(root, shard)
-    made = _Features(identity, records)
-    written = _write_data(root, identity, shard, made, targets)
+    streams, columns = _feature_streams(identity, records)
+    features = ShardContent(None, shard, streams, [_sample(identity, record) for record in records])
+    written = _write_data(root, identity, features, targets)
     ledger_path = paths.ledger(shard)
     rejected = {ledger_path: write_file(root / ledger_path, ledger.encode(rejects))}
-    data = {name: written.extents[member].file for name, member in made.members.items()}
+    columns |= _catalog_columns(shard, records, frames) | written.columns(feature_rows(identity))
+    data = written.data(feature_rows(identity))
     info = PartInfo(shard, identity.sha256(), data, {**written.files, **rejected})
-    columns = _catalog_columns(shard, records, frames) | made.columns(written.extents)
     catalog.commit(root, shard, catalog.encode(catalog.schema_of(identity), columns, info))
 
 
@@ -123,7 +120,7 @@ def write_late_targets(root: Path, identity: Identity, targets: ShardTargets, re
     path = paths.ledger(targets.shard, targets.target.name)
     rejected = {path: write_file(root / path, ledger.encode(rejects))}
     written = _write_own(root, identity, targets)
-    _commit_targets(root, targets, ShardWritten(written.extents, {**written.files, **rejected}))
+    _commit_targets(root, identity, targets, ShardWritten(written.extents, {**written.files, **rejected}))
 
 
 def remove_target_parts(root: Path, shard: int) -> None:
@@ -142,51 +139,34 @@ def discard_shard(root: Path, shard: int) -> None:
     remove_target_parts(root, shard)
 
 
-class _Features:
-    """A shard's features as the store's identity wants them: in its dtype, or as int8 with a scale a frame."""
+def _feature_streams(identity: Identity, records: Sequence[Record]) -> tuple[list[Ragged], dict[str, Any]]:
+    """A shard's features as the store keeps them: in its dtype, or as int8 with one scale per frame.
 
-    def __init__(self, identity: Identity, records: Sequence[Record]) -> None:
-        self.samples = [_sample(identity, record) for record in records]
-        self.members = {"features": "features.npy"}
-        self._quantized: list[Quantized] | None = None
-        counts = [len(record.features) for record in records]
-        if identity.quantized:
-            self.members["scales"] = "features.scales.npy"
-            self._quantized = [record.quantized or quantize(record.features, identity.dtype) for record in records]
-            codes, scales = [each.codes for each in self._quantized], [each.scales for each in self._quantized]
-            self.streams = [
-                Ragged("features", self.members["features"], codes, counts, identity.width, "int8"),
-                Ragged("scales", self.members["scales"], scales, counts, None, "float32"),
-            ]
-        else:
-            rows = [record.features for record in records]
-            codec = codec_of(identity.compression, numpy_dtype(identity.dtype).itemsize)
-            self.streams = [Ragged("features", "features.npy", rows, counts, identity.width, identity.dtype, codec)]
-
-    def columns(self, extents: Mapping[str, Extents]) -> dict[str, Any]:
-        """The catalog's columns of where they are."""
-        features = extents[self.members["features"]]
-        found: dict[str, Any] = {"offset": features.offsets, "stored": features.stored, "crc32c": features.crc32c}
-        if self._quantized is not None:
-            scales = extents[self.members["scales"]]
-            found |= {"scales_offset": scales.offsets, "scales_crc32c": scales.crc32c}
-            found["error"] = [each.error for each in self._quantized]
-        return found
+    Returns the rows, and the catalog columns that come with their form.
+    """
+    rows: dict[str, list[np.ndarray]] = {"features": [record.features for record in records]}
+    columns: dict[str, Any] = {}
+    if identity.quantized:
+        quantized = [record.quantized or quantize(record.features, identity.dtype) for record in records]
+        rows = {"features": [each.codes for each in quantized], "scales": [each.scales for each in quantized]}
+        columns["error"] = [each.error for each in quantized]
+    counts = [len(record.features) for record in records]
+    return [Ragged(kind, rows[kind.array], counts) for kind in feature_rows(identity)], columns
 
 
 def _write_data(
-    root: Path, identity: Identity, shard: int, features: _Features, targets: Sequence[ShardTargets]
+    root: Path, identity: Identity, features: ShardContent, targets: Sequence[ShardTargets]
 ) -> ShardWritten:
     """Features, and targets: in the same samples of a tar, or as zarr arrays of their own."""
     if identity.layout == "webdataset":
         streams = [*features.streams, *(stream for entry in targets for stream in entry.streams(identity))]
-        written = shard_tar.write(root, ShardContent(None, shard, streams, features.samples))
+        written = shard_tar.write(root, replace(features, streams=streams))
         for entry in targets:
-            _commit_targets(root, entry, ShardWritten(written.extents, {}))
+            _commit_targets(root, identity, entry, ShardWritten(written.extents, {}))
     else:
-        written = shard_zarr.write(root, ShardContent(None, shard, features.streams, features.samples))
+        written = shard_zarr.write(root, features)
         for entry in targets:
-            _commit_targets(root, entry, _write_own(root, identity, entry))
+            _commit_targets(root, identity, entry, _write_own(root, identity, entry))
     return written
 
 
@@ -197,23 +177,17 @@ def _write_own(root: Path, identity: Identity, targets: ShardTargets) -> ShardWr
     return _WRITERS[identity.layout](root, content)
 
 
-def _commit_targets(root: Path, targets: ShardTargets, written: ShardWritten) -> None:
+def _commit_targets(root: Path, identity: Identity, targets: ShardTargets, written: ShardWritten) -> None:
     """Commit a shard's targets, whose rows are on disk already."""
     target = targets.target
-    tokens = written.extents[f"{target.name}.tokens.npy"]
+    kinds = target_rows(target.spec, identity.compression)
     columns: dict[str, Any] = {
         "row": np.arange(len(targets.ids)),
         "vectors": targets.vectors,
         "tokens": [len(entry) for entry in targets.ids],
-        "tokens_offset": tokens.offsets,
-        "tokens_crc32c": tokens.crc32c,
+        **written.columns(kinds),
     }
-    data = {"tokens": tokens.file}
-    if target.spec.kind == "dense":
-        dense = written.extents[f"{target.name}.npy"]
-        columns |= {"offset": dense.offsets, "stored": dense.stored, "crc32c": dense.crc32c}
-        data["embeddings"] = dense.file
-    info = PartInfo(targets.shard, target.fingerprint(), data, written.files)
+    info = PartInfo(targets.shard, target.fingerprint(), written.data(kinds), written.files)
     part = catalog.encode(catalog.TARGET_SCHEMAS[target.spec.kind], columns, info)
     catalog.commit(root, targets.shard, part, target.name)
 

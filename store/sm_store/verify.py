@@ -22,11 +22,8 @@ import pyarrow as pa
 
 from sm_store import catalog, commit, document, durable, ledger, paths
 from sm_store.catalog import PartInfo
-from sm_store.codec import Codec, codec_of
-from sm_store.dtypes import numpy_dtype
 from sm_store.durable import Written, checksum
 from sm_store.errors import StoreError
-from sm_store.identity import Identity
 from sm_store.index import drop_index, indexed_columns, read_index, remove_part
 from sm_store.reading.blocks import BlockReader
 from sm_store.reading.files import ShardFiles
@@ -34,12 +31,12 @@ from sm_store.reading.reader import Stream
 from sm_store.reading.remote import local_folder
 from sm_store.records import TargetSpec
 from sm_store.repeated import repeated
+from sm_store.rows import RowKind, feature_rows, target_rows
 from sm_store.shards.shard_zarr import data_file, group_json, offsets_name
 from sm_store.targets import TargetSet
 
 _PIECE = 8 * 1024 * 1024
 Progress = Callable[[int], None]
-_StreamColumns = tuple[str, str, int, str]  # data, counts column, bytes a row, prefix of the extent columns
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +152,6 @@ class _Verifier:
         self.root = root
         self.identity, self.specs = document.read_store(root)
         self.progress = progress
-        self.codec = codec_of(self.identity.compression, numpy_dtype(self.identity.dtype).itemsize)
         self.damages: list[Damage] = []
         self.bytes = 0
         self.records = 0
@@ -204,8 +200,8 @@ class _Verifier:
                     self.damages.append(Damage(file, f"differs from the part of shard {part.shard}", target=target))
 
     def _shard(self, shard: int) -> None:
-        streams, names = _feature_streams(self.identity), ["id", "frames", "offset", "stored", "crc32c"]
-        names += ["scales_offset", "scales_crc32c"] if self.identity.quantized else []
+        kinds = feature_rows(self.identity)
+        names = ["id", "frames", *(name for kind in kinds for name in kind.columns)]
         read = self._part(shard, names, self.identity.sha256(), None)
         if read is None:
             return
@@ -213,8 +209,8 @@ class _Verifier:
         self.ids[shard] = table.column("id").to_pylist()
         self.records += len(table)
         bad = self._files(info, None)
-        for stream in streams:
-            self._stream(info, table, stream, bad, None)
+        for kind in kinds:
+            self._rows(info, table, kind, bad, None)
         with suppress(StoreError):  # a damaged ledger is named already, as one of the shard's files
             self.rejected[shard] = [entry.id for entry in ledger.read(self.root, info)]
 
@@ -236,8 +232,8 @@ class _Verifier:
             if read is not None:
                 info, table = read
                 bad = self._files(info, spec.name)
-                for stream in _target_streams(spec):
-                    self._stream(info, table, stream, bad, spec.name)
+                for kind in target_rows(spec, self.identity.compression):
+                    self._rows(info, table, kind, bad, spec.name)
 
     def _part(
         self, shard: int, names: Sequence[str], made_by: str, target: str | None
@@ -279,17 +275,15 @@ class _Verifier:
             return f"{size} bytes where {written.size} were written"
         return None if total == written.crc32c else "bytes differ from what was written"
 
-    def _stream(
-        self, info: PartInfo, table: pa.Table, stream: _StreamColumns, bad: set[str], target: str | None
-    ) -> None:
-        data, counts, row_bytes, prefix = stream
-        file = info.data.get(data, "")
-        if file in bad and self.codec is not None and not prefix:
-            self._coded_records(info, file, table, (counts, row_bytes, self.codec), target)
+    def _rows(self, info: PartInfo, table: pa.Table, kind: RowKind, bad: set[str], target: str | None) -> None:
+        """Name the records of one kind of rows that are damaged; check the offsets for stock tools."""
+        file = info.data.get(kind.array, "")
+        if file in bad and kind.codec is not None:
+            self._coded_records(info, file, table, kind, target)
         elif file in bad:
-            self._records(info, file, _extents(table, counts, row_bytes, prefix), target)
+            self._records(info, file, _extents(table, kind), target)
         if self.identity.layout == "zarr":
-            self._offsets(info, data, table.column(counts).to_numpy(), target)
+            self._offsets(info, kind.array, table.column(kind.counts).to_numpy(), target)
 
     def _offsets(self, info: PartInfo, data: str, counts: np.ndarray, target: str | None) -> None:
         """The offsets that stock tools go by, against the catalog.
@@ -317,19 +311,15 @@ class _Verifier:
                     name = ids[row] if row < len(ids) else None
                     self.damages.append(Damage(file, problem, info.shard, row, name, target))
 
-    def _coded_records(
-        self, info: PartInfo, file: str, table: pa.Table, rows: tuple[str, int, Codec], target: str | None
-    ) -> None:
+    def _coded_records(self, info: PartInfo, file: str, table: pa.Table, kind: RowKind, target: str | None) -> None:
         """The same for records that a codec has to decode first."""
         path, ids = self.root / file, self.ids.get(info.shard, [])
-        if not path.is_file():
+        if kind.codec is None or not path.is_file():
             return
-        counts, offsets, stored, sums = (
-            table.column(name).to_numpy() for name in (rows[0], "offset", "stored", "crc32c")
-        )
-        size, codec = path.stat().st_size, rows[2]
+        counts, offsets, stored, sums = (table.column(name).to_numpy() for name in (kind.counts, *kind.columns))
+        size, codec = path.stat().st_size, kind.codec
         stream = Stream(
-            "", (rows[1],), np.dtype(np.uint8), counts, offsets, sums, np.asarray([0, len(counts)]),
+            kind.label, (kind.row_bytes,), np.dtype(np.uint8), counts, offsets, sums, np.asarray([0, len(counts)]),
             np.asarray([info.shard]), [file], [Written(size, 0)], codec, stored,
         )  # fmt: skip
         reader = BlockReader(ShardFiles(self.root), stream, codec, "always")
@@ -346,24 +336,11 @@ class _Verifier:
             self.damages.append(Damage(file, problem, shard, row, name))
 
 
-def _feature_streams(identity: Identity) -> list[_StreamColumns]:
-    """What a store's features are made of."""
-    if identity.quantized:
-        return [("features", "frames", identity.width, ""), ("scales", "frames", 4, "scales_")]
-    return [("features", "frames", identity.width * numpy_dtype(identity.dtype).itemsize, "")]
-
-
-def _target_streams(spec: TargetSpec) -> list[_StreamColumns]:
-    """What a target set stores."""
-    streams: list[_StreamColumns] = [("tokens", "tokens", 4, "tokens_")]
-    if spec.kind == "dense":
-        streams.append(("embeddings", "vectors", spec.width * numpy_dtype(spec.dtype).itemsize, ""))
-    return streams
-
-
-def _extents(table: pa.Table, counts: str, row_bytes: int, prefix: str) -> list[tuple[int, int, int]]:
-    columns = [table.column(name).to_pylist() for name in (f"{prefix}offset", counts, f"{prefix}crc32c")]
-    return [(offset, count * row_bytes, total) for offset, count, total in zip(*columns, strict=True)]
+def _extents(table: pa.Table, kind: RowKind) -> list[tuple[int, int, int]]:
+    """First byte, size and crc32c of each record's rows."""
+    names = (f"{kind.prefix}offset", kind.counts, f"{kind.prefix}crc32c")
+    columns = [table.column(name).to_pylist() for name in names]
+    return [(offset, count * kind.row_bytes, total) for offset, count, total in zip(*columns, strict=True)]
 
 
 def _pieces(path: Path) -> Iterator[bytes]:

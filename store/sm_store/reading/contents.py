@@ -3,7 +3,7 @@
     contents = read_contents(ShardFiles(root), identity)
     contents.features        Stream: frames, offsets, checksums, files of every record
     contents.parts           what each shard says of itself
-    read_target(files, spec, made_by, contents)    the same for a target set, aligned with the features
+    read_target(files, spec, made_by, contents, compression)    the same for a target set, aligned with the features
 
 Everything is held against everything else here, before any record is used: parts against the store's
 identity, row numbers, sizes of files, ranges inside files.
@@ -21,8 +21,6 @@ import pyarrow as pa
 
 from sm_store import catalog, paths
 from sm_store.catalog import PartInfo
-from sm_store.codec import Codec, codec_of
-from sm_store.dtypes import numpy_dtype
 from sm_store.durable import Written
 from sm_store.errors import StoreCorrupt, StoreFormatError, StoreMissing
 from sm_store.identity import Identity
@@ -30,11 +28,9 @@ from sm_store.index import Index, indexed_columns, read_index
 from sm_store.reading.files import ShardFiles
 from sm_store.reading.reader import Stream
 from sm_store.records import Fields, TargetSpec
+from sm_store.rows import RowKind, feature_rows, target_rows
 
 _REMEDY = "run `sm-pipeline verify`"
-_FEATURES = ["frames", "offset", "stored", "crc32c"]
-_SCALES = ["scales_offset", "scales_crc32c"]
-_TOKENS = ["vectors", "tokens", "tokens_offset", "tokens_crc32c"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,24 +75,23 @@ def read_contents(files: ShardFiles, identity: Identity) -> Contents:
         StoreCorrupt, StoreFormatError: names the shard (and record).
     """
     root = files.root
-    names = [*_FEATURES, *_SCALES] if identity.quantized else _FEATURES
+    kinds = feature_rows(identity)
+    names = ["frames", *(name for kind in kinds for name in kind.columns)]
     table = _read_parts(root, catalog.committed_shards(root), names, identity.sha256())
-    dtype = numpy_dtype(identity.dtype)
-    codec = codec_of(identity.compression, dtype.itemsize)
-    rows = _Rows("features", "frames", np.dtype("i1") if identity.quantized else dtype, identity.width)
-    features = _stream(table, table.parts, "features", rows, codec)
+    streams = {kind.array: _stream(table, table.parts, kind) for kind in kinds}
+    features = streams["features"]
     features.check(files)
     if len(features.counts) and int(features.counts.min()) < 1:
         raise StoreCorrupt(f"{features.name(int(features.counts.argmin()))}: no frames; {_REMEDY}")
-    scales = None
-    if identity.quantized:
-        rows = _Rows("scales", "frames", np.dtype("<f4"), prefix="scales_")
-        scales = _stream(table, table.parts, "scales of features", rows)
+    scales = streams.get("scales")
+    if scales is not None:
         scales.check(files)
     return Contents(table.parts, features, scales)
 
 
-def read_target(files: ShardFiles, spec: TargetSpec, made_by: str, contents: Contents) -> TargetContents:
+def read_target(
+    files: ShardFiles, spec: TargetSpec, made_by: str, contents: Contents, compression: str | None
+) -> TargetContents:
     """The catalog of a target set for exactly the shards in `contents`, checked.
 
     Raises:
@@ -109,22 +104,17 @@ def read_target(files: ShardFiles, spec: TargetSpec, made_by: str, contents: Con
     if missing:
         count = f"{len(missing)} of {len(contents.parts)} shards (first: {missing[0]})"
         raise StoreMissing(f"{root}: target set {spec.name!r} lacks {count}; run `sm-pipeline embed` again")
-    names = _TOKENS if spec.kind == "table" else [*_TOKENS, "offset", "stored", "crc32c"]
+    kinds = target_rows(spec, compression)
+    names = ["vectors", "tokens", *(name for kind in kinds for name in kind.columns)]
     table = _read_parts(root, contents.shards, names, made_by, spec.name)
     if not np.array_equal(table.starts, contents.starts):
         raise StoreCorrupt(f"{folder}: holds other records than the features do; {_REMEDY}")
     if not np.array_equal(table.columns["vectors"], spec.geometry.num_vectors(contents.features.counts)):
         raise StoreCorrupt(f"{folder}: vectors do not follow from frames; {_REMEDY}")
-    what = f"targets {spec.name}"
-    rows = _Rows("tokens", "tokens", np.dtype("<i4"), prefix="tokens_")
-    tokens = _stream(table, contents.parts, f"token ids of {what}", rows)
-    tokens.check(files)
-    dense = None
-    if spec.kind == "dense":
-        rows = _Rows("embeddings", "vectors", numpy_dtype(spec.dtype), spec.width)
-        dense = _stream(table, contents.parts, what, rows, contents.features.codec)
-        dense.check(files)
-    return TargetContents(table.columns["vectors"], tokens, dense)
+    streams = {kind.array: _stream(table, contents.parts, kind) for kind in kinds}
+    for stream in streams.values():
+        stream.check(files)
+    return TargetContents(table.columns["vectors"], streams["tokens"], streams.get("embeddings"))
 
 
 def read_columns(root: Path, identity: Identity, contents: Contents, names: Sequence[str]) -> pa.Table:
@@ -219,32 +209,21 @@ def _rows_in_order(sizes: np.ndarray, order: np.ndarray) -> np.ndarray:
     return np.repeat(starts[order], sizes[order]) + within
 
 
-@dataclass(frozen=True, slots=True)
-class _Rows:
-    """One kind of rows: its name among a part's `data`, its catalog columns, and what a row is."""
-
-    data: str
-    counts: str
-    dtype: np.dtype
-    width: int | None = None
-    prefix: str = ""
-
-
-def _stream(table: _Parts, owners: Sequence[PartInfo], label: str, rows: _Rows, codec: Codec | None = None) -> Stream:
-    files, promised = _files(table.parts, owners, rows.data)
+def _stream(table: _Parts, owners: Sequence[PartInfo], kind: RowKind) -> Stream:
+    files, promised = _files(table.parts, owners, kind.array)
     return Stream(
-        label=label,
-        row_shape=() if rows.width is None else (rows.width,),
-        dtype=rows.dtype,
-        counts=table.columns[rows.counts],
-        offsets=table.columns[f"{rows.prefix}offset"],
-        crc32c=table.columns[f"{rows.prefix}crc32c"],
+        label=kind.label,
+        row_shape=kind.row_shape,
+        dtype=kind.numpy_dtype,
+        counts=table.columns[kind.counts],
+        offsets=table.columns[f"{kind.prefix}offset"],
+        crc32c=table.columns[f"{kind.prefix}crc32c"],
         starts=table.starts,
         shards=table.shards,
         files=files,
         promised=promised,
-        codec=codec,
-        stored=table.columns["stored"] if codec is not None else None,
+        codec=kind.codec,
+        stored=table.columns["stored"] if kind.codec is not None else None,
     )
 
 

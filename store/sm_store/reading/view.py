@@ -111,7 +111,8 @@ class View:
         """The reader of a target set, for all records of this view. Raises StoreMissing where shards lack
         it."""
         if target.name not in self._targets:
-            contents = read_target(self._files, target.spec, target.fingerprint(), self.contents)
+            made_by, compression = target.fingerprint(), self._identity.compression
+            contents = read_target(self._files, target.spec, made_by, self.contents, compression)
             self._targets[target.name] = TargetReader(self._files, target, contents, self._policy)
         return self._targets[target.name]
 

@@ -1,6 +1,6 @@
 """A shard's worth of ragged rows, and where they ended up: what the two shard layouts have in common.
 
-    Ragged("features", "features.npy", rows=[(300, 1024), (120, 1024)], width=1024, dtype="float16")
+    Ragged(features of width 1024 and float16, rows=[(300, 1024), (120, 1024)], counts=[300, 120])
       --shard_zarr.write / shard_tar.write-->
     Extents("shards/00000/features/c/0/0", offsets=[0, 614400], crc32c=[0x1c.., 0x77..])
 
@@ -16,39 +16,22 @@ from typing import Any
 
 import numpy as np
 
-from sm_store.codec import Codec
-from sm_store.dtypes import numpy_dtype
 from sm_store.durable import Written
-
-_INTEGERS: dict[str, np.dtype] = {"int32": np.dtype("<i4"), "int8": np.dtype("i1")}
+from sm_store.rows import RowKind, extent_columns
 
 
 @dataclass(frozen=True, slots=True)
 class Ragged:
-    """One kind of rows of all records of a shard.
+    """The rows of one kind of all records of a shard.
 
     Attributes:
-        array: name of the zarr array. member: extension in a tar sample.
-        rows: one (n, width) or, where width is None, (n,) array a record. They may be made as they are asked
-            for, so each is asked for once. counts: their lengths n.
-        dtype: a storage dtype, `int32` or `int8`. codec: None: as they are.
+        rows: one (n, width) or, where the kind's width is None, (n,) array per record. They may be made when they
+            are asked for, so each is asked for once. counts: their lengths n.
     """
 
-    array: str
-    member: str
+    kind: RowKind
     rows: Sequence[np.ndarray]
     counts: Sequence[int]
-    width: int | None
-    dtype: str
-    codec: Codec | None = None
-
-    @property
-    def numpy_dtype(self) -> np.dtype:
-        return _INTEGERS[self.dtype] if self.dtype in _INTEGERS else numpy_dtype(self.dtype)
-
-    @property
-    def row_bytes(self) -> int:
-        return self.numpy_dtype.itemsize * (self.width or 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +46,11 @@ class Extents:
     offsets: np.ndarray
     crc32c: np.ndarray
     stored: np.ndarray
+
+    def columns(self, prefix: str) -> dict[str, np.ndarray]:
+        """As the catalog columns of a kind of rows."""
+        values = {"offset": self.offsets, "stored": self.stored, "crc32c": self.crc32c}
+        return {prefix + name: values[name] for name in extent_columns(prefix)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,3 +70,13 @@ class ShardWritten:
 
     extents: Mapping[str, Extents]
     files: Mapping[str, Written]
+
+    def columns(self, kinds: Sequence[RowKind]) -> dict[str, np.ndarray]:
+        """The catalog columns that say where the rows of these kinds are."""
+        return {
+            name: column for kind in kinds for name, column in self.extents[kind.member].columns(kind.prefix).items()
+        }
+
+    def data(self, kinds: Sequence[RowKind]) -> dict[str, str]:
+        """The file that the offsets of each of these kinds point into."""
+        return {kind.array: self.extents[kind.member].file for kind in kinds}

@@ -34,17 +34,17 @@ def write(root: Path, content: ShardContent) -> ShardWritten:
     """Write a shard's tar completely, then rename it into place."""
     path = paths.shard_tar(content.shard, content.target)
     count = len(content.samples)
-    offsets = {stream.member: np.zeros(count, np.int64) for stream in content.streams}
-    sums = {stream.member: np.zeros(count, np.uint32) for stream in content.streams}
-    stored = {stream.member: np.zeros(count, np.int64) for stream in content.streams}
+    offsets = {stream.kind.member: np.zeros(count, np.int64) for stream in content.streams}
+    sums = {stream.kind.member: np.zeros(count, np.uint32) for stream in content.streams}
+    stored = {stream.kind.member: np.zeros(count, np.int64) for stream in content.streams}
     with staged(root / path, folder=False) as stage, stage.create("") as out:
         for row, sample in enumerate(content.samples):
             key = sample_key(content.shard, row)
             _write_member(out, f"{key}.json", canonical(sample), np.empty(0, np.uint8))
             for stream in content.streams:
-                where, total, size = _write_array(out, f"{key}.{stream.member}", stream, row)
-                offsets[stream.member][row], sums[stream.member][row] = where, total
-                stored[stream.member][row] = size
+                where, total, size = _write_array(out, f"{key}.{stream.kind.member}", stream, row)
+                offsets[stream.kind.member][row], sums[stream.kind.member][row] = where, total
+                stored[stream.kind.member][row] = size
         out.write(bytes(2 * _BLOCK))
         out.write(bytes(-out.size % _RECORD))
     extents = {name: Extents(path, offsets[name], sums[name], stored[name]) for name in offsets}
@@ -73,14 +73,14 @@ def _write_array(out: DurableFile, name: str, stream: Ragged, row: int) -> tuple
 
     Returns where they (or their block) are, the crc32c of the rows, and the size of the block, 0 for none.
     """
-    rows = np.ascontiguousarray(stream.rows[row], dtype=stream.numpy_dtype)
+    rows = np.ascontiguousarray(stream.rows[row], dtype=stream.kind.numpy_dtype)
     head = npy_header(rows)
-    if stream.codec is None:
+    if stream.kind.codec is None:
         return *_write_member(out, name, head, rows), 0
     if len(head) != NPY_HEAD:
         raise StoreError(f"{name}: a .npy header of {len(head)} bytes, where compressed members have {NPY_HEAD}")
-    block = stream.codec.encode(np.frombuffer(head + rows.tobytes(), np.uint8))
-    where, _ = _write_member(out, name + stream.codec.suffix, b"", np.frombuffer(block, np.uint8))
+    block = stream.kind.codec.encode(np.frombuffer(head + rows.tobytes(), np.uint8))
+    where, _ = _write_member(out, name + stream.kind.codec.suffix, b"", np.frombuffer(block, np.uint8))
     return where, checksum(rows), len(block)
 
 

@@ -39,8 +39,8 @@ def write(root: Path, content: ShardContent) -> ShardWritten:
         stage.add(paths.GROUP, group_json({"records": len(content.samples)}))
         for stream in content.streams:
             offsets, sums = _write_rows(stage, stream)
-            where = f"{base}/{data_file(stream.array, stream.width is not None)}"
-            extents[stream.member] = Extents(where, offsets, sums, np.zeros(len(offsets), np.int64))
+            where = f"{base}/{data_file(stream.kind.array, stream.kind.width is not None)}"
+            extents[stream.kind.member] = Extents(where, offsets, sums, np.zeros(len(offsets), np.int64))
             _write_offsets(stage, stream)
     return ShardWritten(extents, {f"{base}/{name}": written for name, written in stage.files.items()})
 
@@ -80,16 +80,16 @@ def shard_index(sizes: Sequence[int]) -> bytes:
 
 
 def _write_rows(stage: Stage, stream: Ragged) -> tuple[np.ndarray, np.ndarray]:
-    total, row_bytes = sum(stream.counts), stream.row_bytes
-    chunk = chunk_rows(total, row_bytes, stream.codec is not None)
+    total, row_bytes = sum(stream.counts), stream.kind.row_bytes
+    chunk = chunk_rows(total, row_bytes, stream.kind.codec is not None)
     chunks = -(-total // chunk)
-    stage.add(f"{stream.array}/{paths.GROUP}", _array_json(stream, total, chunk, chunks))
+    stage.add(f"{stream.kind.array}/{paths.GROUP}", _array_json(stream, total, chunk, chunks))
     offsets = (np.cumsum([0, *stream.counts], dtype=np.int64) * row_bytes)[:-1]
     sums = np.zeros(len(stream.counts), np.uint32)
     if total:
-        with stage.create(data_file(stream.array, stream.width is not None)) as out:
-            if stream.codec is not None:
-                _write_coded(out, stream, stream.codec, chunk * row_bytes, sums)
+        with stage.create(data_file(stream.kind.array, stream.kind.width is not None)) as out:
+            if stream.kind.codec is not None:
+                _write_coded(out, stream, stream.kind.codec, chunk * row_bytes, sums)
             else:
                 for position, rows in enumerate(stream.rows):
                     sums[position] = out.write(rows)
@@ -103,7 +103,7 @@ def _write_coded(out: DurableFile, stream: Ragged, codec: Codec, chunk_bytes: in
     sizes: list[int] = []
     chunk, filled = np.zeros(chunk_bytes, np.uint8), 0
     for position, rows in enumerate(stream.rows):
-        data = np.ascontiguousarray(rows, dtype=stream.numpy_dtype).reshape(-1).view(np.uint8)
+        data = np.ascontiguousarray(rows, dtype=stream.kind.numpy_dtype).reshape(-1).view(np.uint8)
         sums[position] = checksum(data)
         while len(data):
             taken = min(len(data), chunk_bytes - filled)
@@ -125,24 +125,24 @@ def _write_block(out: DurableFile, block: bytes) -> int:
 
 def _write_offsets(stage: Stage, stream: Ragged) -> None:
     values = np.cumsum([0, *stream.counts], dtype="<i8")
-    name = offsets_name(stream.array)
+    name = offsets_name(stream.kind.array)
     stage.add(f"{name}/{paths.GROUP}", _array(values.shape, "int64", values.shape, [_LITTLE, _CRC32C], {}))
     stage.add(data_file(name, wide=False), values.tobytes() + checksum(values).to_bytes(4, "little"))
 
 
 def _array_json(stream: Ragged, total: int, chunk: int, chunks: int) -> bytes:
-    tail = () if stream.width is None else (stream.width,)
+    tail = () if stream.kind.width is None else (stream.kind.width,)
     sharding = {
         "name": "sharding_indexed",
         "configuration": {
             "chunk_shape": [chunk, *tail],
-            "codecs": [_LITTLE, *([stream.codec.metadata] if stream.codec is not None else [])],
+            "codecs": [_LITTLE, *([stream.kind.codec.metadata] if stream.kind.codec is not None else [])],
             "index_codecs": [_LITTLE, _CRC32C],
             "index_location": "end",
         },
     }
-    data_type = "uint16" if stream.dtype == "bfloat16" else stream.dtype
-    attributes = {"dtype": stream.dtype, "offsets": offsets_name(stream.array)}
+    data_type = "uint16" if stream.kind.dtype == "bfloat16" else stream.kind.dtype
+    attributes = {"dtype": stream.kind.dtype, "offsets": offsets_name(stream.kind.array)}
     return _array((total, *tail), data_type, (max(chunks, 1) * chunk, *tail), [sharding], attributes)
 
 
