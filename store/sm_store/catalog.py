@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 
 from sm_store import paths
 from sm_store.durable import Written, checksum, write_file
-from sm_store.errors import StoreCorrupt, StoreFormatError
+from sm_store.errors import RUN_VERIFY, StoreCorrupt, StoreFormatError
 from sm_store.identity import Identity, canonical
 from sm_store.rows import extent_columns
 
@@ -153,7 +153,7 @@ def read_rows(root: Path, shard: int, columns: Sequence[str], target: str | None
     rows = table.column("row").to_numpy()
     if not np.array_equal(rows, np.arange(len(rows))):
         what = f"{root / paths.part(shard, target)}: rows are not numbered 0, 1, 2, ..."
-        raise StoreCorrupt(f"{what}; run `sm-pipeline verify`")
+        raise StoreCorrupt(f"{what}; {RUN_VERIFY}")
     return info, table.select(list(columns)).replace_schema_metadata(None)
 
 
@@ -171,17 +171,11 @@ def checked(path: Path, sealed_by: Path) -> pa.Buffer:
     try:
         raw = sealed_by.read_bytes()
         promised = json.loads(raw)
-        size, total = int(promised["size"]), int(promised["crc32c"])
-        if raw != seal(size, total):
+        written = Written(int(promised["size"]), int(promised["crc32c"]))
+        if raw != seal(written.size, written.crc32c):
             raise ValueError(raw)
-        found = path.stat().st_size
-    except FileNotFoundError as error:
-        raise StoreCorrupt(f"{error.filename}: missing; run `sm-pipeline verify`") from None
+    except FileNotFoundError:
+        raise StoreCorrupt(f"{sealed_by}: missing; {RUN_VERIFY}") from None
     except (ValueError, TypeError, KeyError):
-        raise StoreCorrupt(f"{sealed_by}: damaged; run `sm-pipeline verify`") from None
-    if found != size:
-        raise StoreCorrupt(f"{path}: {found} bytes where {size} were written; run `sm-pipeline verify`")
-    data = np.fromfile(path, np.uint8)
-    if data.size != size or checksum(data) != total:
-        raise StoreCorrupt(f"{path}: bytes differ from what was written (crc32c); run `sm-pipeline verify`")
-    return pa.py_buffer(data)
+        raise StoreCorrupt(f"{sealed_by}: damaged; {RUN_VERIFY}") from None
+    return pa.py_buffer(written.require(path))

@@ -35,7 +35,7 @@ from typing import Any
 import google_crc32c
 import numpy as np
 
-from sm_store.errors import StoreBusy
+from sm_store.errors import RUN_VERIFY, StoreBusy, StoreCorrupt, StoreFormatError
 from sm_store.paths import LOCKS
 
 _SYNCS_AT_ONCE = 8
@@ -58,6 +58,37 @@ class Written:
 
     size: int
     crc32c: int
+
+    def difference(self, size: int | None, crc32c: int | None = None) -> str | None:
+        """How a file of this size (None: there is none) and, if known, this crc32c differs; None: it does not."""
+        if size is None:
+            return "missing"
+        if size != self.size:
+            return f"{size} bytes where {self.size} were written"
+        return None if crc32c in (None, self.crc32c) else "bytes differ from what was written (crc32c)"
+
+    def require(self, path: Path, mapped: bool = False) -> np.ndarray:
+        """The bytes of a file, (size,) uint8, after their number and crc32c were checked.
+
+        Args:
+            mapped: map the file instead of reading it into memory.
+
+        Raises:
+            StoreCorrupt: missing or different. StoreFormatError: it cannot be read.
+        """
+        data = np.empty(0, np.uint8)
+        try:
+            problem = self.difference(path.stat().st_size)
+            if problem is None:
+                data = np.memmap(path, np.uint8, "r") if mapped and self.size else np.fromfile(path, np.uint8)
+                problem = self.difference(data.size, checksum(data))
+        except (FileNotFoundError, NotADirectoryError):
+            problem = self.difference(None)
+        except OSError as error:
+            raise StoreFormatError(f"{path}: cannot be read ({error.strerror})") from None
+        if problem is not None:
+            raise StoreCorrupt(f"{path}: {problem}; {RUN_VERIFY}")
+        return data
 
 
 class DurableFile:

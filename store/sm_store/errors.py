@@ -20,6 +20,8 @@ names the file, line or field and the remedy.
 
 from __future__ import annotations
 
+RUN_VERIFY = "run `sm-pipeline verify`"  # the remedy where bytes are damaged
+
 
 class SpeechMapperError(Exception):
     """Base of every error this project raises on purpose."""

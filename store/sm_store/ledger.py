@@ -15,8 +15,7 @@ from pathlib import Path
 
 from sm_store import paths
 from sm_store.catalog import PartInfo
-from sm_store.durable import Written, checksum
-from sm_store.errors import StoreCorrupt, StoreError
+from sm_store.errors import RUN_VERIFY, StoreCorrupt, StoreError
 from sm_store.identity import canonical
 from sm_store.records import Reject
 
@@ -63,20 +62,16 @@ def decode(data: bytes, what: str) -> list[Reject]:
             entry = json.loads(line)
             rejects.append(Reject(str(entry["id"]), str(entry["reason"]), str(entry["detail"])))
         except (ValueError, TypeError, KeyError):
-            raise StoreCorrupt(f"{what}:{number}: not a ledger line; run `sm-pipeline verify`") from None
+            raise StoreCorrupt(f"{what}:{number}: not a ledger line; {RUN_VERIFY}") from None
     return rejects
 
 
 def read(root: Path, part: PartInfo, target: str | None = None) -> list[Reject]:
     """The rejects of a committed shard. Raises StoreCorrupt where the file is not what was written."""
     path = paths.ledger(part.shard, target)
-    try:
-        data = (root / path).read_bytes()
-    except FileNotFoundError:
-        raise StoreCorrupt(f"{root / path}: missing; run `sm-pipeline verify`") from None
-    if part.files.get(path) != Written(len(data), checksum(data)):
-        raise StoreCorrupt(f"{root / path}: bytes differ from what was written; run `sm-pipeline verify`")
-    return decode(data, str(root / path))
+    if path not in part.files:
+        raise StoreCorrupt(f"{root / path}: not listed in the catalog; {RUN_VERIFY}")
+    return decode(part.files[path].require(root / path).tobytes(), str(root / path))
 
 
 def count(rejects: Iterable[Reject]) -> dict[str, int]:

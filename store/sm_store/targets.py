@@ -27,13 +27,11 @@ import numpy as np
 
 from sm_store import catalog, document, paths
 from sm_store.dtypes import to_float32, to_storage
-from sm_store.durable import Written, checksum, move_files, staged
+from sm_store.durable import Written, move_files, staged
 from sm_store.errors import ConfigError, StoreCorrupt, StoreError, StoreFormatError
 from sm_store.identity import canonical, diff_json, require_same
 from sm_store.records import TargetSpec
 from sm_store.shards.shard_zarr import group_json
-
-_REMEDY = "run `sm-pipeline verify`"
 
 
 class TargetSet:
@@ -69,7 +67,9 @@ class TargetSet:
     def stored_table(self) -> np.ndarray:
         """The table as it is on disk, (V, E), mapped read-only; bfloat16 as uint16 bits. Checked once."""
         path = self.folder / paths.TABLE
-        _check_file(path, self.files.get(paths.TABLE))
+        if paths.TABLE not in self.files:
+            raise StoreFormatError(f"{path}: not listed in {paths.SPEC}")
+        self.files[paths.TABLE].require(path, mapped=True)
         table = np.load(path, mmap_mode="r", allow_pickle=False)
         if table.shape != (self.spec.vocabulary, self.spec.width):
             promised = (self.spec.vocabulary, self.spec.width)
@@ -122,7 +122,7 @@ class TargetSet:
         """Raises StoreCorrupt where a tokenizer file is not what was added."""
         for name, written in self.files.items():
             if name.startswith(f"{paths.TOKENIZER}/"):
-                _check_file(self.folder / name, written)
+                written.require(self.folder / name)
 
 
 class DenseRows(Sequence[np.ndarray]):
@@ -235,19 +235,3 @@ def _npy_header(array: np.ndarray) -> bytes:
     out = io.BytesIO()
     np.lib.format.write_array_header_1_0(out, np.lib.format.header_data_from_array_1_0(array))
     return out.getvalue()
-
-
-def _check_file(path: Path, promised: Written | None) -> None:
-    if promised is None:
-        raise StoreFormatError(f"{path}: not listed in target.json")
-    try:
-        size = path.stat().st_size
-        if size != promised.size:
-            raise StoreCorrupt(f"{path}: {size} bytes where {promised.size} were written; {_REMEDY}")
-        data = np.memmap(path, np.uint8, "r") if size else np.empty(0, np.uint8)
-    except FileNotFoundError:
-        raise StoreCorrupt(f"{path}: missing; run `sm-pipeline verify`") from None
-    except OSError as error:
-        raise StoreFormatError(f"{path}: cannot be read ({error.strerror})") from None
-    if checksum(data) != promised.crc32c:
-        raise StoreCorrupt(f"{path}: bytes differ from what was written (crc32c); run `sm-pipeline verify`")

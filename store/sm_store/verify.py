@@ -271,9 +271,7 @@ class _Verifier:
         except OSError as error:
             return f"cannot be read ({error.strerror})"
         self.bytes += size
-        if size != written.size:
-            return f"{size} bytes where {written.size} were written"
-        return None if total == written.crc32c else "bytes differ from what was written"
+        return written.difference(size, total)
 
     def _rows(self, info: PartInfo, table: pa.Table, kind: RowKind, bad: set[str], target: str | None) -> None:
         """Name the records of one kind of rows that are damaged; check the offsets for stock tools."""

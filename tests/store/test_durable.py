@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 import os
+import shutil
 import threading
 
 import numpy as np
 import pytest
 
-from sm_store import StoreBusy, durable
+from sm_store import StoreBusy, StoreCorrupt, StoreFormatError, durable
 from sm_store.durable import Written, checksum, locked, staged, write_file
 from tests.reference.store_reader import crc32c
 
@@ -25,6 +26,47 @@ def test_checksum_of_the_standard_example():
 def test_checksum_of_arrays_is_that_of_their_bytes():
     array = np.arange(24, dtype=np.float16).reshape(4, 6)
     assert checksum(array) == crc32c(array.tobytes())
+
+
+@pytest.mark.parametrize("mapped", [False, True])
+@pytest.mark.parametrize("data", [b"", b"123456789" * 1000])
+def test_a_file_as_it_was_written_is_read(tmp_path, data, mapped):
+    found = write_file(tmp_path / "file", data).require(tmp_path / "file", mapped)
+    assert found.dtype == np.uint8 and found.tobytes() == data
+
+
+@pytest.mark.parametrize("mapped", [False, True])
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        (lambda path: path.write_bytes(b"123456780"), r"bytes differ from what was written \(crc32c\)"),
+        (lambda path: path.write_bytes(b"1234567890"), "10 bytes where 9 were written"),
+        (lambda path: path.write_bytes(b""), "0 bytes where 9 were written"),
+        (lambda path: path.unlink(), "missing"),
+        (lambda path: shutil.rmtree(path.parent), "missing"),
+    ],
+)
+def test_any_other_file_is_refused_with_the_remedy(tmp_path, change, problem, mapped):
+    path = tmp_path / "folder" / "file"
+    written = write_file(path, b"123456789")
+    change(path)
+    with pytest.raises(StoreCorrupt, match=rf"file: {problem}; run `sm-pipeline verify`"):
+        written.require(path, mapped)
+
+
+def test_a_file_that_cannot_be_read_is_not_called_damaged(tmp_path):
+    (tmp_path / "file").mkdir()
+    size = (tmp_path / "file").stat().st_size
+    with pytest.raises(StoreFormatError, match="cannot be read"):
+        Written(size, 0).require(tmp_path / "file")
+
+
+def test_sizes_are_compared_where_a_checksum_is_not_known():
+    written = Written(9, 4)
+    assert written.difference(9) is None and written.difference(9, 4) is None
+    assert written.difference(9, 5) == "bytes differ from what was written (crc32c)"
+    assert written.difference(8) == written.difference(8, 4) == "8 bytes where 9 were written"
+    assert written.difference(None) == "missing"
 
 
 def test_write_file_replaces(tmp_path):

@@ -17,14 +17,12 @@ import numpy as np
 
 from sm_store.codec import Codec
 from sm_store.durable import checksum
-from sm_store.errors import StoreCorrupt
+from sm_store.errors import RUN_VERIFY, StoreCorrupt
 from sm_store.reading.files import ShardFiles
 from sm_store.reading.reader import ChecksumPolicy, Reader, Stream
 from sm_store.shards.shard_tar import NPY_HEAD
 from sm_store.shards.shard_zarr import chunk_rows
 from sm_store.threads import in_threads
-
-_REMEDY = "run `sm-pipeline verify`"
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +62,7 @@ class BlockReader(Reader):
             else:
                 self._decode_rows(file, index, out)
         except ValueError as error:
-            raise StoreCorrupt(f"{self.stream.name(index)}: cannot be decoded ({error}); {_REMEDY}") from None
+            raise StoreCorrupt(f"{self.stream.name(index)}: cannot be decoded ({error}); {RUN_VERIFY}") from None
         self._check(index, out)
 
     def _decode_member(self, data: bytes, out: np.ndarray) -> None:

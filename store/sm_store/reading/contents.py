@@ -22,15 +22,13 @@ import pyarrow as pa
 from sm_store import catalog, paths
 from sm_store.catalog import PartInfo
 from sm_store.durable import Written
-from sm_store.errors import StoreCorrupt, StoreFormatError, StoreMissing
+from sm_store.errors import RUN_VERIFY, StoreCorrupt, StoreFormatError, StoreMissing
 from sm_store.identity import Identity
 from sm_store.index import Index, indexed_columns, read_index
 from sm_store.reading.files import ShardFiles
 from sm_store.reading.reader import Stream
 from sm_store.records import Fields, TargetSpec
 from sm_store.rows import RowKind, feature_rows, target_rows
-
-_REMEDY = "run `sm-pipeline verify`"
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +80,7 @@ def read_contents(files: ShardFiles, identity: Identity) -> Contents:
     features = streams["features"]
     features.check(files)
     if len(features.counts) and int(features.counts.min()) < 1:
-        raise StoreCorrupt(f"{features.name(int(features.counts.argmin()))}: no frames; {_REMEDY}")
+        raise StoreCorrupt(f"{features.name(int(features.counts.argmin()))}: no frames; {RUN_VERIFY}")
     scales = streams.get("scales")
     if scales is not None:
         scales.check(files)
@@ -108,9 +106,9 @@ def read_target(
     names = ["vectors", "tokens", *(name for kind in kinds for name in kind.columns)]
     table = _read_parts(root, contents.shards, names, made_by, spec.name)
     if not np.array_equal(table.starts, contents.starts):
-        raise StoreCorrupt(f"{folder}: holds other records than the features do; {_REMEDY}")
+        raise StoreCorrupt(f"{folder}: holds other records than the features do; {RUN_VERIFY}")
     if not np.array_equal(table.columns["vectors"], spec.geometry.num_vectors(contents.features.counts)):
-        raise StoreCorrupt(f"{folder}: vectors do not follow from frames; {_REMEDY}")
+        raise StoreCorrupt(f"{folder}: vectors do not follow from frames; {RUN_VERIFY}")
     streams = {kind.array: _stream(table, contents.parts, kind) for kind in kinds}
     for stream in streams.values():
         stream.check(files)

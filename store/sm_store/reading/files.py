@@ -15,10 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from sm_store.durable import Written, sizes_of
-from sm_store.errors import StoreCorrupt
+from sm_store.errors import RUN_VERIFY, StoreCorrupt
 
 _OPEN_FILES = 256
-_REMEDY = "run `sm-pipeline verify`"
 
 
 class OpenFile:
@@ -74,9 +73,9 @@ class ShardFiles:
         path = self.root / file
         try:
             opened = OpenFile(path)
+            problem = promised.difference(os.fstat(opened.fd).st_size)
         except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
-            raise StoreCorrupt(f"{path}: missing; {_REMEDY}") from None
-        found = os.fstat(opened.fd).st_size
-        if found != promised.size:
-            raise StoreCorrupt(f"{path}: {found} bytes where {promised.size} were written; {_REMEDY}")
+            problem = promised.difference(None)
+        if problem is not None:
+            raise StoreCorrupt(f"{path}: {problem}; {RUN_VERIFY}")
         return opened

@@ -20,14 +20,13 @@ import numpy as np
 
 from sm_store.codec import Codec
 from sm_store.durable import Written
-from sm_store.errors import ConfigError, StoreCorrupt
+from sm_store.errors import RUN_VERIFY, ConfigError, StoreCorrupt
 from sm_store.reading.files import OpenFile, ShardFiles
 from sm_store.reading.plan_reads import Run, plan_reads, shares
 from sm_store.threads import THREADS, in_threads
 
 ChecksumPolicy = Literal["always", "first-epoch", "never"]
 POLICIES = ("always", "first-epoch", "never")
-_REMEDY = "run `sm-pipeline verify`"
 _MOST_PACKED = 32768  # decoded bytes that a stored byte can stand for at most: zstd's blocks of one value
 
 
@@ -77,9 +76,9 @@ class Stream:
         for shard, file, written, found in zip(
             self.shards, self.files, self.promised, files.sizes(self.files), strict=True
         ):
-            if file and found != written.size:
-                what = "missing" if found is None else f"{found} bytes where {written.size} were written"
-                raise StoreCorrupt(f"shard {shard} ({self.label}): {files.where(file)}: {what}; {_REMEDY}")
+            problem = written.difference(found) if file else None
+            if problem is not None:
+                raise StoreCorrupt(f"shard {shard} ({self.label}): {files.where(file)}: {problem}; {RUN_VERIFY}")
         for place, written in enumerate(self.promised):
             part = slice(int(self.starts[place]), int(self.starts[place + 1]))
             offsets, lengths = self.offsets[part], self.counts[part].astype(np.int64) * self.row_bytes
@@ -93,7 +92,9 @@ class Stream:
             bad |= offsets + lengths > written.size
             if bad.any():
                 record = self.name(part.start + int(np.argmax(bad)))
-                raise StoreCorrupt(f"{record}: the catalog points outside {files.where(self.files[place])}; {_REMEDY}")
+                raise StoreCorrupt(
+                    f"{record}: the catalog points outside {files.where(self.files[place])}; {RUN_VERIFY}"
+                )
 
 
 class Reader:
@@ -172,7 +173,7 @@ class Reader:
             wanted, offset = wanted - got, offset + got
             if got == 0:
                 record = self.stream.name(int(indices[run.wanted[-len(pieces)]]))
-                raise StoreCorrupt(f"{record}: the file ends inside it; {_REMEDY}")
+                raise StoreCorrupt(f"{record}: the file ends inside it; {RUN_VERIFY}")
             if wanted:
                 pieces = _after(pieces, got)
 
@@ -187,7 +188,7 @@ class Reader:
         if self._policy == "never" or (self._policy == "first-epoch" and self._seen[index]):
             return
         if google_crc32c.value(data) != self.stream.crc32c[index]:
-            raise StoreCorrupt(f"{self.stream.name(index)}: bytes differ from what was written; {_REMEDY}")
+            raise StoreCorrupt(f"{self.stream.name(index)}: bytes differ from what was written; {RUN_VERIFY}")
         if self._policy == "first-epoch":
             self._seen[index] = True
 

@@ -29,7 +29,7 @@ import fsspec
 
 from sm_store import durable
 from sm_store.durable import Written
-from sm_store.errors import ConfigError, StoreBusy, StoreCorrupt, StoreError, StoreMissing
+from sm_store.errors import RUN_VERIFY, ConfigError, StoreBusy, StoreCorrupt, StoreError, StoreMissing
 from sm_store.identity import canonical
 from sm_store.paths import STORE, is_shard_data
 from sm_store.reading.files import OpenFile, ShardFiles
@@ -141,11 +141,10 @@ class RemoteFiles(ShardFiles):
                 return
             self._make_room(promised.size)
             found = self._copy(file, path)
-            if found != promised:
+            problem = promised.difference(found.size, found.crc32c)
+            if problem is not None:
                 durable.remove(path)
-                what = f"{found.size} bytes where {promised.size} were written"
-                problem = what if found.size != promised.size else "bytes differ from what was written (crc32c)"
-                raise StoreCorrupt(f"{self.where(file)}: {problem}; run `sm-pipeline verify` where it lies")
+                raise StoreCorrupt(f"{self.where(file)}: {problem}; {RUN_VERIFY} on the machine that has the store")
 
     def _make_room(self, size: int) -> None:
         """Remove what was unused for longest until `size` more bytes are within the bound."""
