@@ -45,7 +45,7 @@ def build_readout(
     """
     if llm is None:
         return nearest_readout(projector, targets)
-    tokenizer = load_stored_tokenizer(targets.tokenizer_dir) if targets else None
+    tokenizer = load_stored_tokenizer(targets) if targets else None
     frozen = load_llm(resolve_model(llm, "llm"), projector.device, tokenizer=tokenizer)
     if targets:
         frozen.require_table(targets)
@@ -66,7 +66,7 @@ def nearest_readout(projector: Projector, targets: TargetSet | None) -> Readout:
     """The nearest rows of the embedding table the projector was trained for."""
     made = projector.config.trained_for["target"]
     if targets:
-        table, tokenizer = targets.table, load_stored_tokenizer(targets.tokenizer_dir)
+        table, tokenizer = targets.table, load_stored_tokenizer(targets)
     else:
         loaded = load_llm_table(model_name({"id": made["llm"], "revision": made["revision"]}))
         table, tokenizer = loaded.table_VE, loaded.tokenizer

@@ -73,7 +73,7 @@ def train_stage2(request: Stage2Request) -> Outcome:
     accelerator = open_accelerator(config.run, request.out)
     start_run(request.out, "stage2", config, request.resume, accelerator)
     targets = data.targets
-    tokenizer = load_stored_tokenizer(targets.tokenizer_dir)
+    tokenizer = load_stored_tokenizer(targets)
     llm = load_llm(source, accelerator.device, config.tuning.llm_dtype, tokenizer)
     llm.require_table(targets)
     projector.config.trained_for = trained_for(

@@ -148,7 +148,7 @@ def vector_validation(out: Path, data: TrainingData, run: RunConfig) -> VectorVa
     dev = dev_set(out, data, run)
     if dev is None:
         return None
-    tokenizer = load_stored_tokenizer(data.targets.tokenizer_dir)
+    tokenizer = load_stored_tokenizer(data.targets)
     return VectorValidation(dev, data.targets, tokenizer, threshold, run.stop_at_eet)
 
 

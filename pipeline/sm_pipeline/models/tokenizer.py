@@ -2,7 +2,7 @@
 
     tokenizer = load_tokenizer(resolve_model("smollm2-135m", "llm"))
     files = tokenizer_files(source, tokenizer)        {"tokenizer.json": b"...", ...}: what the store keeps
-    load_stored_tokenizer(targets.tokenizer_dir)      the same tokenizer again, out of the store
+    load_stored_tokenizer(targets)                    the same tokenizer again, out of the store
 
     TextTokenizer.from_target_set(targets).token_ids("He hoped.")      int32 [255, 14762]: of "he hoped"
 
@@ -52,13 +52,8 @@ class TextTokenizer:
 
     @classmethod
     def from_target_set(cls, targets: TargetSet) -> TextTokenizer:
-        """From the tokenizer files kept in the store, after checking them; the LLM itself is not needed.
-
-        Raises:
-            StoreCorrupt: a tokenizer file is damaged.
-        """
-        targets.check_tokenizer()
-        return cls(load_stored_tokenizer(targets.tokenizer_dir), targets.spec.geometry)
+        """From the tokenizer files kept in the store; the LLM itself is not needed. Raises StoreCorrupt."""
+        return cls(load_stored_tokenizer(targets), targets.spec.geometry)
 
     def token_ids(self, text: str) -> np.ndarray:
         """Token ids of the normalised text, (tokens,) int32, without BOS and EOS."""
@@ -84,16 +79,17 @@ def load_tokenizer(source: ModelSource, what: str = "llm") -> PreTrainedTokenize
         ) from error.__cause__
 
 
-def load_stored_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    """The tokenizer that a target set keeps.
+def load_stored_tokenizer(targets: TargetSet) -> PreTrainedTokenizerBase:
+    """The tokenizer that a target set keeps, after its files were checked against their fingerprint.
 
     Raises:
-        StoreCorrupt: the folder holds no usable tokenizer.
+        StoreCorrupt: a file is damaged, or they are no usable tokenizer.
     """
+    targets.check_tokenizer()
     try:
-        return _from_pretrained(folder, None)
+        return _from_pretrained(targets.tokenizer_dir, None)
     except _Unusable as error:
-        raise StoreCorrupt(f"{folder}: not a tokenizer ({error})") from error.__cause__
+        raise StoreCorrupt(f"{targets.tokenizer_dir}: not a tokenizer ({error})") from error.__cause__
 
 
 def tokenizer_files(source: ModelSource, tokenizer: PreTrainedTokenizerBase) -> dict[str, bytes]:

@@ -26,15 +26,14 @@ def targets(tiny_llm, tmp_path):
     return Store.open(store.root).targets("tiny-llm")
 
 
-def test_the_files_of_a_checkpoint_make_the_same_tokenizer(tiny_llm, tmp_path):
+def test_the_files_of_a_checkpoint_make_the_same_tokenizer(tiny_llm, targets):
     source = resolve_model(str(tiny_llm), "llm")
     tokenizer = load_tokenizer(source)
     files = tokenizer_files(source, tokenizer)
     assert set(files) == {"tokenizer.json", "tokenizer_config.json"}
-    for name, data in files.items():
-        (tmp_path / name).write_bytes(data)
+    assert {path.name: path.read_bytes() for path in targets.tokenizer_dir.iterdir()} == files
     text = "the old dog, and xyz"
-    assert load_stored_tokenizer(tmp_path)(text)["input_ids"] == tokenizer(text)["input_ids"]
+    assert load_stored_tokenizer(targets)(text)["input_ids"] == tokenizer(text)["input_ids"]
 
 
 @pytest.mark.parametrize("broken", [None, b"{", b'{"version": "1.0"}'])
@@ -47,8 +46,12 @@ def test_what_is_no_tokenizer_names_its_owner(tiny_llm, tmp_path, broken):
     with pytest.raises(ModelError, match=r"--judge .*: its tokenizer cannot be loaded \(.*; give a folder") as refused:
         load_tokenizer(resolve_model(str(folder), "judge"), "judge")
     assert "\n" not in str(refused.value) and refused.value.__cause__ is not None
+
+
+def test_a_target_set_whose_files_are_no_tokenizer_is_corrupt(tmp_path):
+    store = building.build(tmp_path / "s")  # its tokenizer files are whole, but only stand for some
     with pytest.raises(StoreCorrupt, match="not a tokenizer") as corrupt:
-        load_stored_tokenizer(folder)
+        load_stored_tokenizer(store.targets("llm"))
     assert "\n" not in str(corrupt.value)
 
 
