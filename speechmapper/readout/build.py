@@ -13,7 +13,8 @@ Shapes: B batch, U projector vectors, E LLM width.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 
@@ -21,13 +22,39 @@ from sm_pipeline.models.llm_table import load_llm_table
 from sm_pipeline.models.source import resolve_model
 from sm_pipeline.models.tokenizer import load_stored_tokenizer
 from sm_store import TargetSet
+from sm_store.errors import ConfigError
 from speechmapper.llm import MAX_NEW_TOKENS, FrozenLLM, load_llm
 from speechmapper.projector import Projector
 from speechmapper.prompting import Instruction
-from speechmapper.readout.nearest import NEAREST, NearestToken, Readout
+from speechmapper.readout.nearest import NearestToken
 from speechmapper.saved_projector import model_name
+from speechmapper.tasks import ASR, Task
 
-GENERATED = "generation"
+NEAREST, GENERATED = "nearest-token", "generation"
+
+
+@dataclass(frozen=True, slots=True)
+class Readout:
+    """How vectors become text.
+
+    Attributes:
+        name: for reports.
+        read: vectors (B, U, E), their lengths (B,) and an instruction per row -> a text per row.
+        shown: the prompt of an instruction as text; None where none is used.
+    """
+
+    name: str
+    read: Callable[[torch.Tensor, torch.Tensor, Sequence[Instruction]], list[str]]
+    shown: Callable[[Instruction], str | None]
+
+    def require_task(self, task: Task) -> None:
+        """Check that this readout can do a task.
+
+        Raises:
+            ConfigError: by nearest token there is only the transcript.
+        """
+        if self.name == NEAREST and task.name != ASR.name:
+            raise ConfigError(f"{task.name} needs an LLM; name it with --llm (without one, speech is only transcribed)")
 
 
 def build_readout(

@@ -1,4 +1,4 @@
-"""What a readout is, and the one without an LLM: the nearest rows of its embedding table.
+"""Text from projector vectors without an LLM: the nearest rows of its embedding table.
 
     vectors     v0    v1    v2    v3
     nearest     1123  284   <pad> <pad>        least squared distance over the whole table
@@ -9,44 +9,14 @@ Shapes: B batch, U projector vectors, E LLM width, V vocabulary, P valid positio
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from itertools import groupby
 from typing import Any
 
 import numpy as np
 import torch
 
-from sm_store.errors import ConfigError
-from speechmapper.prompting import Instruction
-from speechmapper.tasks import ASR, Task
-
-NEAREST = "nearest-token"
 CHUNK_SCORES = 32 * 1024 * 1024  # scores (positions x vocabulary) held at once: 128 MB
-
-
-@dataclass(frozen=True, slots=True)
-class Readout:
-    """How vectors become text.
-
-    Attributes:
-        name: for reports.
-        read: vectors (B, U, E), their lengths (B,) and an instruction per row -> a text per row.
-        shown: the prompt of an instruction as text; None where none is used.
-    """
-
-    name: str
-    read: Callable[[torch.Tensor, torch.Tensor, Sequence[Instruction]], list[str]]
-    shown: Callable[[Instruction], str | None]
-
-    def require_task(self, task: Task) -> None:
-        """Check that this readout can do a task.
-
-        Raises:
-            ConfigError: by nearest token there is only the transcript.
-        """
-        if self.name == NEAREST and task.name != ASR.name:
-            raise ConfigError(f"{task.name} needs an LLM; name it with --llm (without one, speech is only transcribed)")
 
 
 class NearestToken:

@@ -29,16 +29,17 @@ from speechmapper.objectives import Objective
 from speechmapper.objectives.build import build_objective, readout_of
 from speechmapper.projector import Projector
 from speechmapper.prompting import Prompt
-from speechmapper.readout.build import llm_readout
+from speechmapper.readout.build import Readout, llm_readout
 from speechmapper.saved_projector import load_projector, require_features, save_projector, trained_for
-from speechmapper.tasks import StoreExamples, mixture
+from speechmapper.tasks import ASR, Item, StoreExamples, mixture
 from speechmapper.train.loop import Loop
 from speechmapper.train.run import Outcome, Run, Setup, micro_seed
 from speechmapper.train.run_folder import open_accelerator, print_message, run_identity, start_run
 from speechmapper.train.stage import Evaluation, ProjectorOutput, ProjectorWithObjective
-from speechmapper.train.validation import ReadValidation, dev_set
+from speechmapper.train.validation import DevSet, dev_set
 
 CROSS_ENTROPY = "ce"
+READ_BATCH = 16  # utterances the LLM reads together in validation
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,3 +169,20 @@ class TuningStage:
 
     def evaluate(self, model: Any, step: int) -> Evaluation:
         return self._validation.run(model, step) if self._validation else Evaluation()
+
+
+@dataclass(frozen=True, slots=True)
+class ReadValidation:
+    """Error rates of the transcripts that a readout makes of the vectors."""
+
+    dev: DevSet
+    readout: Readout
+
+    def run(self, model: Projector, step: int) -> Evaluation:
+        """`wer` and `cer` of transcripts."""
+        instruction = ASR.instruction(Item())
+        outputs: list[str] = []
+        for batch in self.dev.batches(model.device, READ_BATCH):
+            vectors_BUE, vectors_B = model(batch.features_BTD, batch.frames_B)
+            outputs += self.readout.read(vectors_BUE, vectors_B, [instruction] * len(batch.indices))
+        return Evaluation(self.dev.rates(step, outputs))

@@ -1,4 +1,4 @@
-"""Figures on part of the validation split: of the vectors without an LLM (stage 1), of an LLM's answers (stage 2).
+"""Part of the validation split, and the figures of stage 1 on it, without an LLM.
 
     distances     mse, relative_mse, mse_pad, relative_mse_pad, cosine     to the true embeddings
     readout       wer, cer                                                 nearest tokens as text; examples.txt
@@ -29,12 +29,11 @@ from speechmapper.measure.text import error_rates
 from speechmapper.measure.threshold import Threshold, read_threshold
 from speechmapper.measure.vectors import Closeness, Lengths, Norms
 from speechmapper.projector import Projector
-from speechmapper.readout.nearest import NearestToken, Readout
-from speechmapper.tasks import ASR, Item
+from speechmapper.readout.nearest import NearestToken
 from speechmapper.train.log import EXAMPLES_FILE
 from speechmapper.train.stage import Evaluation
 
-VECTOR_BATCH, READ_BATCH = 32, 16  # utterances
+EVAL_BATCH = 32  # utterances
 SMALLEST = 1e-12  # relative MSE; a threshold may be 0
 NORMS_FILE = "norms.jsonl"
 
@@ -78,23 +77,6 @@ def dev_set(out: Path, data: TrainingData, run: RunConfig) -> DevSet | None:
 
 
 @dataclass(frozen=True, slots=True)
-class ReadValidation:
-    """Error rates of the transcripts that a readout makes of the vectors."""
-
-    dev: DevSet
-    readout: Readout
-
-    def run(self, model: Projector, step: int) -> Evaluation:
-        """`wer` and `cer` of transcripts."""
-        instruction = ASR.instruction(Item())
-        outputs: list[str] = []
-        for batch in self.dev.batches(model.device, READ_BATCH):
-            vectors_BUE, vectors_B = model(batch.features_BTD, batch.frames_B)
-            outputs += self.readout.read(vectors_BUE, vectors_B, [instruction] * len(batch.indices))
-        return Evaluation(self.dev.rates(step, outputs))
-
-
-@dataclass(frozen=True, slots=True)
 class VectorValidation:
     """Figures of a projector as it is now, without an LLM.
 
@@ -115,7 +97,7 @@ class VectorValidation:
         readout = NearestToken(self.targets.table, self.tokenizer, spec.pad_id, model.device, model.blank)
         closeness, lengths, norms = Closeness(spec.table_scale), Lengths(), Norms(self.targets.table)
         outputs: list[str] = []
-        for batch in self.dev.batches(model.device, VECTOR_BATCH):
+        for batch in self.dev.batches(model.device, EVAL_BATCH):
             vectors_BUE, vectors_B = model(batch.features_BTD, batch.frames_B)
             token_ids = readout.token_ids(vectors_BUE, vectors_B)
             closeness.add(vectors_BUE, batch)

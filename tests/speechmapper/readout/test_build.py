@@ -8,8 +8,7 @@ import torch
 from sm_pipeline.models.source import resolve_model
 from sm_store.errors import ConfigError, ModelError
 from speechmapper.llm import load_llm
-from speechmapper.readout.build import GENERATED, build_readout, llm_readout
-from speechmapper.readout.nearest import NEAREST
+from speechmapper.readout.build import GENERATED, NEAREST, build_readout, llm_readout
 from speechmapper.saved_projector import load_projector
 from speechmapper.tasks import ASR, TASKS, Item
 from tests.speechmapper.tiny import save_llm

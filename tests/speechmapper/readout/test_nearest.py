@@ -68,3 +68,8 @@ def test_with_a_blank_repeats_are_merged_and_blanks_dropped(table):
 
 def test_a_text_is_as_long_as_what_stands_before_its_first_pad(nearest):
     assert nearest.lengths([[7, 8, 0, 9], [0, 0], [7, 8]]) == [2, 0, 2]
+
+
+def test_without_a_blank_every_position_is_a_token(table, nearest):
+    rows = table[[12, 12, 20, 0, 0]]
+    assert nearest.token_ids(rows[None], torch.tensor([5])) == [[12, 12, 20, 0, 0]]
