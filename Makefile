@@ -10,7 +10,7 @@ DEMO ?= demo
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint bench clean
+.PHONY: help install demo test lint bench mutants clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -44,6 +44,9 @@ $(VENV)/bench/.installed: requirements-bench.lock $(VENV)/.installed
 
 bench: install $(VENV)/bench/.installed ## benchmarks, side by side with what one would use instead
 	PYTHONPATH=$(VENV)/bench $(BIN)/python tests/bench/run.py $(BENCH)
+
+mutants: install ## break the code on purpose, one place at a time: a test must notice each
+	$(BIN)/python tests/mutants/run.py $(MUTANTS)
 
 clean: ## remove what the targets made
 	rm -rf $(VENV) $(DEMO) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
