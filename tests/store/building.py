@@ -147,3 +147,15 @@ def tree(path: Path) -> dict[str, bytes]:
     """Every file of a store by relative path; lock files, which are not part of it, left out."""
     files = [file for file in sorted(path.rglob("*")) if file.is_file() and file.parent.name != ".locks"]
     return {str(file.relative_to(path)): file.read_bytes() for file in files}
+
+
+def written(shards: int = 3, dtype: str = "float16") -> list[Record]:
+    """Every record that `write` puts into a store."""
+    return [record for shard in range(shards) for record in records(shard, dtype=dtype)]
+
+
+def slow_targets(ids, frames: int, dtype: str = "float16") -> np.ndarray:
+    """A record's padded target as the definition says it."""
+    embeddings, vectors = table(), Geometry().num_vectors(frames)
+    rows = [embeddings[token] for token in ids] + [embeddings[PAD]] * (vectors - len(ids))
+    return to_storage(np.stack(rows) if rows else np.zeros((0, LLM_WIDTH)), dtype)

@@ -7,7 +7,6 @@ import pytest
 from sm_store import StoreCorrupt, StoreFormatError, catalog
 from sm_store.catalog import PartInfo
 from sm_store.durable import Written
-from sm_store.shards.shard_zarr import chunk_rows
 
 INFO = PartInfo(3, "ab", {"tokens": "shards/00003/x"}, {"shards/00003/x": Written(9, 4)})
 SUMS = [7, 2**32 - 1]
@@ -74,10 +73,3 @@ def test_damaged_seals(root, seal):
     (root / "catalog/_00003.crc32c").write_bytes(seal)
     with pytest.raises(StoreCorrupt, match=r"_00003\.crc32c: damaged"):
         catalog.read_part(root, 3, ["row"])
-
-
-def test_inner_chunks_are_half_a_megabyte_and_no_more_than_needed():
-    assert chunk_rows(100_000, 2048) == 256
-    assert chunk_rows(100, 2048) == 128
-    assert chunk_rows(1, 2048) == chunk_rows(0, 2048) == 1
-    assert chunk_rows(100, 10**7) == 1

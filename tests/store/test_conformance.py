@@ -7,21 +7,10 @@ import copy
 import numpy as np
 import pytest
 
-from sm_store import Fields, Geometry, Record, Store, StoreError, StoreMissing
-from sm_store.dtypes import to_storage
+from sm_store import Fields, Geometry, Record, Store, StoreMissing
 from tests.reference.store_reader import read_store
 from tests.store import building
-
-
-def written(shards=3, dtype="float16"):
-    return [record for shard in range(shards) for record in building.records(shard, dtype=dtype)]
-
-
-def slow_targets(ids, frames, dtype="float16"):
-    """A record's padded target as the definition says it."""
-    table, vectors = building.table(), Geometry().num_vectors(frames)
-    rows = [table[token] for token in ids] + [table[building.PAD]] * (vectors - len(ids))
-    return to_storage(np.stack(rows) if rows else np.zeros((0, building.LLM_WIDTH)), dtype)
+from tests.store.building import slow_targets, written
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
@@ -34,38 +23,6 @@ def test_records_come_back_bit_for_bit(tmp_path, layout, dtype):
         assert found.id == record.id and found.fields == record.fields
         assert found.features.dtype == record.features.dtype
         assert found.features.tobytes() == record.features.tobytes()
-
-
-def test_record_attributes_are_the_fields(store):
-    record = store[1]
-    assert (record.text, record.lang, record.speaker) == (record.fields.text, "en", "sp1")
-    assert (record.split, record.corpus, record.question, record.answer) == ("dev", "tiny", "what?", "that")
-    assert record.translation is None and store[0].translation == {"fr": "bonjour", "de": "guten Tag"}
-    assert record.duration == len(record.features) / 25
-
-
-@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
-def test_a_batch_is_the_records_padded_with_zeros(tmp_path, layout, kind, dtype):
-    store = building.build(tmp_path / "s", layout=layout, kind=kind, dtype=dtype)
-    expected = written(dtype=dtype)
-    ids = [entry for shard in range(3) for entry in building.token_ids(shard, building.records(shard))]
-    wanted = [14, 0, 7, 7, 1, 13]
-    batch = store.read(wanted, targets="llm")
-    longest = max(len(expected[i].features) for i in wanted)
-    assert batch.features_BTD.shape == (6, longest, building.WIDTH)
-    assert batch.indices_B.tolist() == wanted
-    assert batch.frames_B.dtype == batch.vectors_B.dtype == batch.tokens_B.dtype == np.int64
-    for b, index in enumerate(wanted):
-        frames = len(expected[index].features)
-        assert batch.frames_B[b] == frames
-        assert batch.features_BTD[b, :frames].tobytes() == expected[index].features.tobytes()
-        assert not batch.features_BTD[b, frames:].any()
-        target = slow_targets(ids[index], frames, dtype)
-        assert (batch.vectors_B[b], batch.tokens_B[b]) == (len(target), len(ids[index]))
-        assert batch.targets_BUE[b, : len(target)].tobytes() == target.tobytes()
-        assert not batch.targets_BUE[b, len(target) :].any()
-        assert batch.token_ids[b].dtype == np.int32
-        assert batch.token_ids[b].tolist() == ids[index].tolist()
 
 
 def test_dense_and_table_give_the_same_batches(tmp_path, layout):
@@ -128,48 +85,12 @@ def test_an_empty_store_and_an_empty_shard(tmp_path, layout, kind):
     assert store[4].id == building.records(1)[4].id
 
 
-def test_an_empty_batch(store):
-    batch = store.read([], "llm")
-    assert batch.features_BTD.shape == (0, 0, building.WIDTH)
-    assert batch.targets_BUE.shape == (0, 0, building.LLM_WIDTH) and batch.token_ids == []
-
-
 def test_lengths_and_token_counts(store):
     expected = written()
     assert store.frames.tolist() == store.lengths.tolist() == [len(record.features) for record in expected]
     ids = [entry for shard in range(3) for entry in building.token_ids(shard, building.records(shard))]
     assert store.token_counts("llm").tolist() == [len(entry) for entry in ids]
     assert store.frames.dtype == store.token_counts("llm").dtype == np.int64
-
-
-def test_select_by_field(store):
-    splits = [record.split for record in written()]
-    assert store.select(split="train").tolist() == [i for i, s in enumerate(splits) if s == "train"]
-    assert store.select(split=None).tolist() == [i for i, s in enumerate(splits) if s is None]
-    assert store.select(split="dev", lang="en").tolist() == [1, 6, 11]
-    assert store.select(split="nowhere").tolist() == []
-    assert store.select().tolist() == list(range(15))
-    with pytest.raises(StoreError, match="no catalog column 'splt'"):
-        store.select(splt="train")
-
-
-def test_catalog_columns_are_read_as_asked(store):
-    texts = store.columns(["text", "split"])
-    assert texts.column_names == ["text", "split"]
-    assert texts.column("text").to_pylist() == [record.text for record in written()]
-    assert store.catalog.column("row").to_pylist() == list(range(5)) * 3
-
-
-@pytest.mark.parametrize("index", [15, -16])
-def test_positions_beyond_the_end(store, index):
-    with pytest.raises(IndexError, match="of a store of 15"):
-        store[index]
-    with pytest.raises(IndexError, match="of a store of 15"):
-        store.read([0, index])
-
-
-def test_negative_position_counts_from_the_end(store):
-    assert store[-1].id == store[14].id
 
 
 def test_a_store_crosses_processes_by_its_path(store):
@@ -234,24 +155,3 @@ def test_a_record_too_short_for_any_vector_has_no_target(tmp_path, layout, kind)
     assert [entry.reason for entry in store.commit_targets("llm", 0, [np.asarray([1])])] == ["text_too_long"]
     batch = store.read([0], "llm")
     assert batch.targets_BUE.shape == (1, 0, building.LLM_WIDTH) and batch.tokens_B.tolist() == [0]
-
-
-def test_reading_while_another_handle_commits(tmp_path, layout):
-    writer = building.build(tmp_path / "s", layout=layout, shards=2, kind=None)
-    reader = Store.open(tmp_path / "s")
-    writer.commit(2, building.records(2), [])
-    assert len(reader) == 10 and len(writer) == 15 and len(Store.open(tmp_path / "s")) == 15
-    assert reader.read(range(10)).frames_B.tolist() == writer.frames[:10].tolist()
-    reader.refresh()
-    assert len(reader) == 15
-
-
-def test_batches_do_not_disturb_each_other(store):
-    """Memory is used again only when nothing refers to it any more."""
-    first = store.read([0, 1])
-    row = first.features_BTD[0, :3]
-    copy = row.copy()
-    del first
-    for index in range(15):
-        store.read([index, index])
-    assert row.tobytes() == copy.tobytes()

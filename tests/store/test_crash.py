@@ -80,27 +80,3 @@ def test_several_extracts_on_one_store_lose_and_double_nothing(tmp_path):
     assert [worker.exitcode for worker in workers] == [0, 0, 0]
     building.write(tmp_path / "one", kind=None)
     assert building.tree(tmp_path / "s") == building.tree(tmp_path / "one")
-
-
-def test_a_failed_commit_leaves_nothing_behind(tmp_path, layout, monkeypatch):
-    """A disk that is full in the middle of a shard."""
-    store = building.build(tmp_path / "s", layout=layout, shards=1)
-    before = building.tree(tmp_path / "s")
-    import os
-
-    real, left = os.writev, [{"zarr": 2, "webdataset": 0}[layout]]  # in the middle of the data
-
-    def full(fd, data):
-        left[0] -= 1
-        if left[0] < 0:
-            raise OSError(28, "No space left on device")
-        return real(fd, data)
-
-    monkeypatch.setattr(os, "writev", full)
-    made = building.records(1)
-    with pytest.raises(OSError, match="No space left"):
-        store.commit(1, made, [], {"llm": building.token_ids(1, made)})
-    monkeypatch.setattr(os, "writev", real)
-    assert building.tree(tmp_path / "s") == before
-    store.commit(1, made, [], {"llm": building.token_ids(1, made)})
-    assert len(Store.open(tmp_path / "s")) == 10

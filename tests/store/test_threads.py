@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 from sm_store import StoreCorrupt
-from sm_store.reading.plan_reads import Run, shares
 from sm_store.threads import THREADS, in_threads
 from tests.store import building
 
@@ -70,26 +69,6 @@ def test_many_callers_at_once(tmp_path):
     for thread in threads:
         thread.join(60)
     assert not wrong
-
-
-def run_of(size):
-    return Run(0, 0, [0], [0], [size])
-
-
-def test_shares_are_all_runs_in_order_and_about_equal():
-    mib, rng = 1 << 20, np.random.default_rng(0)
-    for _ in range(200):
-        runs = [run_of(int(size)) for size in rng.integers(1, 2 * mib, rng.integers(0, 60))]
-        most = int(rng.integers(1, 9))
-        parts = shares(runs, most)
-        assert [run for part in parts for run in part] == runs and len(parts) <= most
-        sizes = [sum(run.size for run in part) for part in parts]
-        assert len(parts) == 1 or max(sizes) <= sum(sizes) / len(parts) + 4 * mib
-
-
-def test_little_is_one_share():
-    assert shares([], 4) == [[]]
-    assert len(shares([run_of(1000)] * 50, 4)) == 1
 
 
 def test_large_batches_are_read_by_several_threads_and_right(tmp_path):
