@@ -13,7 +13,6 @@ skipped. Nothing is created before manifest, encoder and LLM are known to be goo
 
 from __future__ import annotations
 
-import os
 import time
 from collections import Counter
 from collections.abc import Collection, Sequence
@@ -27,15 +26,15 @@ import torch
 from sm_pipeline.audio import RESAMPLER
 from sm_pipeline.config import ExtractConfig
 from sm_pipeline.console import progress
-from sm_pipeline.devices import choose_device, choose_dtype, dtype_name
+from sm_pipeline.devices import choose_dtype, dtype_name
 from sm_pipeline.encoders import load_encoder
 from sm_pipeline.encoders.base import Encoder
 from sm_pipeline.extraction.embed import embed_shards
-from sm_pipeline.extraction.engines import Run, ray, run_units, share
+from sm_pipeline.extraction.engines import ENGINES, Run
 from sm_pipeline.extraction.llm_targets import build_targets
 from sm_pipeline.extraction.plan import UnitRule, WorkUnit, plan_units
 from sm_pipeline.extraction.recipe import Recipe
-from sm_pipeline.extraction.unit import Task, UnitResult, WorkerSetup
+from sm_pipeline.extraction.unit import UnitResult, UnitWork, WorkerSetup
 from sm_pipeline.manifest import Manifest, Utterance, read_manifest
 from sm_pipeline.signals import raise_on_signals
 from sm_pipeline.text import NORMALIZER
@@ -46,7 +45,6 @@ from sm_store.ledger import count
 from sm_store.paths import STORE
 
 RECORDED_PACKAGES = ("numpy", "soundfile", "soxr", "torch", "transformers")
-SECONDS_WORTH_A_WORKER = 600.0  # of audio: a worker takes several seconds to start
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,17 +152,35 @@ def extract(config: ExtractConfig) -> Summary:
 
 
 def run_job(job: Job, setup: WorkerSetup, only: Collection[int] | None = None) -> tuple[int, list[UnitResult]]:
-    """Run the units whose shard is not committed (and is one of `only`): how many workers, and the results."""
-    done = Store.open(job.config.store).done_shards()
-    ours = job.units if only is not None else share(job.config.engine, job.units)
-    todo = [unit for unit in ours if unit.shard not in done and (only is None or unit.shard in only)]
-    workers = job.config.workers
-    if workers is None and job.config.engine == "ray":
-        workers = ray.cluster_workers(job.device)
-    elif workers is None:
-        workers = default_workers(job.device, sum(unit.seconds for unit in todo))
-    workers = min(workers, max(len(todo), 1))
-    return workers, _run(job, setup, todo, workers) if todo else []
+    """Run the units whose shard is not committed (and is one of `only`): how many workers, and the results.
+
+    Raises:
+        RunFailed: more rejects than `--max-rejects` allows, or a worker died; what was committed stays.
+    """
+    engine, config = ENGINES[job.config.engine], job.config
+    done = Store.open(config.store).done_shards()
+    units = engine.share(job.units) if only is None else [unit for unit in job.units if unit.shard in only]
+    work = [UnitWork(unit, job.utterances[unit.start : unit.stop]) for unit in units if unit.shard not in done]
+    workers = config.workers or engine.workers(job.device, sum(each.unit.seconds for each in work))
+    workers = min(workers, max(len(work), 1))
+    results: list[UnitResult] = []
+    if not work:
+        return workers, results
+    began = time.monotonic()
+    with raise_on_signals(), progress(sum(len(each.unit) for each in work), "extract", "utterances") as shown:
+        run = Run(setup, workers, job.encoder if workers == 1 else None, shown.advance)
+        with closing(engine.run_units(run, work)) as finished:
+            for result in finished:
+                results.append(result)
+                rejected = sum(sum(each.rejects.values()) for each in results)
+                audio_seconds = sum(each.audio_seconds for each in results)
+                shown.advance(0, rejected=rejected, x_realtime=audio_seconds / (time.monotonic() - began))
+                if config.max_rejects is not None and rejected > config.max_rejects and len(results) < len(work):
+                    raise RunFailed(
+                        f"{rejected} utterances rejected so far, --max-rejects allows {config.max_rejects}; "
+                        f"`sm-pipeline status {config.store}` names them"
+                    )
+    return workers, results
 
 
 def prepare(config: ExtractConfig) -> Job:
@@ -173,8 +189,10 @@ def prepare(config: ExtractConfig) -> Job:
     Raises:
         ManifestError, ModelError, ConfigError: bad input.
     """
-    share(config.engine, [])  # refuses an engine that is not to be had here
-    device, here = devices(config)
+    engine = ENGINES[config.engine]
+    engine.share([])  # refuses an engine that is unavailable here
+    device = engine.device(config.device)
+    here = device if torch.cuda.is_available() or not device.startswith("cuda") else "cpu"  # with Ray they may differ
     manifest = read_manifest(config.manifest, config.audio_root)
     utterances = manifest.select(config.split)
     precision = choose_dtype(config.compute_dtype, torch.device(device))
@@ -225,47 +243,6 @@ def worker_setup(job: Job, targets: str | None) -> WorkerSetup:
         max_seconds=config.max_seconds,
         batch_seconds=config.batch_on(job.device),
     )
-
-
-def devices(config: ExtractConfig) -> tuple[str, str]:
-    """Where the workers compute, and where the encoder is loaded here, for its identity."""
-    if config.engine != "ray":
-        here = str(choose_device(config.device))
-        return here, here
-    found = ray.cluster_device()
-    device = found if config.device == "auto" else config.device
-    return device, device if torch.cuda.is_available() else "cpu"
-
-
-def default_workers(device: str, seconds: float) -> int:
-    """One process a GPU; on a CPU one a core, since each computes with one thread, if the audio is worth
-    it."""
-    if device == "cuda":
-        return torch.cuda.device_count()
-    worth = 1 + int(seconds / SECONDS_WORTH_A_WORKER)
-    return 1 if device.startswith("cuda") else min(len(os.sched_getaffinity(0)), worth)
-
-
-def _run(job: Job, setup: WorkerSetup, todo: Sequence[WorkUnit], workers: int) -> list[UnitResult]:
-    """Run the units, showing progress; stops early once too many utterances are rejected."""
-    tasks = [Task(unit, job.utterances[unit.start : unit.stop]) for unit in todo]
-    allowed = job.config.max_rejects
-    results: list[UnitResult] = []
-    began = time.monotonic()
-    with raise_on_signals(), progress(sum(map(len, todo)), "extract", "utterances") as shown:
-        run = Run(setup, workers, job.encoder if workers == 1 else None, shown.advance)
-        with closing(run_units(job.config.engine, run, tasks)) as finished:
-            for result in finished:
-                results.append(result)
-                rejected = sum(sum(each.rejects.values()) for each in results)
-                audio_seconds = sum(each.audio_seconds for each in results)
-                shown.advance(0, rejected=rejected, x_realtime=audio_seconds / (time.monotonic() - began))
-                if allowed is not None and rejected > allowed and len(results) < len(tasks):
-                    raise RunFailed(
-                        f"{rejected} utterances rejected so far, --max-rejects allows {allowed}; "
-                        f"`sm-pipeline status {job.config.store}` names them"
-                    )
-    return results
 
 
 def _summary(job: Job, store: Store, results: Sequence[UnitResult], figures: tuple[int, float, float]) -> Summary:

@@ -12,12 +12,11 @@ later moves none.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sm_pipeline.config import UNIT_UTTERANCES
-from sm_pipeline.manifest import Utterance, format_line
+from sm_pipeline.manifest import Utterance
 from sm_store.errors import ConfigError
 
 UNIT_BYTES = 256 * 2**20
@@ -42,13 +41,12 @@ class UnitRule:
 class WorkUnit:
     """Utterances `start` to `stop` (exclusive) of the chosen ones, which become shard `shard`.
 
-    `id` is a fingerprint of those manifest lines; `seconds` estimates their audio.
+    `seconds` estimates their audio.
     """
 
     shard: int
     start: int
     stop: int
-    id: str
     seconds: float
 
     def __len__(self) -> int:
@@ -64,11 +62,11 @@ def plan_units(utterances: Sequence[Utterance], rule: UnitRule) -> list[WorkUnit
         full = index - start >= rule.max_utterances
         heavy = index > start and (seconds + more) * rule.bytes_per_second > rule.max_bytes
         if full or heavy:
-            units.append(_unit(len(units), utterances, (start, index), seconds))
+            units.append(WorkUnit(len(units), start, index, seconds))
             start, seconds = index, 0.0
         seconds += more
     if utterances:
-        units.append(_unit(len(units), utterances, (start, len(utterances)), seconds))
+        units.append(WorkUnit(len(units), start, len(utterances), seconds))
     return units
 
 
@@ -95,11 +93,5 @@ def plan_batches(seconds: Sequence[float], budget: float) -> list[list[int]]:
 
 
 def assumed_seconds(utterance: Utterance) -> float:
+    """Seconds of an utterance for planning: as the manifest says, else an assumption."""
     return utterance.duration if utterance.duration is not None else ASSUMED_SECONDS
-
-
-def _unit(shard: int, utterances: Sequence[Utterance], span: tuple[int, int], seconds: float) -> WorkUnit:
-    digest = hashlib.sha256()
-    for utterance in utterances[span[0] : span[1]]:
-        digest.update(format_line(utterance))
-    return WorkUnit(shard, span[0], span[1], digest.hexdigest()[:16], seconds)

@@ -1,7 +1,7 @@
 """Work units: read their audio, encode it, average the frames, tokenize the texts, commit a shard each.
 
     with closing(UnitWorker(setup)) as worker:              loads the encoder and opens the store, once a process
-        worker.run_one(Task(unit, utterances))              UnitResult(shard=3, written=510, rejects={"too_short": 2})
+        worker.run_one(UnitWork(unit, utterances))          UnitResult(shard=3, written=510, rejects={"too_short": 2})
 
     Utterance --Decoders--> Waveform --BatchEncoder--> 25 Hz, float16 --commit--> shard
                  processes            this thread                     a thread
@@ -45,8 +45,8 @@ BATCHES_AHEAD = {"cpu": 2, "cuda": 8}  # whose audio is read while one is encode
 
 
 @dataclass(frozen=True, slots=True)
-class Task:
-    """A unit and its utterances."""
+class UnitWork:
+    """A work unit with its utterances: what a worker is given."""
 
     unit: WorkUnit
     utterances: tuple[Utterance, ...]
@@ -127,37 +127,37 @@ class UnitWorker:
     def close(self) -> None:
         self._decoders.close()
 
-    def run_one(self, task: Task, advance: Callable[[int], object] = lambda count: None) -> UnitResult:
+    def run_one(self, work: UnitWork, advance: Callable[[int], object] = lambda count: None) -> UnitResult:
         """Make a unit's shard, unless it exists or another process is making it.
 
         Args:
             advance: told how many more utterances were worked on.
         """
-        tasks = deque([task])
-        (result,) = self.run(lambda _wait: tasks.popleft() if tasks else None, advance)
+        queue = deque([work])
+        (result,) = self.run(lambda _wait: queue.popleft() if queue else None, advance)
         return result
 
     def run(
-        self, next_task: Callable[[bool], Task | None], advance: Callable[[int], object] = lambda count: None
+        self, next_work: Callable[[bool], UnitWork | None], advance: Callable[[int], object] = lambda count: None
     ) -> Iterator[UnitResult]:
         """Make units as they come, a result each, in order; one is begun while the one before is being written.
 
         Args:
-            next_task: gives the next unit. Called with True it may wait for one, and None is the end; called with
+            next_work: gives the next unit. Called with True it may wait for one, and None is the end; called with
                 False it must not wait, and None means that there is none at the moment.
         """
-        begun: list[_Work] = []
+        begun: list[_UnitInProgress] = []
         writing: deque[Future[UnitResult]] = deque()
         try:
             with ThreadPoolExecutor(1, "commit") as writer:
                 while True:
                     if not begun:
-                        self._begin(next_task(not writing), begun)
+                        self._begin(next_work(not writing), begun)
                     if not begun and not writing:
                         return
                     for all_read in self._encode(begun[0], advance) if begun else ():
                         if all_read and len(begun) == 1:
-                            self._begin(next_task(False), begun)
+                            self._begin(next_work(False), begun)
                         if writing and writing[0].done():
                             yield writing.popleft().result()
                     if writing:
@@ -168,18 +168,18 @@ class UnitWorker:
             for work in begun:
                 work.claim.close()
 
-    def _begin(self, task: Task | None, begun: list[_Work]) -> None:
+    def _begin(self, given: UnitWork | None, begun: list[_UnitInProgress]) -> None:
         """Claim a unit and have its first audio read; a unit that is not free or is done has no batches."""
-        if task is None:
+        if given is None:
             return
-        work = _Work(task)
+        work = _UnitInProgress(given)
         begun.append(work)
         try:
-            work.skipped = not work.claim.enter_context(self._store.claim(task.unit.shard))
+            work.skipped = not work.claim.enter_context(self._store.claim(given.unit.shard))
         except StoreBusy:
             work.busy = True
         if not work.skipped and not work.busy:
-            work.unread.extend(plan_batches(self._lengths(task.utterances), self._setup.batch_seconds))
+            work.unread.extend(plan_batches(self._lengths(given.utterances), self._setup.batch_seconds))
         for _ in range(self._ahead):
             self._read_on(work)
 
@@ -202,11 +202,11 @@ class UnitWorker:
             lengths.append(min(max(whole - (utterance.offset or 0.0), 0.0), self._setup.max_seconds))
         return lengths
 
-    def _read_on(self, work: _Work) -> None:
+    def _read_on(self, work: _UnitInProgress) -> None:
         """Have one more batch of a unit read."""
         if work.unread:
             batch = work.unread.popleft()
-            work.reading.append((batch, [self._read(work.task.utterances[index]) for index in batch]))
+            work.reading.append((batch, [self._read(work.utterances[index]) for index in batch]))
 
     def _read(self, utterance: Utterance) -> Future[Waveform]:
         """The audio to come; the future raises SampleError where it cannot be used."""
@@ -218,7 +218,7 @@ class UnitWorker:
         path = self._setup.audio_root / utterance.audio
         return self._decoders.submit(read_audio, path, cut, self._setup.max_seconds, utterance.sha256)
 
-    def _encode(self, work: _Work, advance: Callable[[int], object]) -> Iterator[bool]:
+    def _encode(self, work: _UnitInProgress, advance: Callable[[int], object]) -> Iterator[bool]:
         """Encode a unit, batch by batch; what a batch gave is fetched when the next one is under way.
 
         Yields whether all of the unit's audio is being read, after each batch.
@@ -245,9 +245,9 @@ class UnitWorker:
             before()
         work.halved = self._batches.halved - halved
 
-    def _finish(self, work: _Work) -> UnitResult:
+    def _finish(self, work: _UnitInProgress) -> UnitResult:
         """Write a unit's shard and let go of it."""
-        unit, utterances = work.task.unit, work.task.utterances
+        unit, utterances = work.unit, work.utterances
         with work.claim:
             if work.skipped or work.busy:
                 return UnitResult(unit.shard, len(utterances), busy=work.busy, skipped=work.skipped)
@@ -266,10 +266,10 @@ class UnitWorker:
             dict(work.seconds),
         )
 
-    def _commit(self, work: _Work) -> None:
+    def _commit(self, work: _UnitInProgress) -> None:
         records: list[Record] = []
         token_ids: list[np.ndarray] = []
-        for index, utterance in enumerate(work.task.utterances):
+        for index, utterance in enumerate(work.utterances):
             features_TD = work.features[index]
             if features_TD is None:
                 continue
@@ -286,15 +286,15 @@ class UnitWorker:
             return
         rejects = [reject for reject in work.rejects if reject is not None and self._setup.keep_rejects]
         sets = {self._setup.targets: token_ids} if self._setup.targets is not None else {}
-        self._store.commit(work.task.unit.shard, records, rejects, sets)
+        self._store.commit(work.unit.shard, records, rejects, sets)
 
 
-class _Work:
+class _UnitInProgress:
     """A unit in the making: per utterance either features or a reject, and where the time went."""
 
-    def __init__(self, task: Task) -> None:
-        utterances = len(task.utterances)
-        self.task = task
+    def __init__(self, given: UnitWork) -> None:
+        utterances = len(given.utterances)
+        self.unit, self.utterances = given.unit, given.utterances
         self.claim = ExitStack()
         self.busy = self.skipped = False
         self.unread: deque[list[int]] = deque()
@@ -314,7 +314,7 @@ class _Work:
             try:
                 good.append((index, future.result()))
             except SampleError as error:
-                self.rejects[index] = Reject(self.task.utterances[index].id, error.reason, error.detail)
+                self.rejects[index] = Reject(self.utterances[index].id, error.reason, error.detail)
         for index, wave in good:
             self.wave_seconds[index] = wave.seconds
             self.audio_seconds += wave.seconds

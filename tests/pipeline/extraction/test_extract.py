@@ -15,7 +15,8 @@ import pytest
 import zarr
 
 from sm_pipeline.config import ExtractConfig, TargetConfig
-from sm_pipeline.extraction.extract import Summary, default_workers, extract
+from sm_pipeline.extraction.engines.local import default_workers
+from sm_pipeline.extraction.extract import Summary, extract
 from sm_pipeline.text import normalise
 from sm_store import Store
 from sm_store.errors import IdentityMismatch, ManifestError, ModelError, RunFailed

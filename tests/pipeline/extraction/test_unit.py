@@ -18,7 +18,7 @@ from sm_pipeline.encoders import load_encoder
 from sm_pipeline.extraction.encoding import store_features
 from sm_pipeline.extraction.llm_targets import build_targets
 from sm_pipeline.extraction.plan import UnitRule, plan_units
-from sm_pipeline.extraction.unit import Task, UnitWorker, WorkerSetup, check_usable
+from sm_pipeline.extraction.unit import UnitWork, UnitWorker, WorkerSetup, check_usable
 from sm_pipeline.manifest import read_manifest
 from sm_store import Geometry, Identity, Store
 from sm_store.errors import SampleError
@@ -74,7 +74,7 @@ def corpus(folder: Path, lines: list[dict]) -> list:
 def run(store: Store, root: Path, utterances, encoder=None, targets=None, **settings):
     (unit,) = plan_units(utterances, UnitRule(1.0))
     with closing(UnitWorker(setup_for(store, root, targets, **settings), encoder or ConstantEncoder())) as worker:
-        result = worker.run_one(Task(unit, tuple(utterances)))
+        result = worker.run_one(UnitWork(unit, tuple(utterances)))
     return result, Store.open(store.root)
 
 
@@ -275,7 +275,7 @@ def test_figures_add_up(tmp_path):
     utterances = corpus(tmp_path, lines)
     setup = replace(setup_for(make_store(tmp_path / "s"), tmp_path), batch_seconds=8.0)
     with closing(UnitWorker(setup, ConstantEncoder())) as worker:
-        result = worker.run_one(Task(plan_units(utterances, UnitRule(1.0))[0], tuple(utterances)), advanced.append)
+        result = worker.run_one(UnitWork(plan_units(utterances, UnitRule(1.0))[0], tuple(utterances)), advanced.append)
     assert result.audio_seconds == 10.0
     assert result.padded_seconds == 2 * 4.0 + 2 * 2.0
     assert sum(advanced) == 4

@@ -1,9 +1,9 @@
 """The local engine: processes on this machine, each with its own encoder, handed work units one by one.
 
-    for result in run_units(Run(setup, workers=4), tasks):
+    for result in run_units(Run(setup, workers=4), work):
         print(result.shard, result.written)               in the order they finish
 
-    parent --units--> worker 0..N-1 --results--> parent          one pipe a worker
+    parent --units--> worker 0..N-1 --results--> parent          one pipe per worker
 
 A worker is handed the next unit while it is at one, so that it can read ahead, until few are left. With one worker the
 units run in this process. A unit that another run is making at the moment is tried again until it is done or free. A
@@ -14,6 +14,7 @@ pipe closes.
 from __future__ import annotations
 
 import multiprocessing
+import os
 import signal
 import time
 import traceback
@@ -24,24 +25,26 @@ from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 
+from sm_pipeline.devices import choose_device
 from sm_pipeline.encoders.base import Encoder
 from sm_pipeline.extraction.encoding import single_thread
-from sm_pipeline.extraction.unit import Task, UnitResult, UnitWorker, WorkerSetup
+from sm_pipeline.extraction.unit import UnitResult, UnitWork, UnitWorker, WorkerSetup
 from sm_pipeline.signals import Stopped, raise_on_signals
 from sm_store.errors import RunFailed, SpeechMapperError
 
+SECONDS_WORTH_A_WORKER = 600.0  # of audio: a worker takes several seconds to start
 BUSY_WAIT = 0.5  # seconds before a unit that another run holds is tried again
 STOP_WAIT = 10.0  # seconds a worker has to drop its unit before it is killed
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """How the tasks are run.
+    """How the units are run.
 
     Attributes:
         workers: processes; with one, everything runs in this process.
         encoder: already loaded, for that case.
-        on_utterances: told how many more utterances were worked on.
+        on_utterances: called with how many more utterances were processed.
     """
 
     setup: WorkerSetup
@@ -50,22 +53,38 @@ class Run:
     on_utterances: Callable[[int], object] = lambda count: None
 
 
-def run_units(run: Run, tasks: Sequence[Task]) -> Generator[UnitResult]:
-    """Run every task, yielding its result as it ends; closing the generator ends the workers.
+def device(wanted: str) -> str:
+    """Where the workers compute, given `--device`: `cuda` without a number means each GPU in turn."""
+    return str(choose_device(wanted))
+
+
+def default_workers(device: str, seconds: float) -> int:
+    """How many processes encode so many seconds of audio: one per GPU; on a CPU one per core, since each computes
+    with one thread, but no more than are worth starting."""
+    if device == "cuda":
+        import torch
+
+        return torch.cuda.device_count()
+    worth = 1 + int(seconds / SECONDS_WORTH_A_WORKER)
+    return 1 if device.startswith("cuda") else min(len(os.sched_getaffinity(0)), worth)
+
+
+def run_units(run: Run, work: Sequence[UnitWork]) -> Generator[UnitResult]:
+    """Run every unit and yield its result as it finishes; closing the generator ends the workers.
 
     Raises:
         RunFailed: a worker died. Whatever error of this project a worker met.
     """
-    return _run_here(run, deque(tasks)) if run.workers <= 1 else _run_in_processes(run, deque(tasks))
+    return _run_here(run, deque(work)) if run.workers <= 1 else _run_in_processes(run, deque(work))
 
 
-def _run_here(run: Run, queue: deque[Task]) -> Generator[UnitResult]:
-    tasks = {task.unit.shard: task for task in queue}
+def _run_here(run: Run, queue: deque[UnitWork]) -> Generator[UnitResult]:
+    by_shard = {each.unit.shard: each for each in queue}
     with closing(UnitWorker(run.setup, run.encoder)) as worker:
         while queue:
             for result in worker.run(lambda _wait: queue.popleft() if queue else None, run.on_utterances):
                 if result.busy:
-                    queue.append(tasks[result.shard])
+                    queue.append(by_shard[result.shard])
                     time.sleep(BUSY_WAIT)
                 else:
                     yield result
@@ -77,16 +96,16 @@ class _Worker:
 
     process: BaseProcess
     pipe: Connection
-    tasks: dict[int, Task] = field(default_factory=dict)
+    work: dict[int, UnitWork] = field(default_factory=dict)  # by shard: handed out and not finished
 
-    def hand_out(self, queue: deque[Task]) -> None:
+    def hand_out(self, queue: deque[UnitWork]) -> None:
         if queue:
-            task = queue.popleft()
-            self.tasks[task.unit.shard] = task
-            self.pipe.send(task)
+            given = queue.popleft()
+            self.work[given.unit.shard] = given
+            self.pipe.send(given)
 
 
-def _run_in_processes(run: Run, queue: deque[Task]) -> Generator[UnitResult]:
+def _run_in_processes(run: Run, queue: deque[UnitWork]) -> Generator[UnitResult]:
     workers: list[_Worker] = []
     try:
         for number in range(min(run.workers, len(queue))):
@@ -96,19 +115,19 @@ def _run_in_processes(run: Run, queue: deque[Task]) -> Generator[UnitResult]:
         for worker in workers:
             if len(queue) > len(workers):
                 worker.hand_out(queue)
-        while running := [worker for worker in workers if worker.tasks]:
+        while running := [worker for worker in workers if worker.work]:
             for worker in _ready(running):
                 result = _receive(worker)
                 if isinstance(result, int):
                     run.on_utterances(result)
                     continue
-                task = worker.tasks.pop(result.shard)
+                given = worker.work.pop(result.shard)
                 if result.busy:
-                    queue.append(task)
+                    queue.append(given)
                     time.sleep(BUSY_WAIT)
                 else:
                     yield result
-                if not worker.tasks or len(queue) > len(workers):
+                if not worker.work or len(queue) > len(workers):
                     worker.hand_out(queue)
     finally:
         _end(workers)
@@ -120,7 +139,7 @@ def _start(setup: WorkerSetup, number: int) -> _Worker:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["sm_pipeline.extraction.unit"])
     ours, theirs = context.Pipe()
-    process = context.Process(target=work, args=(_place(setup, number), theirs))
+    process = context.Process(target=serve, args=(_place(setup, number), theirs))
     process.start()
     theirs.close()
     return _Worker(process, ours)
@@ -159,7 +178,7 @@ def _receive(worker: _Worker) -> UnitResult | int:
 def _end(workers: Sequence[_Worker]) -> None:
     for worker in workers:
         worker.pipe.close()
-        if worker.tasks and worker.process.is_alive():
+        if worker.work and worker.process.is_alive():
             worker.process.terminate()
     for worker in workers:
         worker.process.join(STOP_WAIT)
@@ -168,7 +187,7 @@ def _end(workers: Sequence[_Worker]) -> None:
             worker.process.join()
 
 
-def work(setup: WorkerSetup, pipe: Connection) -> None:
+def serve(setup: WorkerSetup, pipe: Connection) -> None:
     """A worker process: units in, results out, until the pipe closes."""
     try:
         with raise_on_signals():

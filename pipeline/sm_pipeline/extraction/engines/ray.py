@@ -1,4 +1,4 @@
-"""The Ray engine: one actor a GPU (or CPU) of an existing cluster, handed one unit at a time.
+"""The Ray engine: one actor per GPU (or CPU) of an existing cluster, given one unit at a time.
 
     ray start --head                                                    a cluster, of this machine alone
     sm-pipeline extract corpus.jsonl --store corpus.store --engine ray
@@ -15,7 +15,7 @@ from collections.abc import Generator, Sequence
 from typing import Any
 
 from sm_pipeline.extraction.engines.local import BUSY_WAIT, Run
-from sm_pipeline.extraction.unit import Task, UnitResult, UnitWorker, WorkerSetup
+from sm_pipeline.extraction.unit import UnitResult, UnitWork, UnitWorker, WorkerSetup
 from sm_store.errors import ConfigError, RunFailed, SpeechMapperError
 
 LOSSES = 3  # of an actor, after which the run has failed
@@ -42,9 +42,10 @@ def connect() -> Any:
     return ray
 
 
-def cluster_device() -> str:
-    """`cuda` where the cluster has GPUs, else `cpu`."""
-    return "cuda" if connect().cluster_resources().get("GPU") else "cpu"
+def device(wanted: str) -> str:
+    """Where the actors compute, given `--device`; `auto` is `cuda` where the cluster has GPUs, else `cpu`."""
+    found = "cuda" if connect().cluster_resources().get("GPU") else "cpu"
+    return found if wanted == "auto" else wanted
 
 
 def cluster_workers(device: str) -> int:
@@ -52,8 +53,8 @@ def cluster_workers(device: str) -> int:
     return max(int(connect().cluster_resources().get("GPU" if device == "cuda" else "CPU", 0)), 1)
 
 
-def run_units(run: Run, tasks: Sequence[Task]) -> Generator[UnitResult]:
-    """Run every task, yielding its result as it ends; closing the generator ends the actors.
+def run_units(run: Run, work: Sequence[UnitWork]) -> Generator[UnitResult]:
+    """Run every unit and yield its result as it finishes; closing the generator ends the actors.
 
     Raises:
         RunFailed: an actor was lost too often. Whatever error of this project an actor met.
@@ -61,18 +62,18 @@ def run_units(run: Run, tasks: Sequence[Task]) -> Generator[UnitResult]:
     ray = connect()
     gpus = 1 if run.setup.device == "cuda" else 0
     actor_class = ray.remote(num_cpus=1, num_gpus=gpus, max_restarts=LOSSES, max_task_retries=LOSSES)(Actor)
-    queue = deque(tasks)
+    queue = deque(work)
     actors = [actor_class.remote(run.setup) for _ in range(min(run.workers, len(queue)))]
-    running: dict[Any, tuple[Any, Task]] = {}
+    running: dict[Any, tuple[Any, UnitWork]] = {}
     try:
         for actor in actors:
             _hand_out(actor, queue, running)
         while running:
             (done,), _ = ray.wait(list(running), num_returns=1)
-            actor, task = running.pop(done)
-            result = _result(ray, done, task)
+            actor, given = running.pop(done)
+            result = _result(ray, done, given)
             if result.busy:
-                queue.append(task)
+                queue.append(given)
                 time.sleep(BUSY_WAIT)
             else:
                 run.on_utterances(result.utterances)
@@ -83,35 +84,35 @@ def run_units(run: Run, tasks: Sequence[Task]) -> Generator[UnitResult]:
             ray.kill(actor)
 
 
-def _hand_out(actor: Any, queue: deque[Task], running: dict[Any, tuple[Any, Task]]) -> None:
+def _hand_out(actor: Any, queue: deque[UnitWork], running: dict[Any, tuple[Any, UnitWork]]) -> None:
     if queue:
-        task = queue.popleft()
-        running[actor.make.remote(task)] = (actor, task)
+        given = queue.popleft()
+        running[actor.make.remote(given)] = (actor, given)
 
 
-def _result(ray: Any, done: Any, task: Task) -> UnitResult:
+def _result(ray: Any, done: Any, given: UnitWork) -> UnitResult:
     try:
         result: UnitResult = ray.get(done)
         return result
     except ray.exceptions.RayTaskError as error:
         if isinstance(error.cause, SpeechMapperError):
             raise error.cause from None
-        raise RunFailed(f"a worker failed at shard {task.unit.shard}: {error.cause!r}") from error
+        raise RunFailed(f"a worker failed at shard {given.unit.shard}: {error.cause!r}") from error
     except ray.exceptions.RayError as error:
         raise RunFailed(
-            f"a Ray worker was lost {LOSSES + 1} times, the last time at shard {task.unit.shard} "
+            f"a Ray worker was lost {LOSSES + 1} times, the last time at shard {given.unit.shard} "
             f"({type(error).__name__}); what was committed stays: run the same command again to continue"
         ) from error
 
 
 class Actor:
-    """A worker in a process of Ray's, loaded by its first task: what fails in a task is told to the driver."""
+    """A worker in a process of Ray's. It is loaded by its first unit, so that what fails there reaches the driver."""
 
     def __init__(self, setup: WorkerSetup) -> None:
         self._setup = setup
         self._worker: UnitWorker | None = None
 
-    def make(self, task: Task) -> UnitResult:
+    def make(self, given: UnitWork) -> UnitResult:
         if self._worker is None:
             self._worker = UnitWorker(self._setup)
-        return self._worker.run_one(task)
+        return self._worker.run_one(given)

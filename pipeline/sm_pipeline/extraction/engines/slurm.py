@@ -3,8 +3,8 @@
     sbatch --array=0-15 jobs/slurm/extract.sbatch corpus.jsonl --store corpus.store --llm ...
     SLURM_ARRAY_TASK_ID=3 SLURM_ARRAY_TASK_COUNT=16        units 3, 19, 35, ...
 
-The share follows from the array alone, so tasks need not talk to each other, and no two want the same shard. A job that
-is submitted again, with as many tasks or with others, makes what is missing.
+The share follows from the array alone, so tasks need not communicate, and no two make the same shard. A job that is
+submitted again, with the same number of tasks or another, makes what is missing.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ import pytest
 from sm_pipeline.encoders import load_encoder
 from sm_pipeline.extraction.engines.local import Run, run_units
 from sm_pipeline.extraction.plan import UnitRule, plan_units
-from sm_pipeline.extraction.unit import Task
+from sm_pipeline.extraction.unit import UnitWork
 from sm_store import Identity, Store
 from sm_store.errors import IdentityMismatch, ModelError, RunFailed
 from tests.pipeline.extraction.test_unit import ConstantEncoder, corpus, make_store, setup_for
@@ -32,7 +32,7 @@ def tasks(tmp_path):
         lines.append({"id": f"u{number}", "audio": f"{number}.wav", "text": "a", "duration": 1.0})
     utterances = corpus(tmp_path, lines)
     units = plan_units(utterances, UnitRule(1.0, max_utterances=1))
-    return [Task(unit, (utterances[unit.start],)) for unit in units]
+    return [UnitWork(unit, (utterances[unit.start],)) for unit in units]
 
 
 def tiny_store(path) -> Store:
@@ -150,7 +150,7 @@ def again(folder, store):
     utterances = read_manifest(folder / "m.jsonl").utterances
     units = plan_units(utterances, UnitRule(1.0, max_utterances=1))
     setup = setup_for(Store.open(store), folder)
-    return list(run_units(Run(setup), [Task(unit, (utterances[unit.start],)) for unit in units]))
+    return list(run_units(Run(setup), [UnitWork(unit, (utterances[unit.start],)) for unit in units]))
 
 
 def test_workers_end_when_their_parent_is_killed(tmp_path, tasks):
@@ -162,14 +162,14 @@ from sm_pipeline.encoders import load_encoder
 from sm_pipeline.extraction.engines.local import Run, run_units
 from sm_pipeline.manifest import read_manifest
 from sm_pipeline.extraction.plan import UnitRule, plan_units
-from sm_pipeline.extraction.unit import Task
+from sm_pipeline.extraction.unit import UnitWork
 from sm_store import Identity, Store
 from tests.pipeline.extraction.test_unit import setup_for
 if __name__ == "__main__":
     folder = Path({str(tmp_path)!r})
     utterances = read_manifest(folder / "m.jsonl").utterances
     units = plan_units(utterances, UnitRule(1.0, max_utterances=1))
-    tasks = [Task(unit, (utterances[unit.start],)) for unit in units]
+    tasks = [UnitWork(unit, (utterances[unit.start],)) for unit in units]
     results = run_units(Run(setup_for(Store.open({str(store.root)!r}), folder), 2), tasks)
     next(results)
     print(*[process.pid for process in multiprocessing.active_children()], flush=True)

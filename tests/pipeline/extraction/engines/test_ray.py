@@ -110,21 +110,21 @@ def test_two_workers_one_of_them_killed_make_the_store_of_one_process(tmp_path, 
 DRIVER = """
 from dataclasses import replace
 from pathlib import Path
-from sm_pipeline.extraction.engines import Run, run_units
+from sm_pipeline.extraction.engines import ENGINES, Run
 from sm_pipeline.manifest import read_manifest
 from sm_pipeline.extraction.plan import UnitRule, plan_units
-from sm_pipeline.extraction.unit import Task
+from sm_pipeline.extraction.unit import UnitWork
 from sm_store.errors import IdentityMismatch, RunFailed
 from tests.pipeline.extraction.engines.test_local import tiny_store
 from tests.pipeline.extraction.test_unit import make_store, setup_for
 folder = Path("FOLDER")
 utterances = read_manifest(folder / "corpus" / "manifest.jsonl").utterances
-tasks = [Task(unit, utterances) for unit in plan_units(utterances, UnitRule(1.0))]
+tasks = [UnitWork(unit, utterances) for unit in plan_units(utterances, UnitRule(1.0))]
 other = setup_for(make_store(folder / "other", 7), folder / "corpus")
 buggy = replace(setup_for(tiny_store(folder / "tiny"), folder / "corpus"), average=0)
 for setup in (other, buggy):
     try:
-        list(run_units("ray", Run(setup, 1), tasks))
+        list(ENGINES["ray"].run_units(Run(setup, 1), tasks))
     except (IdentityMismatch, RunFailed) as error:
         print(type(error).__name__, str(error))
 """
