@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
@@ -64,9 +65,17 @@ def test_transcripts_become_token_ids_without_bos_and_eos(targets):
     assert tokenizer.geometry == Geometry()
 
 
-def test_a_damaged_tokenizer_of_a_store_is_refused(targets):
+def test_a_tokenizer_with_two_ids_swapped_is_refused(targets):
+    """The file still loads, and has its size: only its checksum tells."""
     path = targets.tokenizer_dir / "tokenizer.json"
-    path.write_bytes(path.read_bytes()[:-1] + b" ")
+    contents = json.loads(path.read_bytes())
+    vocabulary = contents["model"]["vocab"]
+    one, two = list(vocabulary)[4:6]
+    vocabulary[one], vocabulary[two] = vocabulary[two], vocabulary[one]
+    path.write_bytes(json.dumps(contents).encode())
+    with pytest.raises(StoreCorrupt, match=r"tokenizer\.json") as refused:
+        load_stored_tokenizer(targets)
+    assert "not a tokenizer" not in str(refused.value)
     with pytest.raises(StoreCorrupt):
         TextTokenizer.from_target_set(targets)
 
