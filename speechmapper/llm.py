@@ -2,21 +2,24 @@
 
     before        vectors_U           after                    answer
     <|im_start|>… "  v0 v1 … v17   "  Repeat the text…         the dog ran <|im_end|>
-    └ shared start: run once, kept ┘  └─ one row each, padded on the left ─┘
 
-Every row ends at the same column, so the logits of the answers are the last columns of the batch and only
-those are computed. The ids all prompts of a batch begin with do not depend on the speech: their keys and
-values are computed once and kept. Pads on the left are masked and positions counted without them, so a row
-gives what it gives alone.
+Rows are padded on the left, so all rows end at the same column. Pads are masked and positions are counted without
+them, so a row gives the same result alone and in a batch. The ids that all prompts of a batch begin with (the shared
+start) do not depend on the speech: they run once, and their keys and values are kept.
+
+The loss computes only the logits of the answers, which are the last columns. Answers are written by transformers'
+`generate`, in two steps, since it computes every row until the last one ends: rows that are unfinished once they have
+more tokens than speech vectors, which are few and often repeat themselves, are continued in a batch of their own.
 
 Shapes: B batch, U projector vectors, S positions after the shared start, N answer tokens, E width, V
-vocabulary.
+vocabulary, K all positions.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any
 
 import torch
@@ -33,6 +36,7 @@ MAX_NEW_TOKENS = 150  # paper
 # Mean squared difference of two embedding tables, over their mean square, up to which they are one table in
 # two precisions: rounding to bfloat16 gives about 1e-6, another LLM's table about 2.
 TABLE_TOLERANCE = 1e-4
+ROOM = 16  # tokens an answer may have beyond the speech vectors before it is continued apart; our own
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +47,7 @@ class Spliced:
         start: the ids all rows begin with (not in `inputs_BSE`); possibly none.
         inputs_BSE: embeddings after the start, padded on the left with zeros.
         valid_BS: bool, False on the pads.
-        answers_BN: answer ids, aligned right, -100 where a row's answer is shorter. N may be 0.
+        answers_BN: answer ids, aligned right, -100 where a row's answer is shorter.
     """
 
     start: tuple[int, ...]
@@ -56,17 +60,31 @@ class FrozenLLM:
     """A causal LLM in eval mode whose weights take no gradient; gradients flow through it to the vectors.
 
     Args:
-        model: a Hugging Face causal LM.
+        model: a Hugging Face causal LM. Of its generation settings only the stop tokens are kept: `generate` would
+            take every setting that a call leaves open, such as a repetition penalty, from the model's.
         tokenizer: its tokenizer.
-        source: where it is from, for identities.
+        source: where it was loaded from, for identities.
+
+    Attributes:
+        stop_ids: tokens that end an answer.
     """
 
     def __init__(self, model: Any, tokenizer: Any, source: ModelSource) -> None:
+        from transformers import DynamicCache, GenerationConfig
+        from transformers.cache_utils import DynamicLayer
+
         self.model = model.eval().requires_grad_(False)
         self.tokenizer = tokenizer
         self.source = source
         self.prompter = Prompter(tokenizer)
+        listed = model.generation_config.eos_token_id
+        own = listed if isinstance(listed, list) else [listed]
+        self.stop_ids = frozenset([self.prompter.end_of_turn, *(token for token in own if token is not None)])
+        model.generation_config = GenerationConfig(eos_token_id=sorted(self.stop_ids))
         self._starts: dict[tuple[int, ...], Any] = {}
+        # A sliding window would be filled by the pads after the start; a recurrent state has no keys and values.
+        layers = DynamicCache(config=model.config).layers
+        self._can_share_start = all(type(layer) is DynamicLayer for layer in layers)
 
     @property
     def width(self) -> int:
@@ -112,8 +130,8 @@ class FrozenLLM:
         return embedded
 
     def splice(self, vectors_BUE: torch.Tensor, vectors_B: torch.Tensor, prompts: Sequence[Prompt]) -> Spliced:
-        """Put each row's vectors between its prompt's two parts, and its answer behind."""
-        start = common_start([prompt.before for prompt in prompts])
+        """Put each row's vectors between the two parts of its prompt, followed by its answer."""
+        start = common_start([prompt.before for prompt in prompts]) if self._can_share_start else ()
         rows = []
         for vectors_UE, length, prompt in zip(vectors_BUE, vectors_B.tolist(), prompts, strict=True):
             # The last id of an answer is predicted, never read.
@@ -131,8 +149,16 @@ class FrozenLLM:
     ) -> torch.Tensor:
         """Cross-entropy summed over all answer tokens (float32 scalar); the prompts carry answers."""
         batch = self.splice(vectors_BUE, vectors_B, prompts)
-        output = self._forward(batch, batch.answers_BN.shape[1])
-        logits_BNV = output.logits.float()
+        valid_BK = self._with_start(batch)
+        positions_BS = (valid_BK.long().cumsum(dim=1) - 1).clamp(min=0)[:, len(batch.start) :]
+        logits_BNV = self.model(
+            inputs_embeds=batch.inputs_BSE,
+            attention_mask=valid_BK.long(),
+            position_ids=positions_BS,
+            past_key_values=self._start_cache(batch),
+            use_cache=bool(batch.start),
+            logits_to_keep=batch.answers_BN.shape[1],
+        ).logits.float()
         return F.cross_entropy(logits_BNV.flatten(0, 1), batch.answers_BN.flatten(), ignore_index=-100, reduction="sum")
 
     @torch.inference_mode()
@@ -142,74 +168,72 @@ class FrozenLLM:
         vectors_B: torch.Tensor,
         prompts: Sequence[Prompt],
         max_new_tokens: int = MAX_NEW_TOKENS,
+        streamer: Any | None = None,
     ) -> list[str]:
-        """Greedy answers as text, special tokens not written."""
-        batch = self.splice(vectors_BUE, vectors_B, [Prompt(prompt.before, prompt.after) for prompt in prompts])
-        output = self._forward(batch, 1, use_cache=True)
-        cache, logits_BV = output.past_key_values, output.logits[:, -1]
-        valid_BK = self._with_start(batch)
-        written: list[list[int]] = [[] for _ in prompts]
-        rows = list(range(len(prompts)))  # of the batch, still being written
-        for _ in range(max_new_tokens):
-            next_B = logits_BV.argmax(dim=-1)
-            going = [position for position, token in enumerate(next_B.tolist()) if token not in self.stop_ids]
-            for position in going:
-                written[rows[position]].append(int(next_B[position]))
-            if not going:
-                break
-            if len(going) < len(rows):
-                kept = torch.tensor(going, device=self.device)
-                cache.batch_select_indices(kept)
-                next_B, valid_BK, rows = next_B[kept], valid_BK[kept], [rows[position] for position in going]
-            valid_BK = F.pad(valid_BK, (0, 1), value=True)
-            output = self.model(
-                input_ids=next_B[:, None],
-                attention_mask=valid_BK.long(),
-                past_key_values=cache,
-                position_ids=valid_BK.sum(dim=1, keepdim=True) - 1,
-                use_cache=True,
-            )
-            logits_BV = output.logits[:, -1]
+        """Greedy answers as text, without special tokens.
+
+        Args:
+            prompts: one per row; answers in them are ignored.
+            max_new_tokens: length at which an answer is cut, at least 1.
+            streamer: a Hugging Face streamer that is given each token as it appears; batches of one row only.
+        """
+        unanswered = [Prompt(prompt.before, prompt.after) for prompt in prompts]
+        written = self._write(vectors_BUE, vectors_B, unanswered, max_new_tokens, streamer)
         return [self.tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in written]
 
-    @property
-    def stop_ids(self) -> frozenset[int]:
-        """Tokens that end an answer."""
-        listed = getattr(self.model.generation_config, "eos_token_id", None)
-        ids = listed if isinstance(listed, list) else [listed]
-        return frozenset([self.prompter.end_of_turn, *(token for token in ids if token is not None)])
+    def _write(
+        self,
+        vectors_BUE: torch.Tensor,
+        vectors_B: torch.Tensor,
+        prompts: Sequence[Prompt],
+        limit: int,
+        streamer: Any | None = None,
+    ) -> list[list[int]]:
+        """Ids of the greedy answers, at most `limit` each, without stop tokens."""
+        first = limit if len(prompts) == 1 else min(limit, int(vectors_B.max()) + ROOM)
+        written = self._generate(self.splice(vectors_BUE, vectors_B, prompts), first, streamer)
+        unfinished = [row for row, ids in enumerate(written) if len(ids) == first < limit]
+        if unfinished:
+            longer = [Prompt(prompts[row].before, (*prompts[row].after, *written[row])) for row in unfinished]
+            rest = self._write(vectors_BUE[unfinished], vectors_B[unfinished], longer, limit - first)
+            for row, ids in zip(unfinished, rest, strict=True):
+                written[row] += ids
+        return written
 
-    def _forward(self, batch: Spliced, logits: int, use_cache: bool = False) -> Any:
-        """Run the LLM on what follows the shared start; logits of the last `logits` columns only."""
-        cache = self._start_cache(batch.start, len(batch.inputs_BSE)) if batch.start or use_cache else None
-        valid_BK = self._with_start(batch)
-        positions_BS = (valid_BK.long().cumsum(dim=1) - 1).clamp(min=0)[:, len(batch.start) :]
-        return self.model(
-            inputs_embeds=batch.inputs_BSE,
-            attention_mask=valid_BK.long(),
-            position_ids=positions_BS,
-            past_key_values=cache,
-            use_cache=cache is not None,
-            logits_to_keep=logits,
+    def _generate(self, batch: Spliced, limit: int, streamer: Any | None) -> list[list[int]]:
+        """Ids that `generate` adds to each row, up to its first stop token."""
+        from transformers import GenerationConfig
+
+        stops = sorted(self.stop_ids)
+        greedy = GenerationConfig(
+            do_sample=False, num_beams=1, max_new_tokens=limit, eos_token_id=stops, pad_token_id=stops[0]
         )
+        ids_BN = self.model.generate(
+            inputs_embeds=F.pad(batch.inputs_BSE, (0, 0, len(batch.start), 0)),  # of the start only the length is used
+            attention_mask=self._with_start(batch).long(),
+            past_key_values=self._start_cache(batch),
+            generation_config=greedy,
+            streamer=streamer,
+        )
+        return [list(takewhile(lambda token: token not in self.stop_ids, ids)) for ids in ids_BN.tolist()]
 
     def _with_start(self, batch: Spliced) -> torch.Tensor:
-        """Valid positions (B, start + S)."""
+        """Valid positions (B, K)."""
         return F.pad(batch.valid_BS, (len(batch.start), 0), value=True)
 
-    def _start_cache(self, start: tuple[int, ...], rows: int) -> Any:
-        """A cache that holds `start` for this many rows; its keys and values are computed once."""
+    def _start_cache(self, batch: Spliced) -> Any | None:
+        """A cache that holds the shared start for each row, None if there is none. It is computed once."""
         from transformers import DynamicCache
 
-        if not start:
-            return DynamicCache(config=self.model.config)
-        if start not in self._starts:
+        if not batch.start:
+            return None
+        if batch.start not in self._starts:
             with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
-                ids = torch.tensor([start], device=self.device)
+                ids = torch.tensor([batch.start], device=self.device)
                 cache = self.model(input_ids=ids, use_cache=True, logits_to_keep=1).past_key_values
-            self._starts[start] = [(layer.keys, layer.values) for layer in cache.layers]
-        grown = DynamicCache(config=self.model.config)
-        for index, (keys, values) in enumerate(self._starts[start]):
+            self._starts[batch.start] = [(layer.keys, layer.values) for layer in cache.layers]
+        grown, rows = DynamicCache(config=self.model.config), len(batch.inputs_BSE)
+        for index, (keys, values) in enumerate(self._starts[batch.start]):
             grown.update(keys.expand(rows, -1, -1, -1), values.expand(rows, -1, -1, -1), index)
         return grown
 
@@ -228,7 +252,7 @@ def load_llm(source: ModelSource, device: torch.device, dtype: str = "auto", tok
 
     Args:
         dtype: float32, bfloat16, float16, or auto: bfloat16 on a GPU, float32 on a CPU.
-        tokenizer: its tokenizer where that is loaded already (making one from a GGUF takes seconds).
+        tokenizer: its tokenizer if it is loaded already (making one from a GGUF takes seconds).
 
     Raises:
         ModelError: not a causal LLM that transformers loads. ConfigError: an unknown dtype.

@@ -1,13 +1,17 @@
-"""The frozen LLM: speech vectors in a prompt give what the same tokens would, alone and among others."""
+"""The frozen LLM: speech vectors in a prompt give what the same tokens would give, alone and in a batch."""
 
 from __future__ import annotations
 
 import json
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+import transformers
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
+from transformers import GenerationConfig, TextIteratorStreamer
 
 from sm_pipeline.models.source import ModelSource, resolve_model
 from sm_store.errors import ConfigError, ModelError
@@ -18,6 +22,39 @@ from tests.speechmapper.tiny import llama, make_world, save_llm, tokenizer
 
 CPU = torch.device("cpu")
 TEXTS = ["the dog slept", "a small green boat walked home in the rain", "the old bird", "red"]
+SIZES = {
+    "vocab_size": 64,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "initializer_range": 0.4,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": None,
+}
+GROUPED = {**SIZES, "intermediate_size": 48, "num_key_value_heads": 2}
+WINDOW = {"sliding_window": 8}  # shorter than every prompt
+MIXED = {**WINDOW, "head_dim": 8, "layer_types": ["sliding_attention", "full_attention"]}
+ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {
+    "rotary positions": ("Llama", GROUPED),
+    "learned positions": ("GPT2", {**SIZES, "n_positions": 256}),
+    "learned positions with an offset": ("OPT", {**SIZES, "ffn_dim": 48, "word_embed_proj_dim": 32, "init_std": 0.4}),
+    "positions in the attention (ALiBi)": ("Bloom", SIZES),
+    "sliding window": ("Mistral", {**GROUPED, **WINDOW}),
+    "sliding window in every other layer, scaled embeddings": ("Gemma3", {**GROUPED, **MIXED}),
+}
+
+
+def build(name: str) -> Any:
+    """A tiny model with random weights."""
+    family, sizes = ARCHITECTURES[name]
+    config = getattr(transformers, "Gemma3TextConfig" if family == "Gemma3" else f"{family}Config")(**sizes)
+    torch.manual_seed(0)
+    return getattr(transformers, "GPT2LMHeadModel" if family == "GPT2" else f"{family}ForCausalLM")(config)
+
+
+def frozen(model: Any) -> FrozenLLM:
+    return FrozenLLM(model, tokenizer(), ModelSource("tiny", None, Path()))
 
 
 @pytest.fixture(scope="module")
@@ -52,6 +89,7 @@ def reference_loss(model, prompt: Prompt, text: str) -> float:
 
 
 def reference_answer(model, prompt: Prompt, text: str, stops: set[int], limit: int) -> list[int]:
+    """Greedy decoding that runs the whole prompt again for each token."""
     ids, answer = plain_ids(prompt, text), []
     while len(answer) < limit:
         token = int(model(input_ids=torch.tensor([ids])).logits[0, -1].argmax())
@@ -59,6 +97,14 @@ def reference_answer(model, prompt: Prompt, text: str, stops: set[int], limit: i
             break
         ids, answer = [*ids, token], [*answer, token]
     return answer
+
+
+def reference_texts(llm: FrozenLLM, prompts: list[Prompt], limit: int, texts=TEXTS) -> list[str]:
+    answers = [
+        reference_answer(llm.model, prompt, text, set(llm.stop_ids), limit)
+        for prompt, text in zip(prompts, texts, strict=True)
+    ]
+    return [tokenizer().decode(answer, skip_special_tokens=True).strip() for answer in answers]
 
 
 def asr_prompts(llm: FrozenLLM, answers: bool = True) -> list[Prompt]:
@@ -86,8 +132,8 @@ def test_a_row_does_not_depend_on_its_batch_mates(llm):
 
 
 @torch.no_grad()
-def test_the_kept_start_changes_nothing(llm):
-    """Prompts that share nothing at their beginning go the long way; the sum stays."""
+def test_the_shared_start_does_not_change_the_loss(llm):
+    """One prompt with another first token leaves no shared start; the sum stays the same."""
     prompts = asr_prompts(llm)
     foreign = Prompt((9, *prompts[0].before), prompts[0].after, prompts[0].answer)
     texts = [*TEXTS, TEXTS[0]]
@@ -99,31 +145,109 @@ def test_the_kept_start_changes_nothing(llm):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("limit", [1, 12])
-def test_generation_equals_greedy_decoding_of_plain_token_ids(llm, limit):
-    prompts = asr_prompts(llm, answers=False)
-    expected = [
-        reference_answer(llm.model, prompt, text, set(llm.stop_ids), limit)
-        for prompt, text in zip(prompts, TEXTS, strict=True)
-    ]
-    assert len({tuple(answer) for answer in expected}) > 1
-    found = llm.generate(*as_vectors(llm), prompts, max_new_tokens=limit)
-    assert found == [tokenizer().decode(answer, skip_special_tokens=True).strip() for answer in expected]
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_the_loss_in_a_batch_on_every_architecture(name):
+    llm = frozen(build(name))
+    expected = sum(reference_loss(llm.model, *pair) for pair in zip(asr_prompts(llm), TEXTS, strict=True))
+    assert float(llm.answer_loss(*as_vectors(llm), asr_prompts(llm))) == pytest.approx(expected, rel=1e-5)
 
 
 @torch.no_grad()
-def test_rows_that_end_early_leave_the_others_alone(llm, monkeypatch):
-    """Every common token is made a stop, so that rows end at different steps."""
+@pytest.mark.parametrize("limit", [1, 12])
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_generation_equals_greedy_decoding_of_plain_token_ids(name, limit):
+    llm = frozen(build(name))
+    prompts = asr_prompts(llm, answers=False)
+    vectors, lengths = as_vectors(llm)
+    expected = reference_texts(llm, prompts, limit)
+    assert llm.generate(vectors, lengths, prompts, max_new_tokens=limit) == expected
+    alone = [
+        llm.generate(vectors[row : row + 1], lengths[row : row + 1], prompts[row : row + 1], max_new_tokens=limit)[0]
+        for row in range(len(TEXTS))
+    ]
+    assert alone == expected
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["rotary positions", "sliding window"])
+def test_answers_longer_than_the_speech_are_continued_apart(name, monkeypatch):
+    """With no room beyond the vectors, rows go on in ever smaller batches; the answers stay the same."""
+    model = build(name)
+    llm = frozen(model)
+    prompts = asr_prompts(llm, answers=False)
+    expected = reference_texts(llm, prompts, 40)
+    assert llm.generate(*as_vectors(llm), prompts, max_new_tokens=40) == expected
+    sizes: list[int] = []
+    model.lm_head.register_forward_hook(lambda _m, _i, output: sizes.append(len(output)))
+    monkeypatch.setattr("speechmapper.llm.ROOM", 0)
+    assert llm.generate(*as_vectors(llm), prompts, max_new_tokens=40) == expected
+    assert sizes == sorted(sizes, reverse=True) and sizes[0] == len(TEXTS) > sizes[-1]
+    assert len(sizes) > 2 * max(len(ids_of(text)) for text in TEXTS)
+
+
+def test_generated_rows_differ_and_follow_the_order_of_the_batch(llm):
+    prompts = asr_prompts(llm, answers=False)
+    texts = llm.generate(*as_vectors(llm), prompts, max_new_tokens=12)
+    assert len(set(texts)) == len(TEXTS)
+    turned = llm.generate(*as_vectors(llm, TEXTS[::-1]), prompts[::-1], max_new_tokens=12)
+    assert turned == texts[::-1]
+
+
+@torch.no_grad()
+def test_prompts_without_a_common_start_generate_the_same(llm):
+    first, *others = asr_prompts(llm, answers=False)
+    for before in ((), (9, *first.before)):
+        prompts = [Prompt(before, first.after), *others]
+        assert common_start([prompt.before for prompt in prompts]) == ()
+        found = llm.generate(*as_vectors(llm), prompts, max_new_tokens=12)
+        assert found == reference_texts(llm, prompts, 12)
+
+
+def test_answers_in_the_prompts_are_ignored(llm):
+    expected = llm.generate(*as_vectors(llm), asr_prompts(llm, answers=False), max_new_tokens=12)
+    assert llm.generate(*as_vectors(llm), asr_prompts(llm), max_new_tokens=12) == expected
+
+
+@torch.no_grad()
+def test_rows_that_end_early_leave_the_others_alone(llm):
+    """Common tokens are made stop tokens, so that rows end at different steps."""
     prompts = asr_prompts(llm, answers=False)
     free = [reference_answer(llm.model, prompt, text, set(), 12) for prompt, text in zip(prompts, TEXTS, strict=True)]
-    stops = frozenset([free[0][0], free[1][3], free[2][6]])
-    monkeypatch.setattr(type(llm), "stop_ids", stops)
-    expected = [
-        reference_answer(llm.model, prompt, text, set(stops), 12) for prompt, text in zip(prompts, TEXTS, strict=True)
-    ]
-    assert len({len(answer) for answer in expected}) > 2
-    found = llm.generate(*as_vectors(llm), prompts, max_new_tokens=12)
-    assert found == [tokenizer().decode(answer, skip_special_tokens=True).strip() for answer in expected]
+    model = llama()
+    model.generation_config.eos_token_id = [free[0][0], free[1][3], free[2][6]]
+    stopping = frozen(model)
+    assert {free[0][0], free[1][3], free[2][6]} < stopping.stop_ids
+    expected = reference_texts(stopping, prompts, 12)
+    assert len({len(text.split()) for text in expected}) > 2
+    assert stopping.generate(*as_vectors(stopping), prompts, max_new_tokens=12) == expected
+
+
+def test_the_models_generation_settings_have_no_effect(llm):
+    model = llama()
+    model.generation_config = GenerationConfig(
+        eos_token_id=2,
+        repetition_penalty=9.0,
+        no_repeat_ngram_size=1,
+        do_sample=True,
+        temperature=5.0,
+        min_new_tokens=12,
+        suppress_tokens=list(range(40)),
+        forced_eos_token_id=50,
+    )
+    arguments = (*as_vectors(llm), asr_prompts(llm, answers=False))
+    changed = frozen(model)
+    assert changed.generate(*arguments, max_new_tokens=12) == llm.generate(*arguments, max_new_tokens=12)
+    assert changed.stop_ids == frozen(changed.model).stop_ids == llm.stop_ids
+
+
+def test_a_streamer_receives_the_same_text_in_pieces(llm):
+    streamer = TextIteratorStreamer(llm.tokenizer, skip_special_tokens=True)
+    vectors, lengths = as_vectors(llm, TEXTS[1:2])
+    prompts = asr_prompts(llm, answers=False)[1:2]
+    (text,) = llm.generate(vectors, lengths, prompts, max_new_tokens=12, streamer=streamer)
+    pieces = list(streamer)
+    assert len([piece for piece in pieces if piece]) > 2
+    assert "".join(pieces).strip() == text
 
 
 def test_hugging_faces_own_generate_agrees(llm):
