@@ -1,6 +1,6 @@
 """`make bench`: what one would use instead, side by side, as ratios within one run.
 
-python tests/bench/run.py [--gigabytes 0.6] [--million 0] [--layers 0] [--steps 0]
+python tests/bench/run.py [--gigabytes 0.6] [--million 0] [--layers 0] [--steps 0] [--texts 0]
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+import decoding
 import encoding
 import opening
 import reading
@@ -25,6 +26,7 @@ def main() -> None:
     parser.add_argument("--million", type=float, default=3, help="utterances of the synthetic catalog; 0: none")
     parser.add_argument("--layers", type=int, default=2, help="of the encoder to extract with; 0: no extraction")
     parser.add_argument("--steps", type=int, default=training.STEPS, help="of training to time; 0: no training")
+    parser.add_argument("--texts", type=int, default=decoding.Options.texts, help="an LLM repeats; 0: no decoding")
     parser.add_argument("--folder", type=Path, default=None, help="where to write; default: the system's")
     options = parser.parse_args()
     console = Console(file=sys.stdout)
@@ -43,6 +45,8 @@ def main() -> None:
         if options.steps:
             for table in training.measure(folder / "training", training.Options(steps=options.steps)):
                 console.print(table)
+        if options.texts:
+            console.print(decoding.measure(decoding.Options(texts=options.texts)))
         if options.million:
             console.print(opening.measure(folder / "catalog", int(options.million * 1e6)))
 

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from sm_store import Store
-from tests.bench import encoding, opening, reading, training
+from tests.bench import decoding, encoding, opening, reading, training
+from tests.speechmapper.tiny import save_llm
 
 
 def test_all_readers_read_the_same_amount(tmp_path):
@@ -54,6 +55,13 @@ def test_training_is_timed_from_store_memory_and_tars(tmp_path, capfd):
     speeds, sweep = training.measure(tmp_path, options)
     assert (speeds.row_count, sweep.row_count) == (3, 2)
     assert "of the store" in capfd.readouterr().err
+
+
+def test_both_ways_of_decoding_give_the_same_texts(tmp_path):
+    options = decoding.Options(str(save_llm(tmp_path)), texts=6, batch=4, limit=12)
+    table = decoding.measure(options)
+    assert list(table.columns[0].cells) == ["by hand", "generate"]
+    assert list(table.columns[-1].cells) == ["0", "0"]
 
 
 def test_flop_of_the_papers_projector():
