@@ -1,1 +1,1 @@
-"""What outputs and vectors are measured by: pure functions of them, no model."""
+"""Metrics of output texts and of projector vectors: pure functions, no model."""

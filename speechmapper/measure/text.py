@@ -1,12 +1,12 @@
-"""Scores of texts: jiwer, sacrebleu and SQuAD's, over the whole corpus.
+"""Scores of output texts by jiwer, sacrebleu and the rules of SQuAD, over the whole corpus.
 
     error_rates(["He hoped for stew."], ["he hoped for a stew"])
     -> {"wer": 0.25, "cer": 0.125, "utterances": 1, "normalizer": "mms-1"}
     translation_scores(["Der Hund schlief."], ["Der Hund schlief."], "de")    {"bleu": 100.0, "chrf": 100.0, ...}
     answer_scores(["the dog"], ["A dog."])                                    {"exact_match": 1.0, "f1": 1.0, ...}
 
-Error rates are edits of all utterances over words (characters) of all references, after the method's normalisation. An
-utterance whose reference normalises to nothing has no error rate: it is counted separately.
+Error rates are on normalised texts: the edits of all utterances divided by the words (characters) of all references. An
+utterance whose reference is empty once normalised has no error rate and is counted separately.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ ARTICLES = ("a", "an", "the")
 
 
 def error_rates(references: Sequence[str], outputs: Sequence[str]) -> dict[str, Any]:
-    """`wer`, `cer`, `utterances`, `normalizer`, and `without_reference` where there were any.
+    """`wer`, `cer`, `utterances`, `normalizer`, and `without_reference` if any utterance has no reference.
 
-    `wer` and `cer` are None where no utterance has a reference.
+    `wer` and `cer` are fractions, or None if no utterance has a reference.
     """
     import jiwer
 

@@ -1,10 +1,10 @@
-"""How far projector vectors are from the text embeddings they should be: distances, lengths, norms.
+"""How far projector vectors are from their target text embeddings: distances, lengths, norms.
 
-    closeness.add(vectors_BUE, batch)                            of every batch
+    closeness.add(vectors_BUE, batch)                            for every batch
     closeness.figures()  ->  {"mse": 0.011, "relative_mse": 0.6, "cosine": 0.71, ...}
 
-Relative MSE is the squared error per dimension over the mean square of the embedding table's numbers: 1 is as wrong as
-answering zero.
+Relative MSE is the squared error per dimension divided by the mean square of the embedding table: vectors of zeros
+have about 1.
 
 Shapes: B batch, U projector vectors, E LLM width, V vocabulary, P valid positions of all batches.
 """
@@ -43,17 +43,17 @@ def word_errors(
 
 @dataclass(slots=True)
 class Closeness:
-    """Distances to the true embeddings, added up over batches.
+    """Distances to the target embeddings, summed over batches.
 
     Args:
-        table_scale: mean square of the embedding table's numbers.
+        table_scale: mean square of the embedding table.
     """
 
     table_scale: float
     _sums: dict[str, float] = field(default_factory=dict)
 
     def add(self, vectors_BUE: torch.Tensor, batch: Answers) -> None:
-        """Add one batch: vectors as the projector gives them, targets of the same batch."""
+        """Add one batch: the projector's vectors (B, U, E), and the batch with their targets."""
         error_BU = squared_error(vectors_BUE, batch.targets_BUE)
         word_BU, pad_BU = word_and_pad_positions(batch.vectors_B, batch.tokens_B, error_BU.shape[1])
         cosine_BU = F.cosine_similarity(vectors_BUE.float(), batch.targets_BUE.float(), dim=-1)
@@ -67,8 +67,8 @@ class Closeness:
             self._sums[name] = self._sums.get(name, 0.0) + float(value.sum())
 
     def figures(self) -> dict[str, float]:
-        """Of word positions (tokens and first pad): `mse`, `relative_mse`, `cosine`; of the other pads: `mse_pad`,
-        `relative_mse_pad`."""
+        """`mse`, `relative_mse` and `cosine` over word positions (tokens and first pad); `mse_pad` and
+        `relative_mse_pad` over the other pads."""
         words, pads = max(1.0, self._sums.get("words", 0)), max(1.0, self._sums.get("pads", 0))
         mse, mse_pad = self._sums.get("word", 0.0) / words, self._sums.get("pad", 0.0) / pads
         return {
@@ -82,7 +82,7 @@ class Closeness:
 
 @dataclass(slots=True)
 class Lengths:
-    """Predicted against true lengths in tokens, added up over batches."""
+    """Predicted and true lengths in tokens, collected over batches."""
 
     _predicted: list[int] = field(default_factory=list)
     _true: list[int] = field(default_factory=list)
@@ -93,7 +93,7 @@ class Lengths:
         self._true += true
 
     def figures(self) -> dict[str, float]:
-        """`length_error`: mean distance in tokens; `length_ratio`: all predicted tokens over all true ones."""
+        """`length_error`: mean absolute difference in tokens; `length_ratio`: total predicted over total true."""
         predicted, true = np.asarray(self._predicted, np.float64), np.asarray(self._true, np.float64)
         if not len(true):
             return {}
@@ -104,7 +104,7 @@ class Lengths:
 
 
 class Norms:
-    """Euclidean norms of the vectors at word positions, against those of the embedding table's rows.
+    """Euclidean norms of the vectors at word positions, compared with those of the embedding table's rows.
 
     Args:
         table_VE: the LLM's input embeddings.
@@ -121,19 +121,19 @@ class Norms:
         self._found.append(norm_BU[word_BU].cpu().numpy())
 
     def values(self) -> np.ndarray:
-        """All norms added, (P,)."""
+        """Norms of all batches, (P,)."""
         return np.concatenate(self._found) if self._found else np.zeros(0, np.float32)
 
     def figures(self) -> dict[str, float]:
-        """`norm_p05`, `norm_p50`, `norm_p95`: each over the table's median norm, so that 1 is a usual row's."""
+        """`norm_p05`, `norm_p50`, `norm_p95`: percentiles in units of the table's median norm."""
         values, unit = self.values(), max(float(np.median(self._table_V)), 1e-12)
         if not len(values):
             return {}
         return {f"norm_p{share:02d}": float(np.percentile(values, share)) / unit for share in (5, 50, 95)}
 
     def histogram(self) -> dict[str, list[float]]:
-        """Shares of vectors and of the table's rows in equal bins from 0 to twice the table's 99th percentile; the
-        last bin holds what is beyond. `edges` are the bins' lower ends."""
+        """Shares of the vectors and of the table's rows in equal bins from 0 to twice the table's 99th percentile; the
+        last bin also holds all larger norms. `edges` are the lower ends of the bins."""
         top = 2 * float(np.percentile(self._table_V, 99))
         edges = np.linspace(0.0, max(top, 1e-12), NORM_BINS, endpoint=False)
         shares = {}

@@ -6,14 +6,14 @@
     WER             2 %    2 %    4 %    11 %      limit: WER without noise + 1 point = 3 %
                            pass   fail             threshold: 0.075, where the line from 2 % to 4 % meets 3 %
 
-The threshold is the largest error with a mean WER (over seeds) within the limit, found on the curve from 0 up to
-the first level that fails: whatever passes beyond that is luck. It lies between the last level that passes and
-that one, which are given beside it, by linear interpolation. Where no level fails it is the last level, a lower
-bound. Of the two kinds of noise the smaller threshold counts.
+The threshold is the largest error whose WER (mean over seeds) stays within the limit. It is interpolated linearly
+between the first level that fails and the level before it, and both are reported beside it; a later level that
+passes again is ignored as luck. If no level fails, the threshold is the last level, which is a lower bound. The
+smaller threshold of the two kinds of noise is the LLM's.
 
-Relative MSE is the squared error per dimension over the mean square of the embedding table, over the positions
-of the text's tokens: no BOS, and no pads behind the text, as speech would give. What is reported is measured on
-the vectors the LLM is given, in its own precision.
+Relative MSE is the squared error per dimension divided by the mean square of the embedding table, averaged over the
+tokens of the text: there is no BOS, and there are no pads after the text, as there would be with speech. The reported
+values are measured on the vectors that the LLM receives, in its own precision.
 
 Shapes: P positions of all texts, E LLM width, V vocabulary.
 """
@@ -48,27 +48,27 @@ from speechmapper.readout.nearest import NearestToken
 from speechmapper.saved_projector import versions
 from speechmapper.tasks import ASR, Item
 
-# Relative MSEs; our own default, close together where a threshold is to be expected.
+# Relative MSEs; our own default, denser where a threshold is expected.
 LEVELS = (0.0, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 1.1)
 SEEDS = 3
 TEXTS = 40
 BATCH = 50
-TOLERATED = 0.01  # WER above that without noise (method, section 5)
-ROOM = 8  # tokens of an answer beyond the longest text and a quarter: quotes, capitals, a full stop
-NO_BUDGET = 2**62  # batches are bounded by their number of texts alone
+TOLERATED = 0.01  # increase of WER over that without noise (method, section 5)
+ROOM = 8  # tokens allowed beyond 1.25 times the longest text: quotes, capitals, a full stop
+NO_BUDGET = 2**62  # batches are limited by their number of texts only
 
 
 @dataclass(frozen=True, slots=True)
 class EetRequest:
-    """What `sm-eval eet` was asked for.
+    """Settings of one `sm-eval eet`.
 
     Attributes:
         llm: a model argument.
-        texts, store, split: where the texts are from; see `choose_texts`.
+        texts, store, split: where the texts come from; see `choose_texts`.
         levels: relative MSEs, ascending, 0 first (`parse_levels`).
-        seeds: how many; they are 0, 1, ...
-        count: of texts, at most.
-        batch: texts run together.
+        seeds: number of seeds; they are 0, 1, ...
+        count: largest number of texts.
+        batch: texts per batch.
     """
 
     llm: str
@@ -84,11 +84,13 @@ class EetRequest:
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
-    """All texts once, at one size of one noise.
+class Measurement:
+    """Result of repeating all texts once, with one kind and size of noise.
 
     Attributes:
-        mse: measured, per dimension. nearest: share of positions whose nearest row is their token's.
+        mse: measured squared error per dimension.
+        wer: word error rate of the answers.
+        nearest: share of positions whose nearest row of the embedding table is that of their token.
     """
 
     mse: float
@@ -98,10 +100,11 @@ class Reading:
 
 @dataclass(frozen=True, slots=True)
 class Crossing:
-    """Where a curve leaves what is tolerated.
+    """Where a curve crosses the WER limit.
 
     Attributes:
-        relative_mse: the threshold. last_passing, first_failing: the levels around it; None: none fails.
+        relative_mse: the threshold.
+        last_passing, first_failing: the levels around it; `first_failing` is None if no level fails.
     """
 
     relative_mse: float
@@ -110,10 +113,10 @@ class Crossing:
 
 
 def measure_eet(request: EetRequest) -> dict[str, Any]:
-    """Measure the curve and write eet.json and eet.html into `request.out`; returns what is in eet.json.
+    """Measure the curve and write eet.json and eet.html into `request.out`; returns the contents of eet.json.
 
     Raises:
-        ConfigError: texts that cannot be used, or a folder that cannot be written. ModelError: no usable LLM.
+        ConfigError: unusable texts, or a folder that cannot be written. ModelError: an unusable LLM.
     """
     device = choose_device(request.device)
     chosen = choose_texts(request.count, request.texts, request.store, request.split)
@@ -121,7 +124,7 @@ def measure_eet(request: EetRequest) -> dict[str, Any]:
     subject = Subject(request.llm, chosen, device, request.batch)
     passes = 1 + (len(request.levels) - 1) * request.seeds * len(NOISE)
     with progress(passes * len(chosen.texts), "repeating", "texts") as bar:
-        clean = subject.read(next(iter(NOISE)), 0.0, 0, bar)  # the same for all kinds and seeds
+        clean = subject.measure(next(iter(NOISE)), 0.0, 0, bar)  # the same for all kinds and seeds
         kinds = {kind: _curve(subject, kind, clean, request, bar) for kind in NOISE}
     smallest = min(kinds, key=lambda kind: kinds[kind]["threshold"]["relative_mse"])
     found = {
@@ -140,10 +143,10 @@ def measure_eet(request: EetRequest) -> dict[str, Any]:
 
 
 class Subject:
-    """An LLM and the texts it is to repeat.
+    """An LLM and the texts it has to repeat.
 
     Raises:
-        ModelError: not an LLM that can be loaded, or a tokenizer that does not belong to its table.
+        ModelError: an LLM that cannot be loaded, or a tokenizer that does not match its embedding table.
     """
 
     def __init__(self, name: str, chosen: Texts, device: torch.device, batch: int) -> None:
@@ -156,7 +159,7 @@ class Subject:
         self.counts = [len(row) for row in ids]
         self.ids_P = torch.tensor([token for row in ids for token in row], dtype=torch.long)
         if not all(self.counts) or int(self.ids_P.max()) >= len(self.table_VE):
-            raise ModelError(f"--llm {name}: its tokenizer and its embedding table do not belong together")
+            raise ModelError(f"--llm {name}: its tokenizer and its embedding table do not match")
         given_PE = self.llm.embed(self.ids_P.tolist())
         self.true_PE, self._dtype = given_PE.float().cpu(), given_PE.dtype
         self._nearest = NearestToken(self.table_VE, table.tokenizer, -1, device)  # -1: no row is a pad
@@ -165,8 +168,8 @@ class Subject:
         one_limit = Budget(NO_BUDGET, max_utterances=batch)
         self._batches = batches_by_length(np.arange(len(ids)), np.asarray(self.counts, np.int64), one_limit)
 
-    def read(self, kind: str, relative_mse: float, seed: int, bar: Progress) -> Reading:
-        """Let the LLM repeat all texts with this noise."""
+    def measure(self, kind: str, relative_mse: float, seed: int, bar: Progress) -> Measurement:
+        """Let the LLM repeat all texts, their embeddings changed by noise of this kind and size."""
         generator = torch.Generator().manual_seed(seed)
         noisy_PE = NOISE[kind](self.true_PE, self.table_VE, relative_mse * self.scale, generator).to(self._dtype)
         mse = (noisy_PE.float() - self.true_PE).double().square().mean()
@@ -174,10 +177,10 @@ class Subject:
         found = self._nearest.token_ids(vectors_PE[None], torch.tensor([len(vectors_PE)]))[0]
         nearest = (torch.tensor(found) == self.ids_P).double().mean()
         outputs = self._repeat(vectors_PE, bar)
-        return Reading(float(mse), float(error_rates(self.texts, outputs)["wer"]), float(nearest))
+        return Measurement(float(mse), float(error_rates(self.texts, outputs)["wer"]), float(nearest))
 
     def to_json(self) -> dict[str, Any]:
-        """The LLM, its table, and how it was asked."""
+        """The LLM, its embedding table, its prompt and the limit of its answers."""
         return {
             "llm": {**self.llm.identity(), "dtype": str(self._dtype).removeprefix("torch.")},
             "device": self.llm.device.type,
@@ -201,23 +204,23 @@ class Subject:
         return [outputs[number] for number in range(len(rows))]
 
 
-def _curve(subject: Subject, kind: str, clean: Reading, request: EetRequest, bar: Progress) -> dict[str, Any]:
-    """One kind's levels and threshold, as JSON values."""
+def _curve(subject: Subject, kind: str, clean: Measurement, request: EetRequest, bar: Progress) -> dict[str, Any]:
+    """Levels and threshold of one kind of noise, as JSON values."""
     levels: list[dict[str, Any]] = []
     for level in request.levels:
         if level:
-            readings = [subject.read(kind, level, seed, bar) for seed in range(request.seeds)]
+            measurements = [subject.measure(kind, level, seed, bar) for seed in range(request.seeds)]
         else:
-            readings = [clean] * request.seeds
-        mse = float(np.mean([reading.mse for reading in readings]))
+            measurements = [clean] * request.seeds
+        mse = float(np.mean([measured.mse for measured in measurements]))
         levels.append(
             {
                 "level": level,
                 "relative_mse": rounded(mse / subject.scale),
                 "mse": rounded(mse),
-                "wer": rounded(float(np.mean([reading.wer for reading in readings]))),
-                "wer_by_seed": [rounded(reading.wer) for reading in readings],
-                "nearest_token_accuracy": rounded(float(np.mean([reading.nearest for reading in readings]))),
+                "wer": rounded(float(np.mean([measured.wer for measured in measurements]))),
+                "wer_by_seed": [rounded(measured.wer) for measured in measurements],
+                "nearest_token_accuracy": rounded(float(np.mean([measured.nearest for measured in measurements]))),
             }
         )
     points = [(entry["relative_mse"], entry["wer"]) for entry in levels]
@@ -234,9 +237,9 @@ def _curve(subject: Subject, kind: str, clean: Reading, request: EetRequest, bar
 
 
 def find_crossing(points: Sequence[tuple[float, float]], limit: float) -> Crossing:
-    """The threshold on a curve of (error, WER), by rising error; the first point passes.
+    """The threshold on a curve of (error, WER) points with rising errors, whose first point passes.
 
-    Linear between the last point that passes, before any that fails, and the first that fails.
+    It is interpolated linearly between the first point that fails and the point before it.
     """
     for (low, low_wer), (high, high_wer) in pairwise(points):
         if high_wer > limit:
@@ -246,10 +249,10 @@ def find_crossing(points: Sequence[tuple[float, float]], limit: float) -> Crossi
 
 
 def parse_levels(text: str) -> tuple[float, ...]:
-    """`0,0.05,0.2` as numbers: ascending, each once.
+    """`0,0.05,0.2` as numbers: ascending, without duplicates.
 
     Raises:
-        ConfigError: not numbers of at least 0, or without 0 or anything beside it.
+        ConfigError: not numbers of at least 0, or no 0, or nothing but 0.
     """
     example = "give relative MSEs like 0,0.05,0.2"
     levels = set()
@@ -259,23 +262,25 @@ def parse_levels(text: str) -> tuple[float, ...]:
         except ValueError:
             level = math.nan
         if not 0 <= level < math.inf:
-            raise ConfigError(f"--levels {text}: {word.strip()!r} is no number of at least 0; {example}")
+            raise ConfigError(f"--levels {text}: {word.strip()!r} is not a number of at least 0; {example}")
         levels.add(level)
     if 0 not in levels or len(levels) < 2:
-        raise ConfigError(f"--levels {text}: 0 and at least one more are needed, as WER is compared with that at 0")
+        raise ConfigError(f"--levels {text}: give 0 and at least one more; each WER is compared with that at 0")
     return tuple(sorted(levels))
 
 
 def rounded(value: float) -> float:
-    """Six digits that count."""
+    """The value with six significant digits."""
     return float(f"{value:.6g}")
 
 
 def _check_out(out: Path) -> None:
-    """Better said now than after minutes of work."""
+    """Refuse an unusable folder before minutes of work, not after."""
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ConfigError(f"--out {out}: cannot be made ({error.strerror}); name a folder you can write to") from error
+        raise ConfigError(
+            f"--out {out}: cannot be created ({error.strerror}); name a folder you can write to"
+        ) from error
     if not os.access(out, os.W_OK):
-        raise ConfigError(f"--out {out}: cannot be written; name a folder you can write to")
+        raise ConfigError(f"--out {out}: cannot be written to; name a folder you can write to")

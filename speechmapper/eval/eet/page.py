@@ -1,9 +1,9 @@
 """The curve of an LLM's embedding error threshold, as files and on the terminal.
 
-    OUT/eet.json    everything measured (`threshold.py` reads its threshold again)
-    OUT/eet.html    one self-contained page: the curve, its numbers, what made it
+    OUT/eet.json    everything measured (`speechmapper.measure.threshold` reads the threshold back)
+    OUT/eet.html    one self-contained page: the curve, its numbers, how it was measured
 
-The same numbers give the same bytes.
+The same result gives the same bytes.
 """
 
 from __future__ import annotations
@@ -25,22 +25,22 @@ TEMPLATES = Path(__file__).parent / "templates"
 X_LABEL, Y_LABEL = "relative MSE of the embeddings", "WER in %"
 
 
-def write_report(out: Path, found: Mapping[str, Any]) -> None:
-    """Write eet.json and eet.html, each replaced as a whole.
+def write_report(out: Path, result: Mapping[str, Any]) -> None:
+    """Write eet.json and eet.html, replacing each atomically.
 
     Raises:
         ConfigError: `out` cannot be written.
     """
-    page = render(found).encode()
+    page = render(result).encode()
     try:
-        write_file(out / EET_FILE, json.dumps(found, indent=1, ensure_ascii=False).encode() + b"\n")
+        write_file(out / EET_FILE, json.dumps(result, indent=1, ensure_ascii=False).encode() + b"\n")
         write_file(out / PAGE_FILE, page)
     except OSError as error:
         raise ConfigError(f"--out {out}: cannot be written ({error.strerror}); name another folder") from error
 
 
-def render(found: Mapping[str, Any]) -> str:
-    """The page as HTML; `found` is what is in eet.json."""
+def render(result: Mapping[str, Any]) -> str:
+    """The page as HTML; `result` is the contents of eet.json."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),
         autoescape=True,
@@ -48,17 +48,17 @@ def render(found: Mapping[str, Any]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    curves = [_curve_of(kind, shown["levels"]) for kind, shown in found["kinds"].items()]
-    threshold = found["threshold"]["relative_mse"]
+    curves = [_curve_of(kind, shown["levels"]) for kind, shown in result["kinds"].items()]
+    threshold = result["threshold"]["relative_mse"]
     figure = draw_curves(
-        curves, "figure-curve", (X_LABEL, Y_LABEL), mark=("threshold", threshold), limit=100 * found["wer_limit"]
+        curves, "figure-curve", (X_LABEL, Y_LABEL), mark=("threshold", threshold), limit=100 * result["wer_limit"]
     )
-    return environment.get_template("eet.html.j2").render(found=found, figure=figure, said=in_words(found))
+    return environment.get_template("eet.html.j2").render(result=result, figure=figure, summary=in_words(result))
 
 
-def in_words(found: Mapping[str, Any]) -> str:
+def in_words(result: Mapping[str, Any]) -> str:
     """The threshold in one line."""
-    threshold = found["threshold"]
+    threshold = result["threshold"]
     size = f"relative MSE {threshold['relative_mse']:.3g} ({threshold['mse']:.3g} per dimension)"
     if threshold["first_failing"] is None:
         return f"threshold: at least {size}, as no level failed; measure larger --levels"
@@ -66,16 +66,16 @@ def in_words(found: Mapping[str, Any]) -> str:
     return f"threshold: {size}, {between}, by {threshold['kind']} noise"
 
 
-def print_curve(found: Mapping[str, Any]) -> None:
-    """A table of the levels and the threshold, on stdout."""
+def print_curve(result: Mapping[str, Any]) -> None:
+    """Print a table of the levels and the threshold to stdout."""
     from rich.console import Console
     from rich.table import Table
 
-    title = f"WER of {found['texts']['count']} texts repeated by {found['llm']['id']}"
-    table = Table(title=title, caption=f"limit: WER {found['wer_limit']:.1%}")
-    for name in ("noise", "relative MSE", "MSE", "WER", "over seeds", "nearest"):
+    title = f"WER of {result['texts']['count']} texts repeated by {result['llm']['id']}"
+    table = Table(title=title, caption=f"limit: WER {result['wer_limit']:.1%}")
+    for name in ("noise", "relative MSE", "MSE", "WER", "range over seeds", "nearest token"):
         table.add_column(name, justify="left" if name == "noise" else "right")
-    for kind, shown in found["kinds"].items():
+    for kind, shown in result["kinds"].items():
         for entry in shown["levels"]:
             numbers = (f"{entry['relative_mse']:.3g}", f"{entry['mse']:.3g}", f"{entry['wer']:.1%}")
             seeds = "{:.1f} to {:.1f}%".format(*(100 * pick(entry["wer_by_seed"]) for pick in (min, max)))
@@ -83,7 +83,7 @@ def print_curve(found: Mapping[str, Any]) -> None:
         table.add_section()
     console = Console()
     console.print(table)
-    console.print(in_words(found), soft_wrap=True, highlight=False)
+    console.print(in_words(result), soft_wrap=True, highlight=False)
 
 
 def _curve_of(kind: str, levels: list[Mapping[str, Any]]) -> Curve:

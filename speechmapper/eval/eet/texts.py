@@ -1,12 +1,12 @@
-"""Plain texts to measure an LLM with: our own sentences, a file, or a store's transcripts.
+"""Texts to measure an LLM with: built-in sentences, a file, or the transcripts of a store.
 
     choose_texts(50)                                 50 sentences of the demo corpus's grammar
-    choose_texts(50, file=Path("texts.txt"))         one text a line
+    choose_texts(50, file=Path("texts.txt"))         one text per line
     choose_texts(50, store=Path("corpus.store"))     transcripts of its test split
 
     Texts(texts=("every happy farmer ...", ...), available=50, source="demo")
 
-Texts are normalised; of more than were asked for, as many are drawn at random, always the same.
+Texts are normalised. If there are too many, some are drawn at random, always the same ones.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from sm_store.errors import ConfigError
 from speechmapper.loader.data import TEST_SPLIT, choose_split
 
 DEMO = "demo"
-SEED = 0  # of our own sentences, and of which texts are drawn
+SEED = 0  # of the built-in sentences, and of the choice among too many texts
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +33,9 @@ class Texts:
     """Normalised texts, none empty.
 
     Attributes:
-        available: how many there were to draw from; without_words: how many more normalise to nothing.
+        available: number of texts to choose from.
         source: `demo`, or the file or store (with its split).
+        without_words: number of further texts that are empty once normalised.
     """
 
     texts: tuple[str, ...]
@@ -43,7 +44,7 @@ class Texts:
     without_words: int = 0
 
     def to_json(self) -> dict[str, Any]:
-        """What they are, with their hash (of the texts joined by line ends)."""
+        """Counts, source, and SHA-256 of the texts joined by line ends."""
         return {
             "count": len(self.texts),
             "available": self.available,
@@ -53,29 +54,29 @@ class Texts:
         }
 
 
-def choose_texts(most: int, file: Path | None = None, store: Path | None = None, split: str | None = None) -> Texts:
-    """At most `most` texts of the source asked for.
+def choose_texts(count: int, file: Path | None = None, store: Path | None = None, split: str | None = None) -> Texts:
+    """At most `count` texts from a file, a store, or the built-in sentences.
 
     Args:
-        split: of the store; None: `test` where there are splits.
+        split: of the store; None: `test` if the store has splits.
 
     Raises:
-        ConfigError: two sources, a file that cannot be read, or no text with words. StoreError: no store.
+        ConfigError: two sources, a file that cannot be read, or no text with words. StoreError: not a store.
     """
     if file is not None and store is not None:
-        raise ConfigError("--texts, --store: give one of the two")
+        raise ConfigError("--texts, --store: give only one of the two")
     if split is not None and store is None:
-        raise ConfigError(f"--split {split}: goes with --store")
+        raise ConfigError(f"--split {split}: can only be used with --store")
     if file is not None:
-        return _drawn(_lines(file), most, f"--texts {file}", str(file))
+        return _drawn(_lines(file), count, f"--texts {file}", str(file))
     if store is None:
-        return _drawn(_sentences(most), most, "the demo corpus", DEMO)
+        return _drawn(_sentences(count), count, "the demo corpus", DEMO)
     opened = Store.open(store)
     chosen = choose_split(opened, split, TEST_SPLIT)
     column = opened.columns(["text"])["text"]
     kept = column.take(opened.select(split=chosen)) if chosen else column
     source = f"{store}, split {chosen}" if chosen else str(store)
-    return _drawn(kept.to_pylist(), most, f"--store {source}", source)
+    return _drawn(kept.to_pylist(), count, f"--store {source}", source)
 
 
 def _sentences(count: int) -> list[str]:
@@ -92,18 +93,18 @@ def _lines(file: Path) -> list[str]:
         return [line for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
     except OSError as error:
         raise ConfigError(
-            f"--texts {file}: cannot be read ({error.strerror}); name a file of one text a line"
+            f"--texts {file}: cannot be read ({error.strerror}); name a file with one text per line"
         ) from error
     except UnicodeDecodeError as error:
         raise ConfigError(f"--texts {file}: not UTF-8 (byte {error.start}); save it as UTF-8") from error
 
 
-def _drawn(raw: Iterable[str | None], most: int, what: str, source: str) -> Texts:
-    """Those with words, normalised; a random choice in their own order where they are too many."""
+def _drawn(raw: Iterable[str | None], count: int, origin: str, source: str) -> Texts:
+    """The normalised texts that have words; if they are too many, a random choice of them, in their own order."""
     texts = [normalise(text or "") for text in raw]
     usable = [text for text in texts if text]
     if not usable:
-        raise ConfigError(f"{what}: no text with words in it; give at least one")
+        raise ConfigError(f"{origin}: no text contains words; give at least one that does")
     rows = range(len(usable))
-    chosen = sorted(Random(SEED).sample(rows, most)) if most < len(usable) else rows
+    chosen = sorted(Random(SEED).sample(rows, count)) if count < len(usable) else rows
     return Texts(tuple(usable[row] for row in chosen), len(usable), source, len(texts) - len(usable))

@@ -41,7 +41,7 @@ def test_another_table_is_refused(world, tmp_path):
     written(tmp_path, table_sha256=spec.table_sha256)
     read_threshold(tmp_path).require_table(spec)
     written(tmp_path)
-    with pytest.raises(ConfigError, match=r"eet\.json: the threshold of some-llm.*not that of target set tiny"):
+    with pytest.raises(ConfigError, match=r"eet\.json: this is the threshold of some-llm.*not that of target set tiny"):
         read_threshold(tmp_path).require_table(spec)
 
 
@@ -66,7 +66,7 @@ def test_what_is_not_a_threshold_is_bad_input(changes, tmp_path):
 
 
 def test_files_that_are_none(tmp_path):
-    with pytest.raises(ConfigError, match=r"eet\.json: no threshold there \(No such file"):
+    with pytest.raises(ConfigError, match=r"eet\.json: cannot be read \(No such file"):
         read_threshold(tmp_path)
     (tmp_path / "eet.json").write_bytes(b"\xff{")
     with pytest.raises(ConfigError, match="not JSON"):

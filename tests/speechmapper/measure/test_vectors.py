@@ -65,7 +65,7 @@ def test_lengths_by_hand():
     assert lengths.figures() == pytest.approx({"length_error": (1 + 2 + 0) / 3, "length_ratio": 11 / 10})
 
 
-def test_norms_are_told_in_units_of_the_tables_median():
+def test_norms_are_in_units_of_the_tables_median():
     table = np.diag([1.0, 2.0, 2.0, 4.0]).astype(np.float32)
     norms = Norms(table)
     vectors = torch.zeros(1, 3, 4)

@@ -71,20 +71,20 @@ def test_where_nothing_fails_it_is_the_last_level():
     assert (crossing.relative_mse, crossing.last_passing, crossing.first_failing) == (0.1, 0.1, None)
 
 
-def test_levels_are_sorted_and_held_once():
+def test_levels_are_sorted_without_duplicates():
     assert parse_levels(" 0.5,0, 1e-1,0.5") == (0.0, 0.1, 0.5)
 
 
 @pytest.mark.parametrize(
     ("levels", "words"),
     [
-        ("", "'' is no number"),
-        ("0,a", "'a' is no number"),
-        ("0,-0.1", "'-0.1' is no number of at least 0"),
+        ("", "'' is not a number"),
+        ("0,a", "'a' is not a number"),
+        ("0,-0.1", "'-0.1' is not a number of at least 0"),
         ("0,nan", "'nan'"),
         ("0,inf", "'inf'"),
-        ("0.1,0.2", "0 and at least one more"),
-        ("0", "0 and at least one more"),
+        ("0.1,0.2", "give 0 and at least one more"),
+        ("0", "give 0 and at least one more"),
     ],
 )
 def test_bad_levels(levels, words):

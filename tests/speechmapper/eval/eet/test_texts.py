@@ -54,16 +54,16 @@ def test_a_store_gives_the_transcripts_of_a_split(world):
 def test_bad_sources(world, tmp_path):
     file = tmp_path / "texts.txt"
     file.write_text("...\n")
-    with pytest.raises(ConfigError, match=r"--texts .*texts\.txt: no text with words in it"):
+    with pytest.raises(ConfigError, match=r"--texts .*texts\.txt: no text contains words"):
         choose_texts(5, file)
     file.write_bytes(b"ok\n\xff\n")
     with pytest.raises(ConfigError, match=r"not UTF-8 \(byte 3\)"):
         choose_texts(5, file)
     with pytest.raises(ConfigError, match=r"--texts .*: cannot be read \(Is a directory\)"):
         choose_texts(5, tmp_path)
-    with pytest.raises(ConfigError, match="give one of the two"):
+    with pytest.raises(ConfigError, match="give only one of the two"):
         choose_texts(5, file, world.path)
-    with pytest.raises(ConfigError, match="--split dev: goes with --store"):
+    with pytest.raises(ConfigError, match="--split dev: can only be used with --store"):
         choose_texts(5, split="dev")
     with pytest.raises(ConfigError, match="no split 'x'"):
         choose_texts(5, store=world.path, split="x")
