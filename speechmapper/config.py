@@ -1,7 +1,9 @@
-"""What a training run can be told; `speechmapper/config_file.py` says where.
+"""The settings of a training run; `speechmapper/config_file.py` says where they come from.
 
-One frozen dataclass per component; each checks itself when it is made and is never changed after. Values carry their
-unit in the name or the comment; a number of the paper (arXiv 2601.20417) says so, the rest are our defaults.
+One frozen dataclass per component, checked when it is made and never changed afterwards. Units are in the name or the
+comment; numbers of the paper (arXiv 2601.20417) are marked `paper`, the others are our defaults.
+
+    Stage1Config(data=DataConfig(frames=8192), optimizer=OptimizerConfig(lr=2e-4))        all else: defaults
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from sm_pipeline.devices import PRECISIONS
 from sm_store.errors import ConfigError
 
 SCHEDULES = ("cosine", "constant")
-WEIGHTS = {"cosine": 1.0, "contrastive": 0.1, "ctc": 0.1}  # of an objective's parts, where none is given
+WEIGHTS = {"cosine": 1.0, "contrastive": 0.1, "ctc": 0.1}  # defaults for the parts of an objective
 TRACKERS = ("tensorboard", "wandb", "mlflow", "trackio")
 LARGEST_SEED = 2**32 - 1
 
@@ -61,7 +63,7 @@ class ObjectiveConfig:
     name: str = "mse"
     alpha: float = 5.0  # of word against pad positions in mse and l1; paper: 5, 7 and 9 tried, 5 kept
     reduction: str = "normalized"  # of mse and l1
-    cosine_weight: float | None = None  # gamma, 1; paper: 100 in one digest, absent in another
+    cosine_weight: float | None = None  # gamma, 1; paper: 100 in one summary of it, absent in another
     contrastive_weight: float | None = None  # 0.1 (arXiv 2607.01960)
     contrastive_temperature: float = 0.1  # of the cosine
     ctc_weight: float | None = None  # of the auxiliary CTC after block 1, 0.1
@@ -82,7 +84,7 @@ class ObjectiveConfig:
             )
 
     def weight(self, part: str) -> float:
-        """Of one part in the sum."""
+        """Weight of one part in the sum."""
         given = getattr(self, f"{part}_weight", None)
         return WEIGHTS.get(part, 1.0) if given is None else given
 
@@ -92,7 +94,7 @@ class DataConfig:
     """Batches. One optimizer step is `micro_batches` micro-batches, whatever the number of processes."""
 
     frames: int = 4096  # stored frames (25 Hz) of one micro-batch, counted after padding
-    max_frames: int | None = None  # longest utterance that is used (alone if over `frames`); None: `frames`
+    max_frames: int | None = None  # longest utterance used, in a batch of its own if over `frames`; None: `frames`
     max_utterances: int | None = None  # of one micro-batch; None: as many as `frames` allows
     micro_batches: int = 1  # in one optimizer step, over all processes
     window: int = 8192  # utterances shuffled, then bucketed by length, together
@@ -146,7 +148,7 @@ class ScheduleConfig:
 
 @dataclass(frozen=True, slots=True)
 class RunConfig:
-    """How the run is carried out; nothing here changes what is learned, except `precision`."""
+    """How the run is executed; of these only `precision` and `stop_at_eet` change the result."""
 
     precision: str = "auto"  # auto: bf16 on a GPU, fp32 on a CPU
     device: str = "auto"  # auto or cpu
@@ -156,9 +158,9 @@ class RunConfig:
     save_every: int = 5000  # steps; 0: only at the end
     keep: int = 2  # newest checkpoints kept
     max_skipped: int = 20  # steps in a row with a non-finite gradient before the run stops
-    examples: int = 5  # validation readouts written out
-    compile: bool = False  # torch.compile the projector's blocks; needs a C compiler
-    eet: str | None = None  # eet.json of `sm-eval eet`: validation tells its distance to that threshold
+    examples: int = 5  # validation readouts written to examples.txt
+    compile: bool = False  # torch.compile the projector's blocks; needs a C++ compiler
+    eet: str | None = None  # eet.json of `sm-eval eet`: validation logs its distance to that threshold
     stop_at_eet: bool = False  # end once validation is below it
     trackers: tuple[str, ...] = ("tensorboard",)
 
@@ -169,7 +171,7 @@ class RunConfig:
             _require(getattr(self, name) >= 0, f"run.{name} {getattr(self, name)}: give 0 or more")
         for name in ("log_every", "keep", "max_skipped"):
             _require(getattr(self, name) >= 1, f"run.{name} {getattr(self, name)}: give 1 or more")
-        _require(not self.stop_at_eet or self.eet is not None, "run.stop_at_eet: name the threshold's file by run.eet")
+        _require(not self.stop_at_eet or self.eet is not None, "run.stop_at_eet: set run.eet to the threshold's file")
         unknown = [name for name in self.trackers if name not in TRACKERS]
         _require(not unknown, f"run.trackers {unknown}: use {', '.join(TRACKERS)}")
 

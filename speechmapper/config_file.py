@@ -1,11 +1,11 @@
-"""Where a training run is told its configuration: preset < YAML file < `--set key=value`.
+"""Where the configuration of a training run comes from: preset < YAML file < `--set key=value`.
 
-    presets/demo.yaml     stage1: {optimizer: {lr: 1.0e-3}}     named numbers, shipped
+    presets/demo.yaml     stage1: {optimizer: {lr: 1.0e-3}}     --preset demo, shipped with the package
     my.yaml               stage1: {optimizer: {lr: 5.0e-4}}     --config my.yaml
                           --set optimizer.lr=2e-4               this run
-    RUN/config.yaml       every value that was used; itself a file for --config
+    RUN/config.yaml       every value that was used; can be given as --config
 
-A key that no dataclass of `speechmapper/config.py` has is an error that names the nearest one.
+A key that is not in `speechmapper/config.py` is an error that names the nearest one.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def load_stage2(preset: str | None, file: Path | None, settings: Sequence[str]) 
 def layers_of(
     stage: str, preset: str | None, file: Path | None, settings: Sequence[str]
 ) -> list[tuple[str, Mapping[str, Any]]]:
-    """The layers of a configuration, weakest first, each with the words that name it in errors."""
+    """The layers of a configuration, weakest first, each with its name in error messages."""
     layers: list[tuple[str, Mapping[str, Any]]] = []
     if preset is not None:
         if preset not in PRESETS:
@@ -76,7 +76,7 @@ def read_section(file: Path, stage: str) -> Mapping[str, Any]:
     """The mapping under `stage:` of a configuration file.
 
     Raises:
-        ConfigError: the file is missing, is not YAML, or has other top-level keys than the stages.
+        ConfigError: the file is missing, is not YAML, or has top-level keys that are not stages.
     """
     try:
         data = yaml.safe_load(file.read_text(encoding="utf-8"))
@@ -113,7 +113,7 @@ def parse_setting(setting: str) -> dict[str, Any]:
 
 
 def to_yaml(stage: str, config: Any) -> str:
-    """The resolved configuration as a file that `--config` takes."""
+    """The resolved configuration as a file for `--config`."""
     return yaml.safe_dump({stage: _plain(dataclasses.asdict(config))}, sort_keys=False, allow_unicode=True)
 
 
@@ -129,7 +129,7 @@ def _plain(value: Any) -> Any:
 
 
 def _merge(into: dict[str, Any], kind: type, values: Mapping[str, Any], source: str, path: tuple[str, ...]) -> None:
-    """Lay `values` over `into`, checking every key and type against the dataclass `kind`."""
+    """Update `into` with `values`, checking every key and type against the dataclass `kind`."""
     hints = typing.get_type_hints(kind)
     for key, value in values.items():
         place = ".".join((*path, str(key)))
@@ -144,7 +144,7 @@ def _merge(into: dict[str, Any], kind: type, values: Mapping[str, Any], source: 
 
 
 def _build(kind: type[Config], values: Mapping[str, Any]) -> Config:
-    """A dataclass from merged values, over the defaults its parent gives it."""
+    """A dataclass from merged values; missing ones take the defaults of the stage."""
     defaults = kind()
     changes = {
         key: dataclasses.replace(getattr(defaults, key), **value) if isinstance(value, dict) else value

@@ -48,7 +48,7 @@ class ProjectorConfig(PreTrainedConfig):
             scale of its targets (our own switch; 1 is the paper's plain head).
         readout: how vectors become tokens: `nearest` row each, or `ctc`: the nearest of rows and a learned blank,
             repeats merged and blanks dropped.
-        trained_for: what a training run records of its store, target set and encoder (JSON values).
+        trained_for: what the training run recorded about its store, target set and encoder (JSON values).
     """
 
     model_type = "speechmapper_projector"
@@ -118,11 +118,11 @@ class ProjectorConfig(PreTrainedConfig):
 
 @dataclass(frozen=True, slots=True)
 class Projected:
-    """What a projector makes of a padded batch.
+    """The projector's output for a padded batch.
 
     Attributes:
         vectors_BUE: zero beyond each utterance's length; vectors_B: their lengths (B,), int64.
-        hidden_BTC: output of block 1, undefined beyond its own lengths: what an auxiliary loss may read.
+        hidden_BTC: output of block 1, undefined beyond its own lengths: for auxiliary losses.
         blank_E: the projector's blank, where it is read as CTC.
     """
 
@@ -191,7 +191,7 @@ class ProjectorBlock(nn.Module):
         lengths_B = num_outputs(lengths_B, self.geometry)
         hidden_BTC = hidden_BTC + sinusoids(hidden_BTC)
         hidden_BTC = F.dropout(hidden_BTC, self.dropout, self.training)
-        # A row without any valid key would be a softmax over nothing: every row keeps its first key.
+        # A softmax over no valid key is undefined, so every utterance keeps its first key.
         attend_BT = valid_positions(lengths_B.clamp(min=1), hidden_BTC.shape[1])
         for layer in self.layers:
             hidden_BTC = layer(hidden_BTC, attend_BT[:, None, None, :])
@@ -211,13 +211,13 @@ class Projector(PreTrainedModel):
         self.blocks = nn.ModuleList(ProjectorBlock(index, size, config) for index, size in enumerate(inputs))
         self.head_input = nn.Linear(config.block_outputs[-1], config.output_size)
         self.head_output = nn.Linear(config.output_size, config.output_size)
-        # Zero is nearer to every row than most rows are to each other: all vectors are blank at first.
+        # Zero is nearer to every row than most rows are to each other, so all vectors are read as blank at first.
         blank_E = nn.Parameter(torch.zeros(config.output_size)) if config.readout == "ctc" else None
         self.register_parameter("blank", blank_E)
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
-        """torch's own initialisation of each module (applied again only to what a checkpoint lacks)."""
+        """torch's own initialisation of each module (applied again only to weights that a checkpoint lacks)."""
         if isinstance(module, nn.Linear | nn.Conv1d | nn.LayerNorm):
             module.reset_parameters()
 

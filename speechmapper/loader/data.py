@@ -1,10 +1,10 @@
-"""The store as a run sees it: which utterances it trains on, which it validates on, in which order.
+"""What a run reads from a store: which utterances it trains on, in which order, and which it validates on.
 
     manifest with splits      train on `train`, validate on `dev`
     without                   train on everything, no validation
     --split S                 train on S
 
-What cannot be trained on (no target, more frames than allowed) is left out and counted.
+Utterances that cannot be trained on (no target, more frames than allowed) are left out and counted.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class TrainingData:
         spec: of the target set.
         order: training micro-batches by step.
         dev: store indices (n,) of the validation utterances that have a target, possibly none.
-        left_out: what of the training split is not used.
+        left_out: counts of the training split's utterances that are not used.
         split: the training split's name, None where the manifest has none.
     """
 
@@ -54,13 +54,13 @@ class TrainingData:
         return self.store.targets(self.spec.name)
 
     def again(self) -> Source:
-        """The source once more, for another thread than the one that reads for training."""
+        """A second source with a store of its own, for use in another thread than the one that reads for training."""
         return Source(Store.open(self.store.path), self.source.target, self.source.geometry)
 
 
 @dataclass(frozen=True, slots=True)
 class DataRequest:
-    """Which data a run asked for.
+    """Which data a run reads.
 
     Attributes:
         store: a folder or URL. target: name of the target set; None where the store has just one.
@@ -96,14 +96,14 @@ def open_data(request: DataRequest, geometry: Geometry, config: DataConfig, seed
     indices = indices[keep]
     shards = np.asarray(store.columns(["shard"])["shard"])[indices]
     order = Order(indices, store.frames[indices], shards, budget, seed)
-    order.locate(0)  # too little data for one step: better said now than after an LLM is loaded
+    order.locate(0)  # raises where the data is too little for one step, before an LLM is loaded
     dev = store.select(split=DEV_SPLIT) if chosen != DEV_SPLIT else indices[:0]
     has_target, _ = _usable(source, dev, Budget(int(store.frames.max())))
     return TrainingData(source, spec, order, dev[has_target], left_out, chosen)
 
 
 def choose_target(store: Store, target: str | None) -> str:
-    """The target set asked for, or the only one."""
+    """The target set named by `--target`, or the only one. Raises StoreMissing or ConfigError."""
     names = store.target_names
     if target is not None and target not in names:
         raise StoreMissing(
@@ -119,7 +119,7 @@ def choose_target(store: Store, target: str | None) -> str:
 
 
 def choose_split(store: Store, split: str | None, default: str) -> str | None:
-    """The split asked for, else `default` where the manifest has splits, else None (everything).
+    """The requested split, else `default` where the manifest has splits, else None (everything).
 
     Raises:
         ConfigError: the store has no utterance of that split.
@@ -129,7 +129,7 @@ def choose_split(store: Store, split: str | None, default: str) -> str | None:
 
 
 def split_of(present: Sequence[str], split: str | None, default: str, what: str) -> str | None:
-    """`choose_split` by the names of the splits there are; `what` names the store or manifest in an error."""
+    """`choose_split` from the names of the splits present; `what` names the store or manifest in errors."""
     if split is None and not present:
         return None
     wanted = split or default

@@ -7,9 +7,9 @@
     cut         [95, 90, 100] [300, 310]              as many as fit `frames` after padding: 3 x 100, 2 x 310
     steps       micro-batches in random order, `micro_batches` of them a step
 
-No I/O, no torch, no state: the micro-batches of step s are recomputed from s (`Order.step`), which is what
-makes resuming a matter of one integer. How many processes share a step does not enter here: process r of W
-takes the micro-batches r, r + W, ... of each step.
+No I/O, no torch, no state: the micro-batches of step s are recomputed from s (`Order.step`), so that a run
+resumes from one integer. The order does not depend on the number of processes: process r of W takes the
+micro-batches r, r + W, ... of each step.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ import numpy as np
 
 from sm_store.errors import ConfigError
 
-BUCKET_GROWTH = 1.1  # a length bucket's upper edge over its lower one: bounds padding at about 10 %, 5 % on average
+BUCKET_GROWTH = 1.1  # ratio of a length bucket's edges: padding is at most about 10 %, on average 5 %
 
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """What one micro-batch and one step may hold.
+    """Limits on one micro-batch and one step.
 
     Args:
-        frames: of one micro-batch after padding (utterances x longest).
-        max_frames: longest utterance used; one over `frames` is a micro-batch of its own. None: `frames`.
+        frames: of one micro-batch after padding (number of utterances x longest).
+        max_frames: longest utterance used; one longer than `frames` is a micro-batch of its own. None: `frames`.
         max_utterances: of one micro-batch; None for no limit.
         micro_batches: of one step.
         window: utterances shuffled and bucketed together.
@@ -46,7 +46,7 @@ class Budget:
 
 @dataclass(frozen=True, slots=True)
 class LeftOut:
-    """Utterances training does not use, by reason."""
+    """How many utterances training does not use, by reason."""
 
     too_long: int  # more frames than `max_frames`
     no_target: int  # text longer than the projector's output, or none
@@ -62,7 +62,8 @@ def usable(frames: np.ndarray, tokens: np.ndarray, vectors: np.ndarray, budget: 
         frames, tokens, vectors: (records,), int64: stored frames, target tokens, projector vectors of each.
 
     Returns:
-        A mask (records,), bool, and what it leaves out: a text and one closing pad must fit the vectors.
+        A mask (records,), bool, and the counts of what it leaves out. A text and one closing pad must fit the
+        vectors.
     """
     limit = budget.max_frames or budget.frames
     has_target = (tokens > 0) & (tokens + 1 <= vectors)
@@ -76,7 +77,7 @@ def plan_epoch(
     """Micro-batches of one epoch.
 
     Args:
-        indices: (n,), int64, store indices of the utterances to use; frames, shards: theirs, (n,).
+        indices: (n,), int64, store indices of the utterances to use; frames, shards: (n,), of the same utterances.
         seed: (seed, epoch).
 
     Returns:
@@ -108,14 +109,14 @@ def batches_by_length(indices: np.ndarray, frames: np.ndarray, budget: Budget) -
 
 
 def _shuffle(shards: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Positions shard by shard, both levels in random order: reads stay near each other."""
+    """Positions (n,) shard by shard, shards and positions in random order, so that reads stay near each other."""
     names, inverse = np.unique(shards, return_inverse=True)
     rank = rng.permutation(len(names))[inverse]
     return np.lexsort((rng.random(len(shards)), rank))
 
 
 def _cut(lengths: list[int], budget: Budget) -> list[slice]:
-    """Runs of neighbours that fit the budget after padding to the longest."""
+    """Slices of consecutive utterances that fit the budget after padding to the longest."""
     most = budget.max_utterances or len(lengths)
     pieces: list[slice] = []
     start, longest = 0, 0
@@ -134,8 +135,8 @@ def _cut(lengths: list[int], budget: Budget) -> list[slice]:
 class Order:
     """The micro-batches of every step of a run, found by step number.
 
-    An epoch's last micro-batches that do not fill a step are not used in that epoch (`dropped` counts them);
-    they are other ones each time.
+    An epoch's last micro-batches that do not fill a step are not used in that epoch (`dropped` counts their
+    utterances); they are different ones in each epoch.
 
     Raises:
         ConfigError: no utterance can be used, or fewer micro-batches than one step needs.
@@ -147,7 +148,7 @@ class Order:
     budget: Budget
     seed: int
     _steps: list[int] = field(default_factory=list)  # steps before each epoch's end
-    _epoch: int = -1  # the epoch held in `_batches`
+    _epoch: int = -1  # the epoch that `_batches` belongs to
     _batches: list[np.ndarray] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -155,7 +156,7 @@ class Order:
             raise ConfigError("no utterance can be used; check the split, data.frames and the target set")
 
     def sha256(self) -> str:
-        """Of what batches depend on besides budget and seed: which utterances, of which lengths and shards."""
+        """Checksum of what the order depends on besides budget and seed: the utterances, their lengths and shards."""
         digest = hashlib.sha256()
         for each in (self.indices, self.frames, self.shards):
             digest.update(np.ascontiguousarray(each, dtype="<i8").data)
@@ -174,7 +175,7 @@ class Order:
             count = len(self.epoch(len(self._steps))) // self.budget.micro_batches
             if count == 0:
                 raise ConfigError(
-                    f"the data gives {len(self.epoch(len(self._steps)))} micro-batches an epoch, fewer "
+                    f"the data gives {len(self.epoch(len(self._steps)))} micro-batches per epoch, fewer "
                     f"than one step; lower data.micro_batches or data.frames"
                 )
             self._steps.append((self._steps[-1] if self._steps else 0) + count)
@@ -182,28 +183,28 @@ class Order:
         return epoch, self._steps[epoch - 1] if epoch else 0
 
     def ends(self, step: int) -> list[int]:
-        """The first steps of the epochs after the first, up to `step`: what `recall` saves planning."""
+        """First steps of the epochs after the first, up to `step`; `recall` takes them, to avoid planning again."""
         return [end for end in self._steps if end <= step]
 
     def recall(self, ends: Sequence[int]) -> None:
-        """Go on from the `ends` of the same order: a resumed run need not plan the epochs before again."""
+        """Take the `ends` of the same order: a resumed run need not plan the finished epochs again."""
         self._steps = list(ends)
 
     def epoch(self, epoch: int) -> list[np.ndarray]:
-        """All micro-batches of an epoch; the last one asked for is kept."""
+        """All micro-batches of an epoch; the epoch planned last is kept in memory."""
         if epoch != self._epoch:
             self._batches = plan_epoch(self.indices, self.frames, self.shards, self.budget, (self.seed, epoch))
             self._epoch = epoch
         return self._batches
 
     def dropped(self, epoch: int) -> int:
-        """Utterances of an epoch whose micro-batches do not fill a step."""
+        """Number of utterances in the micro-batches of an epoch that do not fill a step."""
         batches = self.epoch(epoch)
         left = len(batches) % self.budget.micro_batches
         return sum(len(batch) for batch in batches[len(batches) - left :]) if left else 0
 
     def padding(self, epoch: int) -> float:
-        """Share of an epoch's frames that is padding."""
+        """Share of an epoch's frames that are padding, 0 to 1."""
         length = dict(zip(self.indices.tolist(), self.frames.tolist(), strict=True))
         sizes = [[length[index] for index in batch.tolist()] for batch in self.epoch(epoch)]
         padded = sum(len(batch) * max(batch) for batch in sizes)

@@ -102,7 +102,7 @@ class StepReader:
         self._prefetch = prefetch
         self._ended = threading.Event()
         self._thread: threading.Thread | None = None
-        self._held: tuple[list[Any], Any] | None = None
+        self._uncopied: tuple[list[Any], Any] | None = None
 
     def __enter__(self) -> StepReader:
         return self
@@ -129,21 +129,21 @@ class StepReader:
             numbers = range(first + self._rank, first + self._order.budget.micro_batches, self._world)
             self._release()
             batches = [to_device(data, self._device, micro) for data, micro in zip(read, numbers, strict=True)]
-            self._hold(read)
+            self._keep(read)
             frames, tokens = (sum(int(getattr(data, name).sum()) for data in read) for name in ("frames_B", "tokens_B"))
             yield StepBatches(step, batches, frames, tokens, wait)
 
-    def _hold(self, read: list[Any]) -> None:
+    def _keep(self, read: list[Any]) -> None:
         """Keep host buffers until they are copied to the GPU: the store reuses those that are free."""
         if self._device.type == "cuda":
             copied = torch.cuda.Event()
             copied.record()
-            self._held = (read, copied)
+            self._uncopied = (read, copied)
 
     def _release(self) -> None:
-        if self._held is not None:
-            self._held[1].synchronize()
-            self._held = None
+        if self._uncopied is not None:
+            self._uncopied[1].synchronize()
+            self._uncopied = None
 
     def _read(self, start: int, stop: int, ahead: queue.Queue[list[Any] | BaseException]) -> None:
         pin = self._device.type == "cuda"

@@ -1,4 +1,4 @@
-"""Stage 1 objectives: what the projector's vectors are measured against, one small module each."""
+"""Stage 1 objectives: losses between the projector's vectors and the text, one module for each part."""
 
 from speechmapper.objectives.base import Answers, Objective, Part
 

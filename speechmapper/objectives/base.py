@@ -1,11 +1,11 @@
-"""The interface of an objective: a sum of parts, each a small module that gives sums over what it counted.
+"""The interface of an objective: a weighted sum of parts, each a small module that gives sums and their counts.
 
     mse+cosine           word = 41.2 over 37 positions, pad = 3.0 over 21, cosine = 30.1 over 37
     loss of the step     weight * combine(sums of all micro-batches, counts of all micro-batches), part by part
 
-A part never divides by a batch's own count: a loop can so add sums and counts over micro-batches and ranks first and
-divide once (the mean over all valid positions of a step, not the mean of means). Counts depend on the answers alone,
-so they are known before the model has run.
+A part never divides by a batch's own count: the loop first adds sums and counts over micro-batches and processes and
+then divides once (the mean over all valid positions of a step, not the mean of means). Counts depend only on the
+answers, so they are known before the model runs.
 
 Shapes: B batch, U projector vectors, N tokens, E LLM width.
 """
@@ -23,7 +23,7 @@ from speechmapper.projector import Projected
 
 @dataclass(frozen=True, slots=True)
 class Answers:
-    """What the vectors of some utterances should be.
+    """What the projector's vectors should be for a batch of utterances.
 
     Attributes:
         targets_BUE: the text's embeddings, then the pad token's up to `vectors_B`; zero beyond.
@@ -40,10 +40,10 @@ class Answers:
 
 
 class Part(nn.Module):
-    """One term of a loss. May have parameters of its own, which learn with the projector and are then left behind."""
+    """One term of a loss. Its own parameters, if any, are trained with the projector and not saved with it."""
 
     def counts(self, answers: Answers) -> dict[str, torch.Tensor]:
-        """What each of the part's sums is over: float32 scalars, by the name the log tells it under."""
+        """The number of positions each of the part's sums is over: float32 scalars, by their names in the log."""
         raise NotImplementedError
 
     def forward(self, projected: Projected, answers: Answers) -> dict[str, torch.Tensor]:
@@ -51,12 +51,12 @@ class Part(nn.Module):
         raise NotImplementedError
 
     def combine(self, sums: Mapping[str, torch.Tensor], counts: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        """The term of a step, smaller is better: linear in the sums, which belong to the *step's* counts."""
+        """The term of a step, smaller is better: linear in the sums; `counts` are those of the whole *step*."""
         raise NotImplementedError
 
 
 class Objective(nn.Module):
-    """A weighted sum of parts, with a part's interface.
+    """A weighted sum of parts, with the interface of a part.
 
     Args:
         parts: part and weight by name, in the order they are added.
@@ -84,7 +84,7 @@ class Objective(nn.Module):
         return torch.stack(terms).sum()
 
     def _parts(self) -> list[Part]:
-        return list(self.parts.values())  # type: ignore[arg-type]  # they are Parts
+        return list(self.parts.values())  # type: ignore[arg-type]  # ModuleDict does not know the type of its values
 
 
 def mean(sums: Mapping[str, torch.Tensor], counts: Mapping[str, torch.Tensor], name: str) -> torch.Tensor:

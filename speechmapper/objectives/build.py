@@ -1,9 +1,9 @@
-"""An objective from its configuration: `mse+cosine` is the parts of that name, added with their weights.
+"""Builds an objective from its configuration: `mse+cosine` is the sum of these two parts with their weights.
 
 name                      parts
 mse                       the paper's word/pad-weighted squared error
-mse+cosine                and gamma times the cosine
-l1+cosine+contrastive     the same group's later recipe; `+ctc` adds its auxiliary CTC
+mse+cosine                the same and gamma times the cosine
+l1+cosine+contrastive     a later recipe by the same group; `+ctc` adds its auxiliary CTC
 ctc-embedding             CTC over distances to the table
 """
 
@@ -66,7 +66,7 @@ PARTS: dict[str, Callable[[Materials], Part]] = {
 
 
 def readout_of(name: str) -> str:
-    """How vectors trained by an objective of this name are read: by the nearest row, or as CTC."""
+    """How vectors trained with an objective of this name are read: `nearest` row, or `ctc`."""
     return "ctc" if "ctc-embedding" in name.split("+") else "nearest"
 
 

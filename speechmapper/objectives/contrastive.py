@@ -1,5 +1,5 @@
-"""Softmax against the vocabulary: each word position must be nearer its own token's row than any other
-(arXiv 2607.01960, there with weight 0.1 beside L1 and cosine).
+"""Softmax against the vocabulary: each word position must be nearer to its own token's row than to any
+other (arXiv 2607.01960, there with weight 0.1 beside L1 and cosine).
 
     logits of a position    cos(v, e_k) / temperature          k over the rows of the embedding table
     label                   the token; the pad token at the first pad
@@ -23,7 +23,7 @@ class Contrastive(Part):
     """Mean cross-entropy over the word positions. Name: `contrastive`.
 
     Args:
-        pad_id: the row of the pad token. temperature: of the cosine.
+        pad_id: the row of the pad token. temperature: divides the cosine.
     """
 
     def __init__(self, vocabulary: Vocabulary, pad_id: int, temperature: float) -> None:
@@ -53,7 +53,7 @@ class Contrastive(Part):
 
 
 def labels(answers: Answers, size: int, pad_id: int) -> torch.Tensor:
-    """The token of each position, (B, size) int64; the pad token behind the text."""
+    """The token of each position, (B, size), int64; the pad token after the text."""
     ids_BU = answers.token_ids_BN.new_full((len(answers.tokens_B), size), pad_id)
     known = min(size, answers.token_ids_BN.shape[1])
     position_1N = torch.arange(known, device=ids_BU.device)[None, :]

@@ -15,7 +15,7 @@ from speechmapper.projector import Projected
 
 
 class Cosine(Part):
-    """Mean cosine similarity, to be made large. Name: `cosine`."""
+    """Negative mean cosine similarity. Name: `cosine`; its logged value is the similarity itself."""
 
     def counts(self, answers: Answers) -> dict[str, torch.Tensor]:
         word_BU, _ = word_and_pad_positions(answers.vectors_B, answers.tokens_B, answers.targets_BUE.shape[1])

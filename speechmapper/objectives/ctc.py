@@ -1,11 +1,11 @@
 """Connectionist temporal classification over an LLM's vocabulary, scored by its own embedding table.
 
-    `ctc`             after block 1: a linear layer to E, then its dot product with the rows: an alignment for the
-                      first block to learn from, left behind after training (arXiv 2607.01960)
+    `ctc`             after block 1: a linear layer to E, then its dot product with the rows: an auxiliary loss
+                      for the first block, not saved with the projector (arXiv 2607.01960)
     `ctc-embedding`   the vectors themselves: -||v - e||^2 to every row and to a learned blank (DirectSpeech2LLM)
 
-A vocabulary of 128 k rows so costs no classifier of its own. An utterance whose text cannot be aligned (tokens and
-repetitions of a token are more than its positions) has no loss; `NAME_unaligned` is its share.
+So a vocabulary of 128 k rows needs no classifier of its own. An utterance whose text cannot be aligned (more tokens
+and repetitions of a token than positions) has no loss; `NAME_unaligned` is the share of such utterances.
 
 Shapes: B batch, T positions, P valid positions of a batch, N tokens, K columns, V vocabulary, E LLM width.
 """
@@ -26,7 +26,7 @@ from speechmapper.projector import Projected, num_outputs
 
 
 def needed_positions(answers: Answers) -> torch.Tensor:
-    """The fewest positions a text can be aligned with: its tokens, and a blank between equal neighbours; (B,)."""
+    """The fewest positions each text can be aligned with: its tokens, and a blank between equal neighbours; (B,)."""
     ids_BN = answers.token_ids_BN
     position_1N = torch.arange(1, ids_BN.shape[1], device=ids_BN.device)[None, :]
     repeated_BN = (ids_BN[:, 1:] == ids_BN[:, :-1]) & (position_1N < answers.tokens_B[:, None])
@@ -34,7 +34,7 @@ def needed_positions(answers: Answers) -> torch.Tensor:
 
 
 class CTC(Part):
-    """Negative log-likelihood of the texts per token; subclasses say which positions are scored against what.
+    """Negative log-likelihood of the texts per token; subclasses define what is scored, and by which rows.
 
     Args:
         name: of its figures. vocabulary: the embedding table.
@@ -45,15 +45,15 @@ class CTC(Part):
         self.name, self._vocabulary = name, vocabulary
 
     def positions(self, answers: Answers) -> torch.Tensor:
-        """Valid positions of each utterance, (B,), from the answers alone."""
+        """Number of valid positions of each utterance, (B,), from the answers alone."""
         raise NotImplementedError
 
     def queries(self, projected: Projected) -> torch.Tensor:
-        """What is scored at each position, (B, T, E)."""
+        """The vector that is scored at each position, (B, T, E)."""
         raise NotImplementedError
 
     def rows(self, ids_K: torch.Tensor) -> Rows:
-        """What tokens are scored by."""
+        """The rows and biases that the tokens `ids_K` are scored by."""
         raise NotImplementedError
 
     def blank(self, projected: Projected) -> tuple[torch.Tensor, torch.Tensor]:
@@ -144,5 +144,5 @@ class EmbeddingCTC(CTC):
     def blank(self, projected: Projected) -> tuple[torch.Tensor, torch.Tensor]:
         if projected.blank_E is None:
             raise ConfigError("objective ctc-embedding: this projector has no blank; train stage 1 with it")
-        made = distance_rows(projected.blank_E[None].float(), self._unit)
-        return made.rows_VE[0], made.bias_V[0]
+        rows = distance_rows(projected.blank_E[None].float(), self._unit)
+        return rows.rows_VE[0], rows.bias_V[0]

@@ -1,4 +1,4 @@
-"""Distance to the padded text embeddings, words against pads by alpha: the paper's MSE, and L1.
+"""Distance to the padded text embeddings, with alpha as the weight of words against pads: the paper's MSE, and L1.
 
     position   0     1     2     3      4     5     | 6 ...
     target     the   dog   ran   pad    pad   pad   | batch padding
@@ -8,7 +8,7 @@
                                                                       (arXiv 2601.20417, section 2)
 
 The word positions are the tokens and the *first* pad, which teaches where the text ends. With several micro-batches the
-means are over all positions of the step. Peers of the paper use L1 in its place (arXiv 2607.01960).
+means are over all positions of the step. Later work uses L1 instead (arXiv 2607.01960).
 
 Shapes: B batch, U projector vectors, E LLM width.
 """
@@ -67,7 +67,7 @@ class WeightedDistance(Part):
         return {"word": (error_BU * word_BU).sum(), "pad": (error_BU * pad_BU).sum()}
 
     def combine(self, sums: Mapping[str, torch.Tensor], counts: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        """A kind of position that the step has none of counts as 0."""
+        """A step without word or without pad positions has 0 for that term."""
         return self.alpha * mean(sums, counts, "word") + (ALPHA_TOTAL - self.alpha) * mean(sums, counts, "pad")
 
     def _reduce(self, error_BUE: torch.Tensor) -> torch.Tensor:

@@ -1,11 +1,11 @@
-"""Softmax over the rows of an embedding table, without ever holding positions x vocabulary.
+"""Softmax over the rows of an embedding table, without a matrix of positions x vocabulary in memory.
 
     logits          q . r_v + b_v                       q a vector, r_v and b_v made from row v of the table
     log_probs       the logits of a few columns, minus log sum exp over all rows
                     computed for some positions at a time, and again in the backward pass
 
-A loss needs the columns of the tokens in its batch alone, so this is exact and small: 1,000 positions over Llama's
-128,256 rows would be 0.5 GB of scores for each term.
+A loss needs only the columns of the tokens in its batch, so this is exact and small; all scores of 1,000 positions
+over Llama's 128,256 rows would be 0.5 GB for each term.
 
 Shapes: P positions, K columns, V rows, E width.
 """
@@ -17,12 +17,12 @@ from dataclasses import dataclass
 import torch
 from torch.utils.checkpoint import checkpoint
 
-CHUNK_SCORES = 16 * 1024 * 1024  # scores held at once: 64 MB
+CHUNK_SCORES = 16 * 1024 * 1024  # scores in memory at once: 64 MB
 
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """What vectors are scored against: (V, E) float32 rows and a bias (V,) each."""
+    """What vectors are scored by: rows (V, E), float32, and a bias (V,) for each."""
 
     rows_VE: torch.Tensor
     bias_V: torch.Tensor
@@ -74,9 +74,9 @@ def _log_sum_exp(vectors_PE: torch.Tensor, rows_VE: torch.Tensor, bias_V: torch.
 
 
 class Vocabulary:
-    """The embedding table of an LLM, on the device, and which of its rows a batch is held against.
+    """The embedding table of an LLM, on the device, and the choice of rows that a batch is scored by.
 
-    Not a module and no buffer: it never changes, and nothing should copy or send it at every step.
+    Neither a module nor a buffer: it never changes, so no checkpoint should hold it and no process send it.
 
     Args:
         table_VE: float32. negatives: rows drawn at random beside those of the batch; 0: all rows.
@@ -92,7 +92,7 @@ class Vocabulary:
         return float(self.table_VE.square().sum(dim=-1).mean())
 
     def columns(self, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """The rows that occur in `labels`, (K,) ascending, and the other rows to hold against, (N,), none twice."""
+        """Row numbers: those in `labels`, (K,), ascending, and the others to score by, (N,); each occurs once."""
         size, device = len(self.table_VE), self.table_VE.device
         own_K = torch.unique(labels)
         is_other_V = torch.ones(size, dtype=torch.bool, device=device)

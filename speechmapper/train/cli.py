@@ -25,22 +25,28 @@ StoreOption = Annotated[
 OutOption = Annotated[
     Path, typer.Option(help="Run folder to write: config.yaml, metrics.jsonl, projector/, checkpoints/.")
 ]
-TargetOption = Annotated[str | None, typer.Option(help="Target set of the store; needed where it has several.")]
-SplitOption = Annotated[str | None, typer.Option(help="Train on this split [default: train, where there are splits].")]
+TargetOption = Annotated[str | None, typer.Option(help="Target set of the store; required where it has several.")]
+SplitOption = Annotated[str | None, typer.Option(help="Split to train on [default: train, if there are splits].")]
 PresetOption = Annotated[str | None, typer.Option(help=f"Named settings: {', '.join(PRESETS)}.")]
 ConfigOption = Annotated[
-    Path | None, typer.Option(help="YAML settings, over the preset's; a run's config.yaml is one.")
+    Path | None,
+    typer.Option(help="YAML settings that override the preset's; a run's config.yaml is such a file."),
 ]
 SetOption = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="One setting, over all others: optimizer.lr=1e-4."),
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="One setting that overrides preset and file: optimizer.lr=1e-4. Repeatable.",
+    ),
 ]
 ResumeOption = Annotated[
     bool,
-    typer.Option("--resume", help="Go on from the newest checkpoint in --out; starts where there is none."),
+    typer.Option("--resume", help="Continue from the newest checkpoint in --out; start a new run where there is none."),
 ]
 ProcessesOption = Annotated[
-    int, typer.Option(min=1, help="Processes on this machine, one a GPU; more machines: `accelerate launch`.")
+    int,
+    typer.Option(min=1, help="Processes on this machine, one per GPU; for more machines use `accelerate launch`."),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the outcome as one JSON object on stdout.")]
 
@@ -64,7 +70,7 @@ def stage1(
         return run_processes(processes, sys.argv[1:])
     from speechmapper.train.stage1 import Stage1Request, train_stage1
 
-    return _tell(train_stage1(Stage1Request(store, out, resolved, target, split, resume)), out, as_json)
+    return _print_outcome(train_stage1(Stage1Request(store, out, resolved, target, split, resume)), out, as_json)
 
 
 @app.command()
@@ -97,18 +103,18 @@ def stage2(
     from speechmapper.train.stage2 import Stage2Request, train_stage2
 
     request = Stage2Request(store, projector, llm, out, resolved, target, split, resume)
-    return _tell(train_stage2(request), out, as_json)
+    return _print_outcome(train_stage2(request), out, as_json)
 
 
-sweep = typer.Typer(no_args_is_help=True, help="Several runs that differ in one setting, and a table of them.")
+sweep = typer.Typer(no_args_is_help=True, help="Several runs that differ in one setting, and a table comparing them.")
 app.add_typer(sweep, name="sweep")
 
 
 @sweep.command("stage1")
 def sweep_stage1(
     store: StoreOption,
-    alpha: Annotated[str, typer.Option(help="Values of objective.alpha joined by commas: 5,7,9.")],
-    out: Annotated[Path, typer.Option(help="Folder to write: a run folder for each value, and sweep.json.")],
+    alpha: Annotated[str, typer.Option(help="Values of objective.alpha, separated by commas: 5,7,9.")],
+    out: Annotated[Path, typer.Option(help="Folder to write: one run folder per value, and sweep.json.")],
     target: TargetOption = None,
     split: SplitOption = None,
     preset: PresetOption = None,
@@ -135,10 +141,10 @@ def _numbers(text: str) -> list[float]:
     try:
         return [float(part) for part in text.split(",")]
     except ValueError:
-        raise typer.BadParameter(f"{text}: give numbers joined by commas", param_hint="--alpha") from None
+        raise typer.BadParameter(f"{text}: give numbers separated by commas", param_hint="--alpha") from None
 
 
-def _tell(outcome: Outcome, out: Path, as_json: bool) -> None:
+def _print_outcome(outcome: Outcome, out: Path, as_json: bool) -> None:
     if not is_main():
         return
     if as_json:

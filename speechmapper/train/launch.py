@@ -1,12 +1,12 @@
-"""`--processes N`: the same command in N processes of this machine, one a GPU, and one end for all of them.
+"""`--processes N`: the same command in N processes of this machine, one per GPU, which end together.
 
     sm-train stage1 ... --processes 2
       python -m speechmapper.train.cli stage1 ...     RANK=0 LOCAL_RANK=0 WORLD_SIZE=2 MASTER_ADDR=127.0.0.1 ...
       python -m speechmapper.train.cli stage1 ...     RANK=1 ...
 
-torch's launcher starts and watches them, Accelerate finds what it needs in their environment. SIGTERM, SIGUSR1 and
-SIGINT are passed on, so that all save at the same step and end; where one dies, the others are ended. Several machines:
-the same command under `accelerate launch` (jobs/).
+torch's launcher starts and watches them; Accelerate finds what it needs in their environment. SIGTERM, SIGUSR1 and
+SIGINT are passed on, so that all of them save at the same step and end; where one dies, the others are ended. For
+several machines, run the same command under `accelerate launch` (jobs/).
 """
 
 from __future__ import annotations
@@ -36,22 +36,22 @@ def run_processes(count: int, arguments: Sequence[str]) -> None:
 
     Raises:
         ConfigError: under a launcher already. RunFailed: a process failed or died.
-        SystemExit: the workers refused their input, which the first of them has told.
+        SystemExit: the workers refused their input; the first of them has printed why.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise ConfigError("--processes: a launcher has started several processes already; leave one of the two out")
     from torch.distributed import TCPStore
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, start_processes
 
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # what it says is said below
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # its failures are reported below
     command = ("-m", "speechmapper.train.cli", *without_processes(arguments))
-    # Listening before the first of them asks: a port that is only chosen here may be taken when they come.
-    meeting = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    # Listens before any worker connects: a port that is only chosen here may be taken by then.
+    rendezvous = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     context = start_processes(
         "sm-train",
         sys.executable,
         args=dict.fromkeys(range(count), command),
-        envs={rank: worker_environment(rank, count, meeting.port) for rank in range(count)},
+        envs={rank: worker_environment(rank, count, rendezvous.port) for rank in range(count)},
         logs_specs=DefaultLogsSpecs(),
     )
 
@@ -59,7 +59,7 @@ def run_processes(count: int, arguments: Sequence[str]) -> None:
         for pid in context.pids().values():
             try:
                 os.kill(pid, number)
-            except ProcessLookupError:  # it has ended by itself
+            except ProcessLookupError:  # has ended already
                 continue
 
     for number in PASSED_ON:
@@ -70,11 +70,11 @@ def run_processes(count: int, arguments: Sequence[str]) -> None:
             result = context.wait(timeout=POLL_SECONDS)
     finally:
         context.close()
-    _tell_failures(result.failures)
+    _raise_failures(result.failures)
 
 
-def _tell_failures(failures: Mapping[int, ProcessFailure]) -> None:
-    """Raise for the first process that failed by itself; the others were ended by its end."""
+def _raise_failures(failures: Mapping[int, ProcessFailure]) -> None:
+    """Raise for the first process that failed by itself; the others were ended because of it."""
     if not failures:
         return
     codes = {rank: failure.exitcode for rank, failure in failures.items()}
@@ -84,16 +84,16 @@ def _tell_failures(failures: Mapping[int, ProcessFailure]) -> None:
     died = [rank for rank in by_itself if codes[rank] < 0]
     rank = min(died or by_itself, key=lambda each: failures[each].timestamp)
     how = signal.Signals(-codes[rank]).name if codes[rank] < 0 else f"exit code {codes[rank]}, for the reason above"
-    raise RunFailed(f"process {rank} of the run ended with {how}; the others were ended; go on with --resume")
+    raise RunFailed(f"process {rank} of the run ended with {how}; the others were ended; continue with --resume")
 
 
 def is_main() -> bool:
-    """Whether this process is the one of a run that tells the outcome."""
+    """Whether this process is the main one of its run, which prints the outcome."""
     return os.environ.get("RANK", "0") == "0"
 
 
 def worker_environment(rank: int, count: int, port: int) -> dict[str, str]:
-    """What tells a process its place; threads are shared out unless their number is set."""
+    """Environment of worker `rank` of `count`; CPU threads are divided among them unless OMP_NUM_THREADS is set."""
     threads = os.environ.get("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // count)))
     return {
         "RANK": str(rank),
@@ -124,11 +124,11 @@ def without_processes(arguments: Sequence[str]) -> list[str]:
 
 
 def end_with_parent() -> None:
-    """In a worker: be killed when the process that started it is gone (Linux; elsewhere the lost peers end it)."""
+    """In a worker: arrange to be killed when the parent dies (Linux; elsewhere losing its peers ends a worker)."""
     parent = os.environ.get(PARENT)
     if parent is None:
         return
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != int(parent):  # it was gone before this could be arranged
+    if os.getppid() != int(parent):  # the parent died before this was arranged
         sys.exit(1)

@@ -80,7 +80,7 @@ def open_accelerator(run: RunConfig, out: Path) -> Accelerator:
     """Accelerate with this run's precision and trackers; one process or many.
 
     Raises:
-        ConfigError: a tracker that is not installed, or a precision that the device does not have.
+        ConfigError: a tracker that is not installed, or a precision that the device does not support.
     """
     missing = [name for name in run.trackers if importlib.util.find_spec(name) is None]
     if missing:

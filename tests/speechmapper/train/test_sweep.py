@@ -161,4 +161,4 @@ def test_the_command_prints_a_table(world, tmp_path, singles):
     assert "alpha-5" in done.stdout and "dev_relative_mse" in done.stdout
     assert {path.name for path in tmp_path.iterdir()} == {"alpha-5", "alpha-7", "sweep.json"}
     bad = CliRunner().invoke(app, ["sweep", "stage1", *flags, "--alpha", "5,x"])
-    assert bad.exit_code == 2 and "joined by commas" in bad.output
+    assert bad.exit_code == 2 and "separated by commas" in bad.output
