@@ -66,7 +66,7 @@ def inspect(store: StoreArgument, html: HtmlOption = None, as_json: JsonOption =
 
 def verify(store: StoreArgument, as_json: JsonOption = False) -> None:
     """Read every byte and compare it with its checksum; exit 1 names each bad shard and record."""
-    from sm_pipeline.pages.inspection import verify_store, verify_words
+    from sm_pipeline.whole_store import verify_store, verify_words
 
     report = verify_store(store)
     if as_json:
@@ -110,7 +110,7 @@ def export(
     store: StoreArgument, out: OutStoreArgument, layout: LayoutOption = "webdataset", as_json: JsonOption = False
 ) -> None:
     """The same store in the other format, bit for bit. Run again, it continues."""
-    from sm_pipeline.pages.inspection import export_store
+    from sm_pipeline.whole_store import export_store
 
     print_report(export_store(store, out, layout), as_json)
 
@@ -130,6 +130,6 @@ def merge(
     as_json: JsonOption = False,
 ) -> None:
     """Several stores of one encoder as one. Run again, it continues."""
-    from sm_pipeline.pages.inspection import merge_stores
+    from sm_pipeline.whole_store import merge_stores
 
     print_report(merge_stores(out, stores, layout, [] if features_only else target), as_json)

@@ -22,7 +22,7 @@ from sm_pipeline.extraction.embed import embed_shards
 from sm_pipeline.extraction.extract import Job, make_identity, prepare, run_job, worker_setup
 from sm_pipeline.extraction.llm_targets import Targets, build_targets
 from sm_pipeline.extraction.recipe import load_recipe
-from sm_pipeline.pages.inspection import verify_store, verify_words
+from sm_pipeline.whole_store import verify_store, verify_words
 from sm_store import Store, document
 from sm_store.catalog import committed_shards, is_committed, read_part
 from sm_store.durable import locked, remove, write_file

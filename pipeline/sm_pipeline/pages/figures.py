@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sm_pipeline.pages.survey import Fit, Histogram
+from sm_pipeline.pages.distributions import Fit, Histogram
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

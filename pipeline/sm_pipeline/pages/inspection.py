@@ -1,4 +1,4 @@
-"""A store in words and numbers: what `status`, `inspect` and `verify` print.
+"""A store in words and numbers: what `status` and `inspect` print.
 
 facts = inspect_store(Path("corpus.store"))       plain JSON values
 print("\\n".join(inspect_lines(facts)))
@@ -6,25 +6,22 @@ print("\\n".join(inspect_lines(facts)))
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from sm_pipeline.console import progress
+from sm_pipeline.pages.distributions import quantiles
 from sm_store import Store
-from sm_store.convert import Converted, export, merge
 from sm_store.ledger import REASONS
 from sm_store.paths import RECIPE
 from sm_store.status import status
-from sm_store.verify import VerifyReport, verify
 
 GIGABYTE = 1e9
 GROUPS = ("lang", "speaker", "split", "corpus")  # catalog columns by which utterances are counted
 MOST_COMMON = 8  # values of a catalog column that `inspect` names
-QUANTILES = {"shortest": 0.0, "5 %": 0.05, "median": 0.5, "95 %": 0.95, "longest": 1.0}
 
 
 def store_status(path: Path, with_rejects: bool = False) -> dict[str, Any]:
@@ -134,38 +131,6 @@ def inspect_lines(facts: Mapping[str, Any]) -> list[str]:
     return lines + ([f"  page      {facts['html']}"] if "html" in facts else [])
 
 
-def verify_store(path: Path) -> VerifyReport:
-    """Read every byte of the store, showing progress.
-
-    Raises:
-        StoreError: no store there.
-    """
-    total = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
-    with progress(total / GIGABYTE, "verify", "GB") as shown:
-        return verify(path, lambda count: shown.advance(count / GIGABYTE))
-
-
-def export_store(path: Path, out: Path, layout: str) -> Converted:
-    """The store in another layout, showing progress. Raises as `sm_store.convert.export`."""
-    with progress(len(Store.open(path)), "export", "records") as shown:
-        return export(path, out, layout, shown.advance)
-
-
-def merge_stores(out: Path, paths: Sequence[Path], layout: str | None, targets: Sequence[str] | None) -> Converted:
-    """Several stores as one, showing progress. Raises as `sm_store.convert.merge`."""
-    with progress(sum(len(Store.open(path)) for path in paths), "merge", "records") as shown:
-        return merge(out, paths, layout, targets, shown.advance)
-
-
-def verify_words(report: VerifyReport) -> str:
-    """The outcome of `verify` in a sentence."""
-    read = f"{report.records} records in {report.shards} shards, {report.bytes / GIGABYTE:.3f} GB read"
-    missing = (
-        f"; {len(report.missing)} planned shards are not there yet (`status` names them)" if report.missing else ""
-    )
-    return f"{read}: {'every byte as written' if report.ok else f'{len(report.damages)} damages'}{missing}"
-
-
 def _target(store: Store, name: str) -> dict[str, Any]:
     spec = store.targets(name).spec
     facts: dict[str, Any] = {
@@ -179,12 +144,6 @@ def _target(store: Store, name: str) -> dict[str, Any]:
     complete = store.done_shards() <= store.done_shards(name)
     counts = store.token_counts(name) if complete else np.zeros(0, np.int64)
     return {**facts, "tokens_per_record": quantiles(counts), "untargeted": int((counts == 0).sum())}
-
-
-def quantiles(values: np.ndarray) -> dict[str, float]:
-    """`QUANTILES` of (n,) numbers by their names; empty where there are none."""
-    found = np.quantile(values, list(QUANTILES.values())).tolist() if len(values) else []
-    return dict(zip(QUANTILES, found, strict=bool(found)))
 
 
 def _values(column: Any) -> dict[str, Any]:

@@ -4,8 +4,8 @@
 
     facts = write_page(Path("corpus.store"), Path("corpus.html"))
 
-`survey.py` measures, `figures.py` draws, `templates/store.html.j2` is the page. It needs no network and no script.
-Every word that comes from a store is escaped; figures hold numbers only. The same store gives the same bytes.
+`survey.py` measures, `figures.py` draws, `html.py` fills `templates/store.html.j2`. What comes from a store is escaped;
+figures hold numbers only. The same store gives the same bytes.
 """
 
 from __future__ import annotations
@@ -15,20 +15,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import jinja2
-
+from sm_pipeline.pages.distributions import Histogram
 from sm_pipeline.pages.figures import draw_fit, draw_histogram
+from sm_pipeline.pages.html import render_page
 from sm_pipeline.pages.inspection import GIGABYTE
-from sm_pipeline.pages.survey import Histogram, Survey, TargetSurvey, take_survey
+from sm_pipeline.pages.survey import Survey, TargetSurvey, take_survey
 from sm_store import Store
 from sm_store.durable import write_file
 from sm_store.errors import ConfigError
 from sm_store.ledger import REASONS
 from sm_store.version import __version__
 
-TEMPLATE = "store.html.j2"
+TEMPLATE = Path(__file__).parent / "templates" / "store.html.j2"
 FIRST_KEYS = ("id", "revision", "name", "family", "layer", "tap", "width")  # of a group of settings
-LONGEST_TEXT = 400  # letters of a text, id or name that the page shows
 
 
 def write_page(path: Path, out: Path) -> dict[str, Any]:
@@ -45,15 +44,8 @@ def write_page(path: Path, out: Path) -> dict[str, Any]:
 
 def render(survey: Survey) -> str:
     """The page as HTML."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["brief"] = brief
-    return environment.get_template(TEMPLATE).render(
+    return render_page(
+        TEMPLATE,
         facts=survey.facts,
         survey=survey,
         made_by=made_by(survey.facts["identity"]),
@@ -75,11 +67,6 @@ def made_by(identity: Mapping[str, Any]) -> dict[str, dict[str, str]]:
         else:
             groups["features"][key] = _words(value)
     return {name: rows for name, rows in groups.items() if rows}
-
-
-def brief(text: str) -> str:
-    """A text of the store, cut where it is longer than anybody reads."""
-    return text if len(text) <= LONGEST_TEXT else f"{text[:LONGEST_TEXT]}…"
 
 
 def _check_place(store: Path, out: Path) -> None:

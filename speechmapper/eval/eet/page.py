@@ -13,15 +13,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import jinja2
-
 from sm_pipeline.pages.figures import Curve, draw_curves
+from sm_pipeline.pages.html import render_page
 from sm_store.durable import write_file
 from sm_store.errors import ConfigError
 from speechmapper.measure.threshold import EET_FILE
 
 PAGE_FILE = "eet.html"
-TEMPLATES = Path(__file__).parent / "templates"
+TEMPLATE = Path(__file__).parent / "templates" / "eet.html.j2"
 X_LABEL, Y_LABEL = "relative MSE of the embeddings", "WER in %"
 
 
@@ -41,19 +40,12 @@ def write_report(out: Path, result: Mapping[str, Any]) -> None:
 
 def render(result: Mapping[str, Any]) -> str:
     """The page as HTML; `result` is the contents of eet.json."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     curves = [_curve_of(kind, shown["levels"]) for kind, shown in result["kinds"].items()]
     threshold = result["threshold"]["relative_mse"]
     figure = draw_curves(
         curves, "figure-curve", (X_LABEL, Y_LABEL), mark=("threshold", threshold), limit=100 * result["wer_limit"]
     )
-    return environment.get_template("eet.html.j2").render(result=result, figure=figure, summary=in_words(result))
+    return render_page(TEMPLATE, result=result, figure=figure, summary=in_words(result))
 
 
 def in_words(result: Mapping[str, Any]) -> str:

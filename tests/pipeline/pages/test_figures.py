@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 from sm_pipeline.pages import figures
+from sm_pipeline.pages.distributions import fit, histogram
 from sm_pipeline.pages.figures import Curve, draw_curves, draw_fit, draw_histogram, levels
-from sm_pipeline.pages.survey import fit, histogram
 
 SVG = "{http://www.w3.org/2000/svg}"
 NUMBERS = histogram(np.random.default_rng(0).gamma(2.0, 3.0, 400))
