@@ -1,11 +1,11 @@
-"""Audio files to 16 kHz mono: decode, cut, mix, resample, and hold the file to its promises.
+"""Audio files to 16 kHz mono: decode, cut, mix, resample, and check the file against its manifest line.
 
     read_audio(Path("talk.mp3"), Cut(offset=12.5, duration=1.2))  ->  Waveform of 19200 samples
 
     file --magic bytes--> soundfile --blocks, channels averaged--> cut --soxr--> float32 at 16 kHz
 
-Whatever is wrong with a file is a `SampleError` with a reason of `sm_store.ledger.REASONS`: one utterance is
-rejected and the run goes on. Nothing is allocated on a header's word: samples are read block by block until
+Any problem with a file is a `SampleError` with a reason of `sm_store.ledger.REASONS`: one utterance is rejected
+and the run continues. No memory is allocated by what a header claims: samples are read block by block until
 the file ends or the limit is reached. A truncated WAV looks whole to libsndfile, so its RIFF size is checked
 here.
 """
@@ -56,7 +56,7 @@ class Cut:
     """The part of a file that is the utterance.
 
     Attributes:
-        offset: its beginning in seconds; None: the file is the utterance.
+        offset: its start in seconds; None: the file is the utterance.
         duration: its length in seconds as the manifest promises; None: to the end of the file.
     """
 
@@ -69,15 +69,15 @@ def read_audio(
 ) -> Waveform:
     """Read one utterance as 16 kHz mono float32.
 
-    Without `offset` the whole file is the utterance; a file that goes on for more than the tolerance after
-    the promised duration is cut there.
+    Without `offset` the whole file is the utterance; a file that is longer than the promised
+    duration by more than the tolerance is cut there.
 
     Args:
-        sha256: of the whole file's bytes, where it is promised.
+        sha256: of the whole file's bytes, where the manifest gives it.
 
     Raises:
-        SampleError: missing, not a plain file, of no known format, not the one promised, damaged, shorter than
-            promised, too long, or with samples that are not finite.
+        SampleError: missing, not a plain file, of an unknown format, of another checksum, damaged, shorter than
+            the manifest says, too long, or with samples that are not finite.
     """
     part = cut or Cut()
     if part.duration is not None and part.duration > max_seconds:
@@ -105,7 +105,7 @@ def read_audio(
 
 
 def file_seconds(path: Path) -> float | None:
-    """Length of a file by its header; None where it cannot be told. For planning: reading decides."""
+    """Length of a file in seconds by its header, None where that is unknown. For planning only: reading decides."""
     try:
         _check_kind(path)
         with soundfile.SoundFile(path) as file:
@@ -155,8 +155,8 @@ def _check_layout(file: soundfile.SoundFile, path: Path) -> None:
 
 
 def _claimed_seconds(file: soundfile.SoundFile, head: bytes, path: Path) -> float:
-    """How long the file says it is; for WAV by its RIFF size, since libsndfile trims `frames` to what is
-    there."""
+    """Seconds of audio by the file's header; for WAV by its RIFF size, since libsndfile trims `frames` to
+    the data present."""
     frames = float(file.frames)
     riff_bytes = int.from_bytes(head[4:8], "little")
     if head[:4] == b"RIFF" and riff_bytes not in _STREAMED:

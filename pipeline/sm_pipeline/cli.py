@@ -5,7 +5,7 @@
     $ sm-pipeline embed --store corpus.store --llm smollm2-135m
     $ sm-pipeline status corpus.store                 this and the other commands on a store: store_cli.py
 
-torch is imported inside the commands that need it, so that `--help` answers at once.
+torch is imported inside the commands that need it, so that `--help` is fast.
 """
 
 from __future__ import annotations
@@ -58,11 +58,11 @@ app = new_app(
 @app.command("demo-corpus")
 def demo_corpus(
     out: Annotated[Path, typer.Argument(help="Folder to write: audio/*.flac and manifest.jsonl.")],
-    utterances: Annotated[int, typer.Option(help="How many, all splits together.")] = 1500,
-    seed: Annotated[int, typer.Option(help="Another seed, other sentences and voices.")] = 0,
+    utterances: Annotated[int, typer.Option(help="Utterances of all splits together.")] = 1500,
+    seed: Annotated[int, typer.Option(help="Seed of the sentences and voices.")] = 0,
     as_json: JsonOption = False,
 ) -> None:
-    """Synthesise a small spoken corpus to try things on (espeak-ng, several voices)."""
+    """Synthesise a small spoken corpus for trying things out (espeak-ng, several voices)."""
     from sm_pipeline.corpora.demo import write_demo_corpus
 
     counts = write_demo_corpus(out, utterances, seed)
@@ -81,11 +81,11 @@ def manifest(
     split: CorpusSplitOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """List a corpus on disk as a manifest: JSONL, one utterance a line, which extract and plan read.
+    """List a corpus on disk as a manifest: JSONL, one utterance per line, which extract and plan read.
 
-    Audio is not copied or opened: the manifest names the corpus's own files. Only audio that is no file of its
-    own yet (inside a saved dataset, or a document in pieces) is written, beside OUT. What has no text or no
-    audio is left out, and counted.
+    Audio is neither copied nor opened: the manifest names the corpus's own files. Only audio that is not a file
+    yet (inside a saved dataset, or a document in pieces) is written, beside OUT. Rows without text or audio are
+    left out and counted.
     """
     from sm_pipeline.corpora import make_manifest
 
@@ -111,11 +111,11 @@ def plan(
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
 ) -> None:
-    """Before any compute: hours, utterances, gigabytes, shards and GPU-hours of an extraction."""
+    """Estimate an extraction: hours, utterances, gigabytes, shards and GPU-hours. Nothing is computed."""
     if rate is not None and measure:
-        raise ConfigError("--rate: leave it out with --measure, which finds it out")
+        raise ConfigError("--rate: leave it out with --measure, which measures it")
     if rate is not None and not 0 < rate < float("inf"):
-        raise ConfigError(f"--rate {rate:g}: give hours of audio an hour, as extract reports them")
+        raise ConfigError(f"--rate {rate:g}: give hours of audio per hour, as extract reports them")
     config = settings.ExtractConfig(
         manifest,
         Path("unused"),
@@ -161,10 +161,10 @@ def extract(
     shard_utterances: ShardOption = settings.UNIT_UTTERANCES,
     as_json: JsonOption = False,
 ) -> None:
-    """Encode a corpus into a store. Run again, it continues; finished, it does nothing.
+    """Encode a corpus into a store. Run again, it continues; a finished store is left as it is.
 
     An utterance that cannot be used (missing or broken audio, text too long for its audio, ...) goes to the
-    store's reject ledger with its reason, and the run goes on.
+    store's reject ledger with its reason, and the run continues.
     """
     if llm is None and pad_token is not None:
         raise ConfigError("--pad-token: needs --llm, whose token it names")
@@ -203,7 +203,7 @@ def embed_targets(
     store: StoreOption,
     llm: Annotated[str, typer.Option(help="A folder, a Hub id (owner/name[@revision]), a GGUF file or a preset.")],
     targets: TargetsOption = "dense",
-    name: Annotated[str | None, typer.Option(help="Of the target set. Default: made from --llm.")] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the target set. Default: made from --llm.")] = None,
     pad_token: PadOption = None,
     as_json: JsonOption = False,
 ) -> None:

@@ -1,8 +1,8 @@
-"""What an extraction is asked to do: plain values, checked, importable without torch.
+"""The settings of an extraction: plain values, checked, importable without torch.
 
     ExtractConfig(Path("corpus.jsonl"), Path("corpus.store"), targets=TargetConfig("smollm2-135m"))
 
-A value that cannot be is a `ConfigError` that names its flag.
+An impossible value is a `ConfigError` that names its flag.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from sm_store.reading.remote import local_folder
 
 DEFAULT_ENCODER = "facebook/seamless-m4t-v2-large"
 MAX_SECONDS = 60.0  # attention memory grows with the square of an utterance's length
-# One or two utterances keep a CPU's caches and pad nothing; a GPU wants many rows.
+# On a CPU, one or two utterances fit the caches and need little padding; a GPU needs many rows.
 BATCH_SECONDS = {"cpu": 15.0, "cuda": 320.0}
 UNIT_UTTERANCES = 512
 
@@ -30,14 +30,14 @@ Engine = Literal["local", "slurm", "ray"]
 
 @dataclass(frozen=True, slots=True)
 class TargetConfig:
-    """Which LLM's targets, and how they are laid out.
+    """Which LLM the targets are for, and how they are stored.
 
     Attributes:
         llm: preset, folder, GGUF file or Hub id.
         kind: `dense` stores padded embeddings, `table` stores token ids and embeds them when read.
         name: of the target set; None: made from `llm`.
-        pad_token: None: by the rule of `targets`.
-        geometry: frames to vectors; the projector's convolutions.
+        pad_token: None: chosen by `extraction.llm_targets.choose_pad`.
+        geometry: the projector's convolutions, from frames to vectors.
     """
 
     llm: str
@@ -52,23 +52,23 @@ class TargetConfig:
 
 @dataclass(frozen=True, slots=True)
 class ExtractConfig:
-    """Everything `extract` is told.
+    """Every setting of `extract`.
 
     Attributes:
         manifest: JSONL file. store: folder of the store to make or continue.
         encoder: preset, folder or Hub id. layer: to tap, from 1; None for the last.
         average: encoder frames averaged into one.
-        targets: the LLM whose targets are written too; None: features alone.
+        targets: the LLM whose targets are written too; None: features only.
         layout: of the shards, zarr or webdataset. dtype: of the stored features.
         compression: one of `sm_store.codec.CHOICES`, or a codec's full name as an identity gives it.
-        engine: who runs the units. workers: processes; None: one a GPU, or one a CPU core.
+        engine: what runs the work units. workers: processes; None: one per GPU, or one per CPU core.
         device: torch device, or auto. compute_dtype: precision of the encoder, or auto.
         split: only the utterances of this split.
         audio_root: folder that audio paths are relative to; None: the manifest's.
-        max_rejects: rejected utterances after which the run has failed; None: no limit, unless all are
-        rejected. max_seconds: longer utterances are rejected.
-        batch_seconds: audio encoded at once, padding included; None: BATCH_SECONDS of the device.
-        shard_utterances: utterances in a shard at most.
+        max_rejects: more rejected utterances make the run fail; None: only a run that rejects all fails.
+        max_seconds: longer utterances are rejected.
+        batch_seconds: seconds of audio encoded at once, padding included; None: BATCH_SECONDS of the device.
+        shard_utterances: most utterances in a shard.
     """
 
     manifest: Path

@@ -1,4 +1,4 @@
-"""The commands of `sm-pipeline` on stores that are there: what is inside, is it sound, mend it, convert it.
+"""The commands of `sm-pipeline` on existing stores: status, contents, verification, repair, conversion.
 
     $ sm-pipeline status corpus.store
     $ sm-pipeline verify corpus.store && sm-pipeline export corpus.store corpus.tars
@@ -38,7 +38,7 @@ def status(
     rejects: Annotated[bool, typer.Option("--rejects", help="List every rejected utterance.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """What is done, missing and rejected, and why."""
+    """Show what is done, missing and rejected, and why."""
     from sm_pipeline.pages.inspection import reject_lines, status_lines, store_status
 
     facts = store_status(store, with_rejects=rejects)
@@ -49,7 +49,7 @@ def status(
 
 
 def inspect(store: StoreArgument, html: HtmlOption = None, as_json: JsonOption = False) -> None:
-    """What is inside: identity, lengths, splits, languages, speakers, target sets."""
+    """Show what is inside: identity, lengths, splits, languages, speakers, target sets."""
     from sm_pipeline.pages.inspection import inspect_lines, inspect_store
 
     if html is None:
@@ -85,7 +85,7 @@ def repair(
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
 ) -> None:
-    """Make again what verify finds bad, and nothing else, with the bytes it had."""
+    """Extract again what verify finds damaged, and nothing else; the bytes are the same as before."""
     from sm_pipeline.extraction.repair import repair as repair_store
 
     print_report(repair_store(store, manifest, device), as_json)
@@ -97,9 +97,9 @@ def retry(
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
 ) -> None:
-    """Extract rejected samples again, and only those: after their audio was mended, or the machine was.
+    """Extract the rejected utterances again, and only those, for instance after their audio was repaired.
 
-    What is good now becomes shards of its own; what is rejected again stays in the ledger as it was.
+    Those that succeed go into new shards; those rejected again stay in the ledger as they were.
     """
     from sm_pipeline.extraction.retry import retry as retry_store
 
@@ -109,7 +109,7 @@ def retry(
 def export(
     store: StoreArgument, out: OutStoreArgument, layout: LayoutOption = "webdataset", as_json: JsonOption = False
 ) -> None:
-    """The same store in the other format, bit for bit. Run again, it continues."""
+    """Write the same store in the other format, bit for bit. Run again, it continues."""
     from sm_pipeline.whole_store import export_store
 
     print_report(export_store(store, out, layout), as_json)
@@ -121,15 +121,15 @@ def merge(
         list[Path], typer.Argument(help="Folders (or URLs) of the stores, in the order of their shards.")
     ],
     layout: Annotated[
-        settings.Layout | None, typer.Option("--format", help="Of the shards. Default: the first store's.")
+        settings.Layout | None, typer.Option("--format", help="Format of the shards. Default: the first store's.")
     ] = None,
     target: Annotated[
-        list[str] | None, typer.Option(help="A target set to take along; repeatable. Default: all, if all have them.")
+        list[str] | None, typer.Option(help="A target set to keep; repeatable. Default: all that every store has.")
     ] = None,
-    features_only: Annotated[bool, typer.Option("--features-only", help="Take no target sets along.")] = False,
+    features_only: Annotated[bool, typer.Option("--features-only", help="Keep no target sets.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Several stores of one encoder as one. Run again, it continues."""
+    """Merge several stores of one encoder into one. Run again, it continues."""
     from sm_pipeline.whole_store import merge_stores
 
     print_report(merge_stores(out, stores, layout, [] if features_only else target), as_json)

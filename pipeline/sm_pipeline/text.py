@@ -2,9 +2,9 @@
 
     normalise("“Well,” she said — it’s 5 o’clock!")  ->  "well she said it s 5 o clock"
 
-MMS normalisation as the method gives it: NFKC, lower case, punctuation to space, spaces collapsed. Letters,
+MMS normalisation as in the method: NFKC, lower case, punctuation to space, spaces collapsed. Letters,
 combining marks and numbers of every script stay; punctuation, symbols and control characters become spaces;
-invisible marks inside words (soft hyphen, joiners) go without a trace. A change of a single output character
+invisible marks inside words (soft hyphen, joiners) are removed. A change of a single output character
 needs a new version in `NORMALIZER`, which is part of a store's identity.
 """
 

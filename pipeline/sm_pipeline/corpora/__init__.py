@@ -1,4 +1,4 @@
-"""Corpora on disk as manifests: one module a kind, each with `utterances(path, split)`.
+"""Corpora on disk as manifests: one module per kind, each with `utterances(path, split)`.
 
     make_manifest("librispeech", Path("LibriSpeech"), Path("libri.jsonl"), "train-clean-100")
         28539 utterances into libri.jsonl

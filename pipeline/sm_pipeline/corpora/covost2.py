@@ -52,7 +52,7 @@ def utterances(path: Path, split: str | None) -> Iterator[Found]:
 
 
 def _tables(path: Path) -> dict[Path, tuple[str, str, str | None]]:
-    """Source, target and split of each table; a table of all splits is left out where there is one a split."""
+    """Source, target and split of each table; a table of all splits is left out where there is one per split."""
     names = {}
     for each in files(path, lambda name: NAME.fullmatch(name) is not None) if path.is_dir() else ():
         match = NAME.fullmatch(each.name)

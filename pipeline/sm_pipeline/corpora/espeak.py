@@ -3,7 +3,7 @@
     with_voice = EspeakVoice("en-us+f3", words_per_minute=165, pitch=55)
     samples = synthesise("the dog ran home", with_voice)      float32, 16 kHz
 
-espeak-ng keeps its state in the library: one process speaks with one voice at a time, and what was said before
+espeak-ng keeps its state in the library: one process speaks with one voice at a time, and what was spoken before
 changes the next utterance slightly (its noise and flutter go on). A new process starts anew and repeats itself.
 """
 
@@ -19,7 +19,7 @@ import soxr
 
 from sm_store.errors import RunFailed
 
-SAMPLE_RATE = 16_000  # Hz, of what is returned
+SAMPLE_RATE = 16_000  # Hz, of the samples returned
 
 # Constants of espeak-ng's speak_lib.h.
 _OUTPUT_SYNCHRONOUS = 2  # samples come through the callback before espeak_Synth returns

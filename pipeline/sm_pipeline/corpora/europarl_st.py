@@ -3,7 +3,7 @@
     v1.1/en/
         audios/en.20080924.31.3-243.m4a
         de/train/segments.lst       en.20080924.31.3-243 0.0 7.32        speech, begin and end in seconds
-        de/train/segments.en        one line a segment: what was said
+        de/train/segments.en        one line per segment, its transcript
         de/train/segments.de        and its translation
         de/train/speeches.lst  speeches.en  speeches.de  ...             whole speeches; not used
 
@@ -79,9 +79,9 @@ def _segments(part: _Part, audio: AudioFiles) -> Iterator[Found]:
     source, target = part.pair
     folders = part.audio()
     segments = list(lines(part.folder / LIST))
-    said = _texts(part, source, len(segments))
+    transcripts = _texts(part, source, len(segments))
     translated = _texts(part, target, len(segments))
-    for (where, line), text, translation in zip(segments, said, translated, strict=True):
+    for (where, line), text, translation in zip(segments, transcripts, translated, strict=True):
         speech, begin, end = _times(line, where)
         file = audio.find(folders, speech)
         if not text or not translation or file is None:

@@ -4,8 +4,8 @@
         Utterance("84-121123-0000", "LibriSpeech/dev-clean/84/121123/84-121123-0000.flac", "GO DO YOU HEAR", ...)
         Skipped("no text", "LibriSpeech/dev-clean/84/121123/84-121123.trans.txt:2")
 
-Here an utterance's `audio` is a path that opens from where we are; `make_manifest` makes it relative. What a
-row lacks to be an utterance is said as a `Skipped`, so that it is counted; a row that cannot be understood at
+Here an utterance's `audio` is a path relative to the working directory; `make_manifest` makes it relative to the
+manifest. A row that lacks text or audio is yielded as `Skipped`, so that it is counted; a row that cannot be parsed at
 all is a ManifestError with file and line.
 
     split_of("train-clean-100")   "train"      split_of("asr_dev")      "dev"
@@ -40,7 +40,7 @@ class Skipped:
     """A row that becomes no utterance.
 
     Attributes:
-        reason: a few words, the same for all rows of the kind. where: FILE:LINE, or as near as there is.
+        reason: a few words, the same for all rows of the kind. where: FILE:LINE, or as close as known.
     """
 
     reason: str
@@ -49,7 +49,7 @@ class Skipped:
 
 @dataclass(frozen=True, slots=True)
 class Embedded:
-    """An utterance whose audio is no file yet; it is written beside the manifest.
+    """An utterance whose audio is not a file yet; it is written beside the manifest.
 
     Attributes:
         utterance: its `audio` is the file's name; utterances that share a name share the file.

@@ -1,4 +1,4 @@
-"""lhotse CutSets (lhotse.readthedocs.io): JSONL, also gzipped, one cut a line.
+"""lhotse CutSets (lhotse.readthedocs.io): JSONL, also gzipped, one cut per line.
 
     cuts_train.jsonl.gz
         {"id": "talk-1", "start": 12.5, "duration": 1.2, "channel": 0, "type": "MonoCut",
@@ -8,7 +8,7 @@
                        "sampling_rate": 16000, "num_samples": 480000, "duration": 30.0, "channel_ids": [0]}}
 
 PATH: such a file, or a folder of them. A cut with one supervision is an utterance; with several, each of them
-is one. A source is absolute or relative, then to the manifest's folder or one above it. The split is told by
+is one. A source is absolute or relative, then to the manifest's folder or one above it. The split follows from
 the file's name.
 
 Not every cut can be a line of a manifest: audio that is no file (shar, memory, url, command), one channel of

@@ -1,4 +1,4 @@
-"""LibriSpeech (openslr.org/12): read English, upper-case transcripts, one list a chapter.
+"""LibriSpeech (openslr.org/12): read English, upper-case transcripts, one list per chapter.
 
     LibriSpeech/
         train-clean-100/84/121123/84-121123.trans.txt      84-121123-0000 GO DO YOU HEAR

@@ -76,7 +76,7 @@ class ManifestSummary:
 
     def in_words(self) -> str:
         facts = self.to_json()
-        hours = "hours not said by the corpus" if facts["hours"] is None else f"{facts['hours']:.2f} hours"
+        hours = "unknown hours" if facts["hours"] is None else f"{facts['hours']:.2f} hours"
         if facts["hours"] is not None and facts["without_duration"]:
             hours += f" and {facts['without_duration']} of unknown length"
         words = [f"{self.manifest}: {self.utterances} utterances, {hours}"]

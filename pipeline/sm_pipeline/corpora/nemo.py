@@ -1,12 +1,12 @@
-"""NeMo manifests (docs.nvidia.com/nemo): JSONL, one utterance a line.
+"""NeMo manifests (docs.nvidia.com/nemo): JSONL, one utterance per line.
 
     train_manifest.json
         {"audio_filepath": "clips/a.wav", "duration": 3.2, "text": "so there"}
         {"audio_filepath": "/data/talks/b.wav", "offset": 12.5, "duration": 1.2, "text": "and then", "lang": "en"}
 
 PATH: such a file, or a folder of *.json and *.jsonl of this kind. Audio is relative to the manifest or
-absolute. The split is told by the file's name. There are no ids: an utterance is called as its file, with its
-offset if it has one. Also read where they are there: id, lang or source_lang, speaker, question, answer.
+absolute. The split follows from the file's name. There are no ids: an utterance is named after its file, with its
+offset if it has one. Also read where present: id, lang or source_lang, speaker, question, answer.
 Tarred manifests have to be unpacked first.
 """
 

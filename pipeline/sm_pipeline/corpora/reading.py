@@ -1,4 +1,4 @@
-"""Reads the tables and lists of corpora line by line, and names the line that is wrong.
+"""Reads tables and lists of corpora line by line; errors name the line.
 
 for row in table(Path("de/train.tsv"), needs=("path", "sentence")):
     row.where           "de/train.tsv:2"

@@ -4,7 +4,7 @@
     load_encoder("openai/whisper-large-v3@main?padding=none")
     read_outline("models/mhubert")          Outline(width=768, field=400, hop=320), from config.json alone
 
-A name is a preset, a folder or a Hub id (`owner/name[@revision]`); behind a `?` come options as in a URL, where the
+A name is a preset, a folder or a Hub id (`owner/name[@revision]`); options follow a `?` as in a URL, where the
 family has some. The family is `model_type` in config.json.
 """
 
@@ -31,7 +31,7 @@ class Family:
 
     Attributes:
         load: the encoder of a checkpoint, given its config.json. outline: from that config.json and its folder's name.
-        options: that a name may give behind its `?`.
+        options: names allowed after the `?`.
     """
 
     load: Callable[[ModelSource, Mapping[str, Any], EncoderRequest], Encoder]
@@ -51,7 +51,7 @@ FAMILIES: Mapping[str, Family] = {
 
 
 def load_encoder(name: str, layer: int | None = None, device: str = "auto", dtype: str = "auto") -> Encoder:
-    """An encoder by preset, local folder or Hub id (`owner/name[@revision]`), with options behind a `?`.
+    """An encoder by preset, local folder or Hub id (`owner/name[@revision]`), with options after a `?`.
 
     Args:
         layer: layer to tap, from 1; None for the last (24 for seamless-m4t-v2-large).
@@ -91,12 +91,12 @@ def read_outline(name: str) -> Outline:
 
 
 def split_options(name: str) -> tuple[str, dict[str, str]]:
-    """What is before the `?` of an encoder's name, and the options behind it."""
+    """The part of an encoder's name before its `?`, and the options after it."""
     place, mark, query = name.partition("?")
     try:
         return place, dict(parse_qsl(query, strict_parsing=True)) if mark else {}
     except ValueError as error:
-        raise ConfigError(f"--encoder {name}: behind the ? goes option=value") from error
+        raise ConfigError(f"--encoder {name}: options after the ? have the form option=value") from error
 
 
 def choose_family(name: str, settings: Mapping[str, Any]) -> Family:

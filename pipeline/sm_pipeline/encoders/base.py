@@ -4,7 +4,7 @@
     encode  features_BTD (2, 149, 1024), frames_B [149, 99]   at `frame_rate` (50 Hz), zero beyond each length
 
 `T` counts encoder frames here, before averaging. An encoder is frozen, in eval mode, and gives an utterance the
-same features whatever its batch mates are (float32: within 1e-5).
+same features in any batch (float32: within 1e-5).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class EncoderRequest:
 
     Attributes:
         layer: to tap, from 1; None for the last. device: where to run. dtype: precision of the forward pass.
-        options: what the encoder's name says behind its `?`.
+        options: those after the `?` of the encoder's name.
     """
 
     layer: int | None
@@ -36,7 +36,7 @@ class EncoderRequest:
 
 @dataclass(frozen=True, slots=True)
 class Outline:
-    """What a configuration tells of an encoder's output, without any weights.
+    """The shape of an encoder's output, from its configuration alone.
 
     Attributes:
         width: of the hidden states, D.
@@ -50,11 +50,11 @@ class Outline:
 
     @property
     def frame_rate(self) -> float:
-        """Frames a second, before averaging."""
+        """Frames per second, before averaging."""
         return SAMPLE_RATE / self.hop
 
     def num_frames(self, samples: np.ndarray) -> np.ndarray:
-        """Frames of waveforms of so many samples, both (B,) int64."""
+        """Number of encoder frames of waveforms, given their samples; both (B,) int64."""
         return np.maximum((np.asarray(samples, np.int64) - self.field) // self.hop + 1, 0)
 
 
@@ -77,7 +77,7 @@ class Encoder(Protocol):
         """Hidden states of a batch.
 
         Args:
-            waves: float32 samples at 16 kHz, one array of shape (samples,) an utterance.
+            waves: float32 samples at 16 kHz, one array of shape (samples,) per utterance.
 
         Returns:
             features_BTD: float32, (B, T, D), on the encoder's device, zero beyond each utterance's frames.
@@ -85,8 +85,8 @@ class Encoder(Protocol):
         """
 
     def identity(self) -> dict[str, Any]:
-        """What made the features (JSON values): id, revision, weights_sha256, family, layer, tap, width, compute_dtype,
-        and options where the family has some."""
+        """The identity of the features (JSON values): id, revision, weights_sha256, family, layer, tap, width,
+        compute_dtype, and options where the family has some."""
 
     def front_end(self) -> dict[str, Any]:
         """The audio front end: name, sample rate and settings (JSON values)."""

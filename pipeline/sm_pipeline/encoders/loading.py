@@ -5,7 +5,7 @@
     model = build(Wav2Vec2Model, config, source)           no memory for weights yet
     load_weights(model, source, ("", "wav2vec2."))         exactly the model's tensors, whatever else is stored
 
-Configuration and weights come from others: whatever is wrong with them is a `ModelError` that names the folder.
+Configuration and weights are not ours: any problem with them is a `ModelError` that names the folder.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from sm_pipeline.audio import SAMPLE_RATE
 from sm_pipeline.models.source import ModelSource, open_tensors
 from sm_store.errors import ModelError
 
-# torch's weight norm of today, and what checkpoints made before it call the same two tensors.
+# torch's current names of a weight norm's two tensors, and the names in older checkpoints.
 OLDER_NAMES = {
     ".parametrizations.weight.original0": ".weight_g",
     ".parametrizations.weight.original1": ".weight_v",
 }
 
-# How attention is computed is ours to choose: a name given here could be that of code to be fetched from the Hub.
+# We choose the attention implementation: a name in the configuration could stand for code fetched from the Hub.
 NOT_TAKEN = ("attn_implementation", "_attn_implementation")
 
 ConfigT = TypeVar("ConfigT", bound=PreTrainedConfig)
@@ -54,7 +54,7 @@ def read_settings(source: ModelSource) -> dict[str, Any]:
 
 
 def read_config(config_class: type[ConfigT], settings: Mapping[str, Any], where: str) -> ConfigT:
-    """The settings of a config.json, checked, with the family's defaults for what they do not say.
+    """The settings of a config.json, checked, with the family's defaults for what is missing.
 
     Raises:
         ModelError: settings that the family does not allow.
@@ -101,8 +101,7 @@ def load_weights(model: torch.nn.Module, source: ModelSource, prefixes: Sequence
     """Fill the model with its tensors, in the precision they are stored in; no other tensor is read.
 
     Args:
-        prefixes: what the encoder's tensors may be called by in front, the encoder being stored alone or as a part
-            of a larger model.
+        prefixes: possible prefixes of the encoder's tensor names, which is stored alone or as part of a larger model.
 
     Raises:
         ModelError: a tensor that is missing or of another shape.
@@ -124,7 +123,7 @@ def load_weights(model: torch.nn.Module, source: ModelSource, prefixes: Sequence
 
 
 def stored_name(name: str, stored: set[str]) -> str:
-    """What a tensor is called in the checkpoint: its name, or the older one where that is there."""
+    """A tensor's name in the checkpoint: the current one, or the older one where that is stored."""
     for ending, older in OLDER_NAMES.items():
         renamed = name.removesuffix(ending) + older
         if name.endswith(ending) and renamed in stored:
@@ -143,5 +142,5 @@ def weights_sha256(model: torch.nn.Module) -> str:
 
 
 def one_line(error: Exception) -> str:
-    """An error's words on one line, of bearable length."""
+    """An error's message on one line, truncated to 200 characters."""
     return " ".join(str(error).split())[:200] or type(error).__name__

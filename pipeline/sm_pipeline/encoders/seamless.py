@@ -68,7 +68,7 @@ class SeamlessEncoder(TappedEncoder):
 
 
 def outline_of(config: PreTrainedConfig) -> Outline:
-    """Of a model that takes filter banks stacked by 2."""
+    """Width and frames of a model whose input is filter banks stacked by 2."""
     return Outline(config.hidden_size, MIN_SAMPLES, STACKED * HOP)
 
 
@@ -121,5 +121,5 @@ def read_filter_bank(source: ModelSource, config: PreTrainedConfig) -> SeamlessM
 
 
 def drop_after_tap(model: SeamlessM4Tv2SpeechEncoder) -> None:
-    """Remove the modules that come after the tap: they are never run."""
+    """Remove the modules after the tap, which are never run."""
     del model.intermediate_ffn, model.inner_layer_norm

@@ -1,9 +1,9 @@
-"""What the encoders of all families share: the cut behind the tap, too short audio, zeros beyond each length, identity.
+"""What all encoder families share: removing layers after the tap, too short audio, zeros beyond each length, identity.
 
     tap = cut_off(model, model.encoder, final_norm=True, source=source, layer=18)      layers 19 to 24 are gone
     encoder = WhateverEncoder(model, tap, outline, request)                          a family's `TappedEncoder`
 
-A family says what the hidden states of some waveforms are; `TappedEncoder` makes an `Encoder` of that.
+A family computes the hidden states of some waveforms; `TappedEncoder` turns that into an `Encoder`.
 
 Shapes: B batch, T encoder frames, D width.
 """
@@ -41,12 +41,12 @@ class Tap:
 
 
 def cut_off(model: Any, stack: Any, final_norm: bool, source: ModelSource, layer: int | None) -> Tap:
-    """Remove what comes behind the tapped layer: layers, and for any but the last the final norm.
+    """Remove what comes after the tapped layer: layers, and the final norm unless the last layer is tapped.
 
     Args:
         model: the encoder, with all its weights.
         stack: its module that has `layers`.
-        final_norm: whether `stack.layer_norm` comes behind them; the last layer is then tapped after it.
+        final_norm: whether `stack.layer_norm` follows the layers; the last layer is then tapped after it.
         layer: from 1; None for the last.
 
     Raises:
@@ -67,7 +67,7 @@ def cut_off(model: Any, stack: Any, final_norm: bool, source: ModelSource, layer
 
 
 class TappedEncoder(ABC):
-    """`Encoder` over one of Hugging Face's models, cut off behind the tap.
+    """`Encoder` over one of Hugging Face's models, cut off after the tap.
 
     Args:
         model: up to the tap, on the CPU.

@@ -1,9 +1,9 @@
-"""w2v-BERT 2.0: the filter banks of SeamlessM4T, a Conformer, 50 frames a second.
+"""w2v-BERT 2.0: the filter banks of SeamlessM4T, a Conformer, 50 frames per second.
 
     samples -> fbank (100 Hz, 80) -> stacked by 2 (50 Hz, 160) -> feature_projection -> Conformer layers
 
-The tap is the output of Conformer layer k, which ends in a norm of its own; the encoder has none behind the last. The
-adapter that some checkpoints put behind it is never built.
+The tap is the output of Conformer layer k, which ends in its own norm; the encoder has none after the last. The
+adapter that some checkpoints add after it is never built.
 """
 
 from __future__ import annotations

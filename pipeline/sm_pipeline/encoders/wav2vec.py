@@ -1,4 +1,4 @@
-"""wav2vec 2.0, HuBERT, WavLM (XLS-R, MMS, mHuBERT are checkpoints of these): raw waveforms, mostly 50 frames a second.
+"""wav2vec 2.0, HuBERT, WavLM (XLS-R, MMS, mHuBERT are checkpoints of these): raw waveforms, mostly at 50 Hz.
 
     samples -> zero mean, unit variance (where the checkpoint says so) -> 7 convolutions (16 kHz to 50 Hz)
             -> feature_projection -> + positional convolution -> Transformer layers [-> layer_norm]
@@ -87,7 +87,7 @@ class Wav2VecEncoder(TappedEncoder):
 
 
 def outline_of(config: PreTrainedConfig) -> Outline:
-    """Of a stack of convolutions, none of which pads."""
+    """Width and frames of a stack of convolutions without padding."""
     field = 1
     for kernel, stride in zip(reversed(config.conv_kernel), reversed(config.conv_stride), strict=True):
         field = (field - 1) * stride + kernel

@@ -1,4 +1,4 @@
-"""Whisper's encoder: log-mel spectrograms, a Transformer with learned positions, 50 frames a second.
+"""Whisper's encoder: log-mel spectrograms, a Transformer with learned positions, 50 frames per second.
 
     samples -> log-mel (100 Hz) -> 2 convolutions (50 Hz) -> + positions -> Transformer layers -> layer_norm
 
@@ -13,8 +13,8 @@ short clip depend on that silence. So there is a choice, made in the encoder's n
                                                 batch padding masked. Costs what the audio takes; other features than
                                                 the model was trained to give.
 
-Both have the same frames: one for each whole 20 ms. Longer audio is cut into windows of 30 s, the last one shorter;
-each is encoded for itself and their frames are concatenated.
+Both have the same frames: one per 20 ms of audio, a shorter rest dropped. Longer audio is cut into windows of 30 s, the
+last one shorter; each is encoded separately and their frames are concatenated.
 """
 
 from __future__ import annotations
@@ -119,7 +119,7 @@ class WhisperEncoder(TappedEncoder):
 
 
 def outline_of(config: WhisperConfig) -> Outline:
-    """Of whole 20 ms."""
+    """Width and frames of a Whisper encoder: one frame per 20 ms of audio, a shorter rest dropped."""
     return Outline(config.d_model, FRAME_SAMPLES, FRAME_SAMPLES)
 
 

@@ -1,15 +1,15 @@
-"""Processes that decode audio ahead of the encoder, and survive what a file does to them.
+"""Processes that decode audio ahead of the encoder; a file that crashes one costs only that file.
 
     with closing(Decoders(processes=8)) as decoders:
         future = decoders.submit(read_audio, Path("talk.mp3"), cut, 60.0)
         future.result()                  a Waveform, or the SampleError it raised
 
-    thread 0 --function, arguments--> process 0 --result--> thread 0          one pipe and one process a thread
+    thread 0 --function, arguments--> process 0 --result--> thread 0          one pipe and one process per thread
 
-A file can crash a decoder, fill its memory or keep it busy for ever. Each process works on one file at a time, so it is
-known which; it is replaced, and the file is tried once more: only a file that ends two of them is rejected, with
-`worker_failed` or `decode_timeout`. (A pool of the standard library breaks as a whole when one of its processes dies.)
-The processes end when their pipe closes, however this process ends.
+A file can crash a decoder, fill its memory or keep it busy forever. Each process works on one file at a time, so the
+cause is known; the process is replaced and the file is tried once more: only a file that ends two of them is rejected,
+as `worker_failed` or `decode_timeout`. (A pool of the standard library breaks as a whole when one process dies.)
+The processes end when their pipe closes, so also when this process is killed.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Decoders:
     """A fixed number of processes, started when first needed.
 
     Args:
-        processes: how many. seconds: that one call may take.
+        processes: how many. seconds: limit of one call.
     """
 
     def __init__(self, processes: int, seconds: float = DECODE_SECONDS) -> None:
@@ -84,7 +84,7 @@ class Decoders:
         raise failure
 
     def _process(self) -> _Process:
-        """This thread's process; a new one where it has none or lost it."""
+        """This thread's process; a new one where it has none or its process ended."""
         process: _Process | None = getattr(self._of_thread, "process", None)
         if process is not None and process.usable:
             return process
@@ -109,7 +109,7 @@ class _Process:
     """One decoding process and this side of its pipe."""
 
     def __init__(self) -> None:
-        # Not a fork of this process: torch's threads would be copied as locks nobody opens.
+        # Not a fork of this process: it would copy locks of torch's threads that are never released.
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(
             ["sm_pipeline.audio", "sm_pipeline.extraction.decoders"]
@@ -122,7 +122,11 @@ class _Process:
         self._ready = False
 
     def call(self, function: Callable[..., Any], arguments: tuple[Any, ...], seconds: float) -> Any:
-        """What the function gives, or raises. Raises _Ended where the process gives nothing."""
+        """Return what the function returns, or raise what it raises.
+
+        Raises:
+            _Ended: the process did not answer.
+        """
         self._wait_until_ready()
         try:
             self._pipe.send((function, arguments))
@@ -138,7 +142,7 @@ class _Process:
         return answer
 
     def _wait_until_ready(self) -> None:
-        """Raises RunFailed where the process does not even start: then no file is to blame."""
+        """Raise RunFailed where the process does not start: that is no file's fault."""
         if self._ready:
             return
         try:
@@ -186,7 +190,7 @@ def serve(pipe: Connection) -> None:
 
 
 def _answer(function: Callable[..., Any], arguments: tuple[Any, ...]) -> tuple[bool, Any]:
-    """Whether it worked, and the result or the error."""
+    """(True, the result) of a call, or (False, its error)."""
     try:
         return True, function(*arguments)
     except MemoryError:

@@ -1,4 +1,4 @@
-"""Another LLM's targets for a store that exists: features are not touched, no audio is read.
+"""Another LLM's targets for an existing store: features are not touched, no audio is read.
 
     summary = embed(Path("corpus.store"), TargetConfig(llm="utter-project/EuroLLM-9B"))
     summary.shards, summary.too_long            8, 12
@@ -30,8 +30,8 @@ class EmbedSummary:
     """What `embed` did.
 
     Attributes:
-        name: of the target set. shards: made now. busy: left to another process that is making them.
-        records: with a target, made now. too_long: records whose text does not fit.
+        name: of the target set. shards: written by this run. busy: left to another process that is writing them.
+        records: that got a target in this run. too_long: records whose text does not fit.
     """
 
     name: str
@@ -57,7 +57,7 @@ class EmbedSummary:
 
 
 def embed(path: Path, config: TargetConfig) -> EmbedSummary:
-    """Add a target set to the store at `path`, or finish one that was begun.
+    """Add a target set to the store at `path`, or finish one that was started.
 
     Raises:
         StoreError: no store there. ModelError: an LLM that cannot be used.

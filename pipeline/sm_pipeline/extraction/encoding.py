@@ -1,8 +1,8 @@
-"""Waveforms to what the store keeps: encode a batch, average the frames, round to the store's dtype.
+"""From waveforms to stored features: encode a batch, average the frames, round to the store's dtype.
 
     batches = BatchEncoder(encoder, average=2, dtype="float16")
-    parts = batches.start([wave, ...])            on a GPU the work is only queued: meanwhile the next audio is read
-    features = [each for part in parts for each in part.features()]          (T, D) arrays, one a wave
+    parts = batches.start([wave, ...])            on a GPU this only queues the work; the next audio is read meanwhile
+    features = [each for part in parts for each in part.features()]          (T, D) arrays, one per wave
 
 A batch that does not fit into the GPU's memory is halved until it does.
 
@@ -29,11 +29,12 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """A batch under way from a GPU, or here already.
+    """A batch being copied from a GPU, or complete.
 
     Attributes:
-        stored_BTD: in this machine's memory, in the store's dtype (bfloat16 as its bits). frames_B: of it, valid.
-        copied: on a GPU, when `stored_BTD` is complete.
+        stored_BTD: in this machine's memory, in the store's dtype (bfloat16 as its bits).
+        frames_B: valid frames of each row.
+        copied: with a GPU, the event that `stored_BTD` is complete.
     """
 
     stored_BTD: torch.Tensor
@@ -41,7 +42,7 @@ class Started:
     copied: torch.cuda.Event | None
 
     def features(self) -> list[np.ndarray]:
-        """One contiguous (T, D) array a wave; waits for the GPU."""
+        """One contiguous (T, D) array per wave; waits for the GPU."""
         if self.copied is not None:
             self.copied.synchronize()
         array_BTD = self.stored_BTD.numpy()
@@ -61,7 +62,7 @@ class BatchEncoder:
         self._too_much = float("inf")
 
     def start(self, waves: Sequence[np.ndarray]) -> list[Started]:
-        """Begin with a batch of float32 waves (samples,) at 16 kHz; in several parts if memory is short.
+        """Start encoding a batch of float32 waves (samples,) at 16 kHz; in several parts where memory is short.
 
         Raises:
             RunFailed: a single utterance does not fit.
@@ -74,10 +75,10 @@ class BatchEncoder:
                 if len(waves) == 1:
                     raise RunFailed(
                         f"an utterance of {len(waves[0]) / SAMPLE_RATE:.1f} s does not fit into the GPU's memory; "
-                        "reject such with a lower --max-seconds, or use --compute-dtype bfloat16 or a larger GPU"
+                        "reject it with a lower --max-seconds, or use --compute-dtype bfloat16 or a larger GPU"
                     ) from error
                 self._too_much = squares
-            torch.cuda.empty_cache()  # here, where the error does not hold the failed batch's tensors any more
+            torch.cuda.empty_cache()  # here, where the error no longer references the failed batch's tensors
         self.halved += 1
         middle = len(waves) // 2
         return [*self.start(waves[:middle]), *self.start(waves[middle:])]
@@ -96,29 +97,26 @@ class BatchEncoder:
 
 
 def store_features(features_BTD: torch.Tensor, frames_B: Sequence[int], average: int, dtype: str) -> list[np.ndarray]:
-    """Averaged features in the store's dtype, one contiguous (T, D) array an utterance.
-
-    bfloat16 comes as its uint16 bits.
-    """
+    """Averaged features in the store's dtype, one contiguous (T, D) array per utterance; bfloat16 as its bits."""
     stored_BTD = to_stored(features_BTD, average, dtype).cpu()
     return Started(stored_BTD, [frames // average for frames in frames_B], None).features()
 
 
 def to_stored(features_BTD: torch.Tensor, average: int, dtype: str) -> torch.Tensor:
-    """Averaged and rounded features where they are; bfloat16 as its uint16 bits."""
+    """Averaged and rounded features, on the device they are on; bfloat16 as its uint16 bits."""
     stored_BTD = average_frames(features_BTD, average).to(torch_dtype(dtype))
     return stored_BTD.view(torch.uint16) if dtype == "bfloat16" else stored_BTD
 
 
 def average_frames(features_BTD: torch.Tensor, k: int) -> torch.Tensor:
-    """Mean of each k consecutive frames, (..., T, D) to (..., T // k, D); what is left over is dropped."""
+    """Mean of each k consecutive frames, (..., T, D) to (..., T // k, D); remaining frames are dropped."""
     kept = features_BTD.shape[-2] // k
     return features_BTD[..., : kept * k, :].unflatten(-2, (kept, k)).mean(dim=-2)
 
 
 @contextmanager
 def single_thread(device: str) -> Iterator[None]:
-    """On a CPU, compute with one thread while the block runs; a GPU does not mind."""
+    """On a CPU, compute with one thread while the block runs; with a GPU, change nothing."""
     before = torch.get_num_threads()
     if not device.startswith("cuda"):
         torch.set_num_threads(1)
@@ -131,8 +129,8 @@ def single_thread(device: str) -> Iterator[None]:
 def keep_memory() -> None:
     """Have glibc keep freed memory for the next batch, rather than give it back to the system.
 
-    Taken again, each page costs a fault: a tenth of a CPU's time at the sizes of one utterance. It holds for this
-    process, for good; other C libraries are left alone.
+    Pages that are requested again cost page faults, a tenth of a CPU's time at the sizes of one utterance. The setting
+    holds for the rest of this process; with other C libraries nothing happens.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:

@@ -4,11 +4,11 @@
                                     encoder="tiny-seamless", targets=TargetConfig("smollm2-135m")))
     summary.written, summary.rejects            1488, {"text_too_long": 12}
 
-    manifest --plan--> work units --engines.local--> workers --unit--> committed shards
+    manifest --plan--> work units --engine--> workers --unit--> committed shards
 
-The store's identity (encoder, averaging, front end, manifest, plan) is settled first and must equal that of a
-store that is already there, else `IdentityMismatch` with the difference. Units whose shard is committed are
-skipped. Nothing is created before manifest, encoder and LLM are known to be good.
+The store's identity (encoder, averaging, front end, manifest, plan) is determined first and must equal that of an
+existing store, else `IdentityMismatch` with the difference. Units whose shard is committed are
+skipped. Nothing is created before manifest, encoder and LLM were loaded without error.
 """
 
 from __future__ import annotations
@@ -49,18 +49,18 @@ RECORDED_PACKAGES = ("numpy", "soundfile", "soxr", "torch", "transformers")
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """What a run did, and where the store stands after it.
+    """What a run did, and the state of the store after it.
 
     Attributes:
         utterances: chosen from the manifest.
-        written, rejected, rejects: of the whole store, earlier runs included; `rejects` by reason.
+        written, rejected, rejects: in the whole store, earlier runs included; `rejects` by reason.
         shards: of the plan. shards_done: committed by this run.
         hours: of audio encoded by this run. seconds: its wall time.
         x_realtime: that audio over the wall time of the units alone, without loading models.
-        padding: share of what the encoder computed that was padding.
-        hours_per_device_hour: hours of audio for each hour of each GPU (or, on a CPU, core) while units were made.
+        padding: share of the encoder's input that was padding.
+        hours_per_device_hour: hours of audio per hour and GPU (on a CPU: core) while units were processed.
         halved: batches that did not fit into the GPU's memory.
-        parts: seconds workers waited for audio, encoded and committed, summed over workers.
+        parts: seconds spent waiting for audio (read), encoding and committing, summed over workers.
         workers: processes of this run. device: what each computes on, `GPU` or `core`.
     """
 
@@ -90,8 +90,8 @@ class Summary:
         if rejects:
             state += f"; rejected {self.rejected} ({rejects})"
         if not self.shards_done:
-            return f"{state}; finished before, nothing to do"
-        halved = f"; {self.halved} batches halved, a lower --batch-seconds saves that" if self.halved else ""
+            return f"{state}; already finished, nothing to do"
+        halved = f"; {self.halved} batches halved, a lower --batch-seconds avoids that" if self.halved else ""
         return (
             f"{state}\n{self.hours:.2f} hours of audio in {self.seconds:.0f} s, "
             f"{self.x_realtime:.0f} x real time, {self.workers} workers, {self.padding:.0%} padding, "
@@ -110,7 +110,7 @@ class Summary:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """An extraction with everything resolved: what is to be done, and with what."""
+    """An extraction with everything resolved: settings, manifest, encoder and work units."""
 
     config: ExtractConfig
     device: str
@@ -122,14 +122,14 @@ class Job:
 
 
 def extract(config: ExtractConfig) -> Summary:
-    """Make or continue the store.
+    """Create or continue the store.
 
     Raises:
         ManifestError, ModelError, ConfigError: bad input; no store was made.
         IdentityMismatch: the store was made by something else.
         RunFailed: more rejects than allowed, or a worker died; what was committed stays.
     """
-    began = time.monotonic()
+    started = time.monotonic()
     job = prepare(config)
     identity = make_identity(job)
     if (config.store / STORE).exists():
@@ -142,13 +142,13 @@ def extract(config: ExtractConfig) -> Summary:
         lacking = sorted(store.done_shards() - store.done_shards(targets.spec.name))
         embed_shards(store, targets.spec.name, lacking)  # shards of an earlier run without this LLM
     Recipe.of(config, name, config.batch_on(job.device)).save(store.root)
-    ran = time.monotonic()
+    units_started = time.monotonic()
     workers, results = run_job(job, worker_setup(job, name))
-    if store.done_shards() >= {unit.shard for unit in job.units}:  # else others are at it
+    if store.done_shards() >= {unit.shard for unit in job.units}:  # else other processes are still working on it
         store.compact()
     store.refresh()
     now = time.monotonic()
-    return _summary(job, store, results, (workers, now - began, now - ran))
+    return _summary(job, store, results, (workers, now - started, now - units_started))
 
 
 def run_job(job: Job, setup: WorkerSetup, only: Collection[int] | None = None) -> tuple[int, list[UnitResult]]:
@@ -203,7 +203,7 @@ def prepare(config: ExtractConfig) -> Job:
 
 
 def make_identity(job: Job) -> Identity:
-    """What decides the bytes of the store's features."""
+    """The identity of the store: everything that decides the bytes of its features."""
     config, rule = job.config, job.rule
     front_end = {
         **job.encoder.front_end(),
@@ -228,7 +228,7 @@ def make_identity(job: Job) -> Identity:
 
 
 def worker_setup(job: Job, targets: str | None) -> WorkerSetup:
-    """The part of the job that workers need."""
+    """The settings that workers need."""
     config = job.config
     return WorkerSetup(
         store=config.store.resolve(),

@@ -1,10 +1,10 @@
-"""What an extraction will take, before any compute: from the manifest and two configuration files.
+"""Size and cost of an extraction, estimated from the manifest and two configuration files.
 
     forecast(ExtractConfig(manifest=Path("corpus.jsonl"), store=Path("unused"), encoder="tiny-seamless"), rate=2800)
     Forecast(utterances=281241, hours=960.8, gigabytes=177.0, device_hours=0.34, ...)
 
 Neither weights nor audio are read, except the headers of files whose duration the manifest does not give (and what
-`--measure` encodes to learn the rate). What a lossless codec will save is not known before, so it is not counted.
+`--measure` encodes to measure the rate). What a lossless codec will save is unknown before, so it is not counted.
 """
 
 from __future__ import annotations
@@ -44,12 +44,12 @@ class Forecast:
     """The size of an extraction.
 
     Attributes:
-        unknown: utterances whose length neither the manifest nor a file header tells; counted as nothing.
-        too_long: longer than the limit; they will be rejected, and are counted as nothing.
+        unknown: utterances whose length neither the manifest nor the file's header gives; counted as zero seconds.
+        too_long: longer than the limit; they will be rejected, and count as zero seconds.
         feature_gigabytes, target_gigabytes: of shards, 1e9 bytes.
         llm_gigabytes: of the LLM's embedding table and tokenizer, which a target set holds once.
         gigabytes: of the whole store, catalogs included.
-        rate: hours of audio an hour of a GPU (or, on a CPU, core), and where it is from; None: not known.
+        rate: hours of audio per hour of a GPU (on a CPU: core); None: unknown. rate_from: where it comes from.
         device_hours: hours of audio over that rate.
     """
 
@@ -76,9 +76,11 @@ class Forecast:
         parts = f"features {self.feature_gigabytes:.3f}, targets {self.target_gigabytes:.3f}"
         if self.llm_gigabytes:
             parts += f", the LLM's table and tokenizer {self.llm_gigabytes:.3f}"
-        cost = "GPU-hours: not known; give --rate, or --measure it here"
+        cost = "GPU-hours: unknown; give --rate, or measure it here with --measure"
         if self.rate is not None and self.device_hours is not None:
-            cost = f"{_short(self.device_hours)} GPU-hours at {self.rate:.0f} hours of audio an hour ({self.rate_from})"
+            cost = (
+                f"{_short(self.device_hours)} GPU-hours at {self.rate:.0f} hours of audio per hour ({self.rate_from})"
+            )
         return (
             f"{self.utterances} utterances{without}, {self.hours:.2f} hours of audio\n"
             f"{self.gigabytes:.3f} GB ({parts}) in {self.shards} shards\n{cost}"
@@ -89,7 +91,7 @@ def forecast(config: ExtractConfig, rate: float | None = None, measure: bool = F
     """Predict what `extract` with the same settings writes, if nothing else is rejected.
 
     Args:
-        rate: hours of audio that a GPU encodes in an hour, as `extract` reports them. measure: find it out here.
+        rate: hours of audio that a GPU encodes in an hour, as `extract` reports them. measure: measure it here.
 
     Raises:
         ManifestError, ModelError: bad input.
@@ -161,7 +163,7 @@ def _short(hours: float) -> str:
 
 
 def _lengths(manifest: Manifest, utterances: Sequence[Utterance]) -> np.ndarray:
-    """Seconds of each utterance, NaN where unknown; a file's header is read where the manifest is silent."""
+    """Seconds of each utterance, NaN where unknown; the file's header is read where the manifest gives no duration."""
     lengths = np.asarray([np.nan if each.duration is None else each.duration for each in utterances])
     silent = np.flatnonzero(np.isnan(lengths))
     with progress(len(silent), "headers", "files") as shown:

@@ -5,9 +5,9 @@
     targets.add_to(store)                             the store keeps tokenizer and table from now on
     TextTokenizer.from_target_set(store.targets("smollm2-135m")).token_ids("He hoped.")         int32 [255, 14762]
 
-The pad token's embedding fills every position after the text, so it must be a vector of its own: not near
-zero, not huge, not one of the rows that training never touched, which are all alike. Three LLMs have a token
-chosen by the method; another's own pad token is taken if it passes, and otherwise the user has to name one.
+The pad token's embedding fills every position after the text, so it must be distinct: not near zero, not
+huge, not one of the rows that training never changed, which are all alike. For three LLM families the method names the
+token; for others the tokenizer's own pad token is taken if it passes, and otherwise the user has to name one.
 
 Shapes: V vocabulary, E LLM width.
 """
@@ -54,13 +54,13 @@ KNOWN_PADS = (
 
 @dataclass(frozen=True, slots=True)
 class Targets:
-    """Everything a target set is made of."""
+    """The parts of a target set: its identity, and the LLM's tokenizer and table."""
 
     spec: TargetSpec
     llm: LlmTable
 
     def add_to(self, store: Store) -> None:
-        """Add the target set to a store; there already and the same: nothing happens.
+        """Add the target set to a store; if the same one is there already, nothing happens.
 
         Raises:
             IdentityMismatch: a target set of that name is there and differs.
@@ -69,13 +69,13 @@ class Targets:
 
 
 def build_targets(config: TargetConfig, dtype: str) -> Targets:
-    """Read tokenizer and table of the LLM and settle the target set's identity.
+    """Read tokenizer and table of the LLM and determine the target set's identity.
 
     Args:
         dtype: of the embeddings read, the store's own.
 
     Raises:
-        ModelError: an LLM that cannot be used; no pad token that is not degenerate. ConfigError: a bad name.
+        ModelError: an LLM that cannot be used; no usable pad token. ConfigError: a bad name.
     """
     llm = load_llm_table(config.llm)
     table = llm.table_VE

@@ -6,8 +6,8 @@
 
 A unit is a contiguous slice of the manifest and becomes one shard. Where it is cut depends on the manifest
 and on the rule, which is part of the store's identity, and on nothing else: not on the number of workers,
-the speed of the encoder, or what is on disk today. So any worker makes the same shard, and a file repaired
-later moves none.
+the speed of the encoder, or the files on disk. So any worker makes the same shard, and repairing a file later
+moves none.
 """
 
 from __future__ import annotations
@@ -25,8 +25,7 @@ ASSUMED_SECONDS = 10.0  # of an utterance whose duration the manifest does not s
 
 @dataclass(frozen=True, slots=True)
 class UnitRule:
-    """When a unit is full: at so many utterances, or before its features would take more than so many
-    bytes."""
+    """When a unit is full: at `max_utterances`, or before its features would exceed `max_bytes`."""
 
     bytes_per_second: float
     max_utterances: int = UNIT_UTTERANCES
@@ -39,7 +38,7 @@ class UnitRule:
 
 @dataclass(frozen=True, slots=True)
 class WorkUnit:
-    """Utterances `start` to `stop` (exclusive) of the chosen ones, which become shard `shard`.
+    """Utterances `start` to `stop` (exclusive) of those selected, which become shard `shard`.
 
     `seconds` estimates their audio.
     """
@@ -54,7 +53,7 @@ class WorkUnit:
 
 
 def plan_units(utterances: Sequence[Utterance], rule: UnitRule) -> list[WorkUnit]:
-    """Cut the utterances into work units, in order, none left out and none twice."""
+    """Cut the utterances into work units, in order, each utterance exactly once."""
     units: list[WorkUnit] = []
     start, seconds = 0, 0.0
     for index, utterance in enumerate(utterances):
@@ -71,7 +70,7 @@ def plan_units(utterances: Sequence[Utterance], rule: UnitRule) -> list[WorkUnit
 
 
 def plan_batches(seconds: Sequence[float], budget: float) -> list[list[int]]:
-    """Which utterances are encoded together: by length, longest first, so that little is padding.
+    """Which utterances are encoded together: sorted by length, longest first, to keep padding small.
 
     Args:
         seconds: length of each utterance.

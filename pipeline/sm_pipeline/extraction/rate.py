@@ -1,8 +1,8 @@
-"""How fast an encoder is on this device: audio of the corpus itself, encoded and thrown away.
+"""How fast an encoder is on this device, measured on a sample of the corpus; the features are discarded.
 
     measure_rate(config, manifest, manifest.utterances)       Rate(hours_per_hour=2810.0, device="NVIDIA H200")
 
-One device, or on a CPU one core, since that is what a worker has. Audio is read before the clock starts.
+One device, or on a CPU one core, as a worker has. Audio is read before the timer starts.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from sm_pipeline.manifest import Manifest, Utterance
 from sm_store.errors import ManifestError, SampleError
 
 SECONDS = {"cpu": 60.0, "cuda": 1800.0}  # of audio
-TRIED = 2000  # utterances looked at before it is given up
+TRIED = 2000  # utterances tried before giving up
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,7 @@ class Rate:
 
 
 def measure_rate(config: ExtractConfig, manifest: Manifest, utterances: Sequence[Utterance]) -> Rate:
-    """Encode a sample of the corpus, spread over it, after a warm-up.
+    """Measure the rate on utterances spread over the corpus, after a warm-up.
 
     Raises:
         ManifestError: none of the sample's audio can be read. ModelError: the encoder cannot be loaded.
@@ -66,7 +66,7 @@ def _encode(batches: BatchEncoder, waves: Sequence[np.ndarray]) -> None:
 def _sample(
     config: ExtractConfig, manifest: Manifest, utterances: Sequence[Utterance], seconds: float
 ) -> list[np.ndarray]:
-    """Waveforms of utterances spread over the corpus, (samples,) float32 each, of so many seconds together."""
+    """Waveforms of utterances spread over the corpus, (samples,) float32 each, at least `seconds` in total."""
     order = np.random.default_rng(0).permutation(len(utterances))[:TRIED]
     waves: list[np.ndarray] = []
     for index in order.tolist():

@@ -1,9 +1,9 @@
-"""How a store can be made again: what its identity does not say, written beside it by `extract`.
+"""How to extract a store again: `extract.json`, which `extract` writes beside the identity.
 
     extract.json     {"manifest": "/data/corpus/manifest.jsonl", "audio_root": null, "encoder": "tiny-seamless", ...}
 
-The identity says what decides the bytes; this says where the things are on this machine. It is not compared,
-and a store that was exported or merged has none: its source is what can be made again.
+The identity holds what decides the bytes; the recipe holds where things are on this machine. It is never compared.
+A store that was exported or merged has none: extract its source again instead.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from sm_store.paths import RECIPE
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """What `extract` was given.
+    """The settings of an extraction that its store's identity does not hold.
 
     Attributes:
         manifest, audio_root: absolute paths. encoder: as named; a folder as an absolute path.
@@ -47,7 +47,7 @@ class Recipe:
         )
 
     def save(self, store: Path) -> None:
-        """Write it into a store, which others may be writing it into; nothing happens where it is there already."""
+        """Write it into a store, unless the same is there already; several processes may do so at once."""
         data = document.encode(asdict(self))
         path = store / RECIPE
         with locked(store, "recipe", wait=True):
@@ -55,7 +55,11 @@ class Recipe:
                 write_file(path, data)
 
     def config(self, store: Path, identity: Identity, device: str, manifest: Path | None = None) -> ExtractConfig:
-        """The extraction that made a store of this identity; `manifest` where it lies elsewhere by now."""
+        """The settings that made a store of this identity.
+
+        Args:
+            manifest: where it is now, if it was moved since.
+        """
         encoder, plan = identity.encoder, identity.plan
         return ExtractConfig(
             manifest=manifest or Path(self.manifest),

@@ -1,12 +1,12 @@
-"""Repair: what `verify` finds bad is made again, and nothing else.
+"""Repair: extract again what `verify` finds damaged, and nothing else.
 
     summary = repair(Path("corpus.store"))
     summary.in_words()        corpus.store: 2 damages; extracted again: shards 3, 7; ...; every byte as written
 
     verify --damages--> note, discard --bad shards--> extract, as `extract.json` says --> embed later targets --> verify
 
-Manifest, encoder and LLM are found good before anything is discarded. What is made again has the bytes it had:
-`repair.json` notes what is discarded until it is, so a repair that is stopped goes on when it is run again.
+Manifest, encoder and LLM are checked before anything is discarded. What is extracted again has the same bytes as
+before. `repair.json` lists what was discarded and is not back yet, so an interrupted repair continues when run again.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from sm_store.verify import Damage, VerifyReport, discard
 
 @dataclass(frozen=True, slots=True)
 class RepairSummary:
-    """What was bad and is good again.
+    """What was damaged and has been repaired.
 
     Attributes:
         damages: found. shards: extracted again. targets: shards embedded again, by target set.
@@ -73,7 +73,7 @@ class RepairSummary:
 
 @dataclass(frozen=True, slots=True)
 class Lost:
-    """What has to be made again.
+    """What has to be extracted or embedded again.
 
     Attributes:
         shards: to extract, each with the target set that was written with its features, if one was.
@@ -84,7 +84,7 @@ class Lost:
     targets: Mapping[str, list[int]]
 
     def note(self, store: Path) -> None:
-        """Write it down before it is discarded: until it is made again, nothing else tells."""
+        """Write `repair.json` before anything is discarded: until it is back, nothing else records it."""
         write_file(store / REPAIR, document.encode({"shards": list(self.shards.items()), "targets": self.targets}))
 
     @classmethod
@@ -101,7 +101,7 @@ class Lost:
         )
 
     def union(self, other: Lost) -> Lost:
-        """Both."""
+        """What is lost in this or the other, without repeats and in order."""
         names = sorted({*self.targets, *other.targets})
         targets = {name: sorted({*self.targets.get(name, ()), *other.targets.get(name, ())}) for name in names}
         shards = {**self.shards, **other.shards}
@@ -110,7 +110,7 @@ class Lost:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How it is made again, all of it known to be possible.
+    """How the damage is repaired; all of it was checked to be possible.
 
     Attributes:
         job: the extraction, prepared; None where no shard is bad. restore: target sets whose own files are bad.
@@ -124,14 +124,14 @@ class Plan:
 
 
 def repair(path: Path, manifest: Path | None = None, device: str = "auto") -> RepairSummary:
-    """Make again what is damaged. Interrupted, the same call continues.
+    """Repair a store. Interrupted, the same call continues.
 
     Args:
-        manifest: where it lies, if it was moved since the extraction.
+        manifest: where it is now, if it was moved after the extraction.
 
     Raises:
         StoreError: no store there, or store.json itself is damaged. StoreMissing: not made by an extraction.
-        ManifestError, ModelError, IdentityMismatch: it cannot be made again; nothing was discarded.
+        ManifestError, ModelError, IdentityMismatch: it cannot be repaired; nothing was discarded.
         StoreBusy: another process repairs it. RunFailed: damages are left.
     """
     found = verify_store(path)

@@ -1,11 +1,11 @@
-"""Retry: the rejected samples again, and nothing else: after audio was mended, a disk was back, memory was there.
+"""Retry: extract the rejected utterances again, and only those, after their audio was repaired or memory was added.
 
     retry(Path("corpus.store")).in_words()      corpus.store: 12 of 15 rejected utterances extracted into shards 40, ...
 
-    reject ledger --ids--> manifest lines --units--> shards beyond the plan, with what is good now
+    reject ledger --ids--> manifest lines --units--> shards beyond the plan, with those that succeed
 
-Committed shards are never changed: what can be used now becomes shards of its own, and an id that a later shard holds
-is no reject any more. What is rejected again stays in the ledger as it was. Nothing good makes no shard.
+Committed shards are never changed: utterances that succeed now go into new shards, and an id that a later shard holds
+no longer counts as rejected. Those rejected again stay in the ledger as they were. If none succeeds, no shard is made.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class RetrySummary:
     """What became of the rejected utterances.
 
     Attributes:
-        tried: rejected before. extracted: in the store now. rejects: still rejected, by today's reason.
+        tried: rejected before. extracted: in the store now. rejects: rejected again, by reason.
         shards: made for them.
     """
 
@@ -56,14 +56,14 @@ class RetrySummary:
 
 
 def retry(path: Path, manifest: Path | None = None, device: str = "auto") -> RetrySummary:
-    """Extract what was rejected and is good now. Interrupted, the same call continues.
+    """Extract the rejected utterances again. Interrupted, the same call continues.
 
     Args:
-        manifest: where it lies, if it was moved since the extraction.
+        manifest: where it is now, if it was moved after the extraction.
 
     Raises:
         StoreMissing: no store, or one that was not made by an extraction.
-        ManifestError, ModelError, IdentityMismatch: the store cannot be gone on with.
+        ManifestError, ModelError, IdentityMismatch: the store cannot be continued.
         StoreBusy: another process retries or repairs it. RunFailed: a worker died.
     """
     store = Store.open(local_folder(path))

@@ -1,14 +1,14 @@
 """Work units: read their audio, encode it, average the frames, tokenize the texts, commit a shard each.
 
-    with closing(UnitWorker(setup)) as worker:              loads the encoder and opens the store, once a process
+    with closing(UnitWorker(setup)) as worker:              loads the encoder and opens the store, once per process
         worker.run_one(UnitWork(unit, utterances))          UnitResult(shard=3, written=510, rejects={"too_short": 2})
 
     Utterance --Decoders--> Waveform --BatchEncoder--> 25 Hz, float16 --commit--> shard
                  processes            this thread                     a thread
 
-While a unit is encoded, the audio of its next batches, and then of the next unit, is read, and the unit before is
+While a unit is encoded, the audio of its next batches, and then of the next unit, is read, and the previous unit is
 written. A unit's bytes depend on its utterances and the setup alone. On a CPU every worker computes with one thread,
-because the number of threads changes the last bits; more cores mean more workers. Whatever is wrong with a single
+because the number of threads changes the last bits; more cores mean more workers. Any problem with a single
 utterance sends it to the shard's reject ledger.
 """
 
@@ -40,7 +40,7 @@ from sm_store.dtypes import is_finite
 from sm_store.errors import SampleError, StoreBusy
 from sm_store.identity import diff_json, require_same
 
-DECODERS = {"cpu": 1, "cuda": 8}  # processes a worker; on a CPU the encoder needs the core itself
+DECODERS = {"cpu": 1, "cuda": 8}  # processes per worker; on a CPU the encoder needs the core itself
 BATCHES_AHEAD = {"cpu": 2, "cuda": 8}  # whose audio is read while one is encoded
 
 
@@ -54,7 +54,7 @@ class UnitWork:
 
 @dataclass(frozen=True, slots=True)
 class WorkerSetup:
-    """What every worker of a run needs to know; plain values, so that it can be sent to another process.
+    """The settings of every worker of a run: plain values, so that they can be sent to another process.
 
     Attributes:
         store: path of the store. audio_root: folder of the manifest's audio paths.
@@ -62,8 +62,8 @@ class WorkerSetup:
         encoder, layer, device, compute_dtype: as `load_encoder` takes them.
         average: frames averaged into one. dtype: of the stored features.
         max_seconds: limit of an utterance. batch_seconds: padded seconds of audio encoded at once.
-        keep_rejects: whether rejects go into the ledger; if not, they are there already, and a unit of nothing else
-            makes no shard.
+        keep_rejects: whether rejects are written to the ledger; False when they are there already, and then a unit
+            of rejects alone makes no shard.
     """
 
     store: Path
@@ -82,12 +82,12 @@ class WorkerSetup:
 
 @dataclass(frozen=True, slots=True)
 class UnitResult:
-    """What became of a unit.
+    """The outcome of a unit.
 
     Attributes:
-        busy: another process is making it; nothing was done. skipped: it was committed meanwhile.
+        busy: another process is working on it; nothing was done. skipped: it was committed meanwhile.
         utterances: in the unit. written: in the shard. rejects: the others, by reason.
-        audio_seconds: of audio encoded. padded_seconds: what the encoder computed, padding included.
+        audio_seconds: of audio encoded. padded_seconds: the same with padding.
         halved: batches that did not fit into the GPU's memory.
         seconds: spent, by part of the work (read = waiting for audio, encode, commit).
     """
@@ -105,7 +105,7 @@ class UnitResult:
 
 
 class UnitWorker:
-    """Makes units one after another with one encoder; `close` ends its decoding processes."""
+    """Processes units one after another with one encoder; `close` ends its decoding processes."""
 
     def __init__(self, setup: WorkerSetup, encoder: Encoder | None = None) -> None:
         self._store = Store.open(setup.store)
@@ -128,10 +128,10 @@ class UnitWorker:
         self._decoders.close()
 
     def run_one(self, work: UnitWork, advance: Callable[[int], object] = lambda count: None) -> UnitResult:
-        """Make a unit's shard, unless it exists or another process is making it.
+        """Extract a unit into its shard, unless the shard exists or another process is working on it.
 
         Args:
-            advance: told how many more utterances were worked on.
+            advance: called with how many more utterances were processed.
         """
         queue = deque([work])
         (result,) = self.run(lambda _wait: queue.popleft() if queue else None, advance)
@@ -140,7 +140,8 @@ class UnitWorker:
     def run(
         self, next_work: Callable[[bool], UnitWork | None], advance: Callable[[int], object] = lambda count: None
     ) -> Iterator[UnitResult]:
-        """Make units as they come, a result each, in order; one is begun while the one before is being written.
+        """Process units as they come and yield a result for each, in order; a unit starts while the previous one is
+        being written.
 
         Args:
             next_work: gives the next unit. Called with True it may wait for one, and None is the end; called with
@@ -169,7 +170,7 @@ class UnitWorker:
                 work.claim.close()
 
     def _begin(self, given: UnitWork | None, begun: list[_UnitInProgress]) -> None:
-        """Claim a unit and have its first audio read; a unit that is not free or is done has no batches."""
+        """Claim a unit and start reading its first audio; a unit that is claimed elsewhere or done has no batches."""
         if given is None:
             return
         work = _UnitInProgress(given)
@@ -184,7 +185,7 @@ class UnitWorker:
             self._read_on(work)
 
     def _lengths(self, utterances: Sequence[Utterance]) -> list[float]:
-        """Seconds to batch by: as promised, else by the file's header."""
+        """Seconds of each utterance for batching: as the manifest says, else by the file's header."""
         root = self._setup.audio_root
         headers = [
             self._decoders.submit(file_seconds, root / each.audio) if each.duration is None else None
@@ -203,13 +204,13 @@ class UnitWorker:
         return lengths
 
     def _read_on(self, work: _UnitInProgress) -> None:
-        """Have one more batch of a unit read."""
+        """Start reading one more batch of a unit."""
         if work.unread:
             batch = work.unread.popleft()
             work.reading.append((batch, [self._read(work.utterances[index]) for index in batch]))
 
     def _read(self, utterance: Utterance) -> Future[Waveform]:
-        """The audio to come; the future raises SampleError where it cannot be used."""
+        """Start reading an utterance; the future raises SampleError where it cannot be used."""
         if not normalise(utterance.text):
             empty: Future[Waveform] = Future()
             empty.set_exception(SampleError("text_empty", f"nothing is left of {utterance.text[:40]!r}"))
@@ -219,7 +220,7 @@ class UnitWorker:
         return self._decoders.submit(read_audio, path, cut, self._setup.max_seconds, utterance.sha256)
 
     def _encode(self, work: _UnitInProgress, advance: Callable[[int], object]) -> Iterator[bool]:
-        """Encode a unit, batch by batch; what a batch gave is fetched when the next one is under way.
+        """Encode a unit batch by batch; the features of a batch are fetched while the next one is computed.
 
         Yields whether all of the unit's audio is being read, after each batch.
         """
@@ -246,7 +247,7 @@ class UnitWorker:
         work.halved = self._batches.halved - halved
 
     def _finish(self, work: _UnitInProgress) -> UnitResult:
-        """Write a unit's shard and let go of it."""
+        """Write a unit's shard and release the claim."""
         unit, utterances = work.unit, work.utterances
         with work.claim:
             if work.skipped or work.busy:
@@ -290,7 +291,7 @@ class UnitWorker:
 
 
 class _UnitInProgress:
-    """A unit in the making: per utterance either features or a reject, and where the time went."""
+    """A unit in progress: per utterance either features or a reject, and the time spent."""
 
     def __init__(self, given: UnitWork) -> None:
         utterances = len(given.utterances)
@@ -322,14 +323,14 @@ class _UnitInProgress:
         return good
 
     def encoded(self, indices: Sequence[int], parts: Sequence[Started]) -> None:
-        """Keep what a batch gave."""
+        """Keep the features of a batch."""
         rows = (features_TD for part in parts for features_TD in part.features())
         for index, features_TD in zip(indices, rows, strict=True):
             self.features[index] = features_TD
 
 
 def check_usable(features_TD: np.ndarray, ids: np.ndarray | None, tokenizer: TextTokenizer | None, dtype: str) -> None:
-    """Whether a record can be stored, with its target if there is one.
+    """Check that a record can be stored, with its target if there is one.
 
     Raises:
         SampleError: too_short, features_not_finite or text_too_long.

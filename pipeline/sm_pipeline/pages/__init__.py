@@ -1,1 +1,1 @@
-"""What a store looks like to a person: figures, text, and one self-contained page."""
+"""A store described for people: text, figures, and one self-contained HTML page."""

@@ -52,7 +52,7 @@ class Fit:
 
     Attributes:
         edges: (cells + 1,) of both axes. utterances: (cells, cells) int64 by vectors, then tokens.
-        pad_share: of all vectors, those that a pad token fills. untargeted: utterances whose text does not fit.
+        pad_share: share of the vectors whose target is the pad token. untargeted: utterances whose text does not fit.
     """
 
     edges: np.ndarray
@@ -79,10 +79,10 @@ def histogram(values: np.ndarray, cut_tails: bool = False) -> Histogram | None:
     """The distribution of (n,) numbers, NaN and infinity left out; None where nothing is left.
 
     The number of bins grows with the cube root of n (Rice's rule). Bins of integers are whole numbers wide, so that
-    none holds more of them than its neighbours, and begin and end at halves.
+    none holds more of them than its neighbours, and their edges lie at halves.
 
     Args:
-        cut_tails: leave out what lies far from most of the numbers, which would be one bar otherwise.
+        cut_tails: leave out outliers, which would squeeze all other numbers into one bar.
     """
     whole = values.dtype.kind in "iu"
     kept = values if whole else values[np.isfinite(values)]
@@ -102,14 +102,14 @@ def histogram(values: np.ndarray, cut_tails: bool = False) -> Histogram | None:
 
 
 def _body(values: np.ndarray) -> tuple[float, float]:
-    """The range of (n,) numbers without far tails: what is further from the middle 98 % than that is wide."""
+    """The range of (n,) numbers without outliers: those further from the central 98 % than its width."""
     low, early, late, high = (float(value) for value in np.quantile(values, [0, 0.01, 0.99, 1]))
     margin = late - early
     return (max(low, early - margin), min(high, late + margin)) if margin > 0 else (low, high)
 
 
 def fit(vectors: np.ndarray, tokens: np.ndarray) -> Fit | None:
-    """Utterances by vectors (n,) and tokens (n,), both int64; those of no tokens are only counted.
+    """Utterances by vectors (n,) and tokens (n,), both int64; utterances without tokens are only counted.
 
     Returns None where no utterance has tokens.
     """

@@ -5,7 +5,7 @@
     draw_curves([Curve("gaussian", errors, rates, lowest, highest)], "fig-curve", ("relative MSE", "WER in %"))
 
 matplotlib draws in a few stand-in colours, which become CSS variables (`--ink`, `--rule`, `--bar`, `--mark`) that the
-page sets for light and dark mode. Ids get the figure's name as prefix, so that many figures fit into one page. The
+page sets for light and dark mode. Ids are prefixed with the figure's name, so that many figures can be in one page. The
 same numbers give the same bytes. matplotlib is imported when a figure is drawn, not before.
 """
 
@@ -67,7 +67,7 @@ def draw_histogram(
 
     Args:
         name: the figure's id in the page: letters, digits, `-`.
-        mark: a word and the number on the x axis at which it stands, with a line.
+        mark: a label and the x position of its vertical line.
     """
     with _figure(SIZE) as (figure, axes):
         axes.stairs(shown.counts, shown.edges, fill=True, color=BAR)
@@ -79,7 +79,7 @@ def draw_histogram(
 
 
 def draw_fit(shown: Fit, name: str) -> str:
-    """Utterances by output vectors and tokens, stronger colour for more of them, with the line of what fits."""
+    """Utterances by output vectors and tokens, darker for more of them, with the line below which texts fit."""
     from matplotlib.patches import Patch
 
     limit = float(shown.edges[-1])
@@ -100,7 +100,7 @@ def draw_fit(shown: Fit, name: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """A line through points, with the range each point is the mean of; all of one length."""
+    """A line through points (x, y), with the range from `low` to `high` of each; all of the same length."""
 
     label: str
     x: Sequence[float]
@@ -119,7 +119,7 @@ def draw_curves(
     """One or two curves, from 0 upwards.
 
     Args:
-        labels: of x and y. mark: as in `draw_histogram`. limit: a y at which a dashed line stands.
+        labels: of x and y. mark: as in `draw_histogram`. limit: y position of a dashed line.
     """
     with _figure(WIDE) as (figure, axes):
         for curve, colour, points in zip(curves, (BAR, MARK), ("o", "s"), strict=False):
@@ -139,13 +139,13 @@ def draw_curves(
 
 
 def levels(most: int) -> list[tuple[int, int]]:
-    """Up to five ranges of counts from 1 to `most`, each about as many times longer than the one before."""
+    """Up to five ranges of counts from 1 to `most`, of geometrically growing width."""
     bounds = np.unique(np.round(np.geomspace(1, most + 1, len(OPACITIES) + 1)).astype(int))
     return [(low, high - 1) for low, high in pairwise(bounds.tolist())]
 
 
 def _interval(fewest: int, most: int) -> str:
-    """A range of counts; the first one, from 1, says what is counted: the others must leave room for the line."""
+    """Label of a range of counts; only the first, from 1, names what is counted, to save room."""
     numbers = f"{fewest:,}" if fewest == most else f"{fewest:,} to {most:,}"
     return f"{numbers} utterance{'s' if most > 1 else ''}" if fewest == 1 else numbers
 
@@ -166,7 +166,7 @@ def _cells(axes: Axes, edges: np.ndarray, inside: np.ndarray, opacity: float) ->
 def _mark(axes: Axes, word: str, at: float, colour: str = MARK) -> None:
     axes.axvline(at, color=colour, linewidth=1.5)
     low, high = axes.get_xlim()
-    left = at > (low + high) / 2  # the word stands on the side with more room
+    left = at > (low + high) / 2  # the label goes to the side with more room
     axes.annotate(
         word,
         (at, 1),
@@ -190,14 +190,14 @@ def _ticks(axes: Axes, whole: bool) -> None:
 
 
 def _words(shown: Histogram, x_label: str, y_label: str) -> str:
-    """The figure for those who do not see it."""
+    """Description of a histogram for screen readers."""
     low, median, high = list(shown.quantiles.values())[:: len(shown.quantiles) // 2]
     return f"Histogram of {x_label}: {shown.total:,} {y_label} from {low:.4g} to {high:.4g}, median {median:.4g}"
 
 
 @contextmanager
 def _figure(size: tuple[float, float]) -> Iterator[tuple[Figure, Axes]]:
-    """An empty figure in the house's style, whatever the user's matplotlibrc says, and without log lines about the
+    """An empty figure in our style, independent of the user's matplotlibrc, and without log lines about the
     font cache that the first import of matplotlib builds."""
     log = logging.getLogger("matplotlib")
     level = log.level

@@ -1,4 +1,4 @@
-"""A store in words and numbers: what `status` and `inspect` print.
+"""What `status` and `inspect` print of a store, as JSON values and as text.
 
 facts = inspect_store(Path("corpus.store"))       plain JSON values
 print("\\n".join(inspect_lines(facts)))
@@ -39,7 +39,7 @@ def store_status(path: Path, with_rejects: bool = False) -> dict[str, Any]:
 
 
 def status_lines(facts: Mapping[str, Any]) -> list[str]:
-    """`store_status` for people."""
+    """`store_status` as lines of text."""
     shards = facts["shards"]
     planned = shards["planned"] if shards["planned"] is not None else "?"
     state = "finished" if facts["finished"] else f"not finished: run the same {_maker(facts)} again"
@@ -63,20 +63,20 @@ def status_lines(facts: Mapping[str, Any]) -> list[str]:
 
 
 def _maker(facts: Mapping[str, Any]) -> str:
-    """The command that made a store and finishes it."""
+    """The command that creates and finishes a store."""
     if facts["merged"]:
         return "merge command"
     return "extract command" if (Path(facts["path"]) / RECIPE).is_file() else "extract or export command"
 
 
 def _origin(merged: Mapping[str, Any]) -> str:
-    """A store that was merged, by what it was extracted from."""
+    """A merged store, described by the manifest it was extracted from."""
     split, shards = merged["split"] or "all splits", merged["plan"].get("shards", "?")
     return f"manifest {merged['manifest_sha256'][:12]}, {split}, {shards} shards"
 
 
 def reject_lines(facts: Mapping[str, Any]) -> list[str]:
-    """The rejected utterances, one a line."""
+    """The rejected utterances, one per line."""
     return [f"{each['id']}\t{each['reason']}\t{each['detail']}" for each in facts["rejected_utterances"]]
 
 
@@ -90,7 +90,7 @@ def inspect_store(path: Path) -> dict[str, Any]:
 
 
 def inspect_opened(store: Store) -> dict[str, Any]:
-    """`inspect_store` of a store that is open already."""
+    """`inspect_store` for an open store."""
     table = store.columns(["duration", *GROUPS])
     facts = status(store)
     facts["identity"] = store.identity.to_json()
@@ -103,7 +103,7 @@ def inspect_opened(store: Store) -> dict[str, Any]:
 
 
 def inspect_lines(facts: Mapping[str, Any]) -> list[str]:
-    """`inspect_store` for people."""
+    """`inspect_store` as lines of text."""
     identity = facts["identity"]
     encoder = identity["encoder"]
     revision = f"@{encoder['revision'][:12]}" if encoder.get("revision") else ""

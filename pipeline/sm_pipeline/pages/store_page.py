@@ -1,4 +1,4 @@
-"""One self-contained page of a store: what made it, what is in it, and how it is distributed.
+"""One self-contained page of a store: what made it, what is in it, and its distributions.
 
     $ sm-pipeline inspect corpus.store --html corpus.html
 
@@ -58,7 +58,7 @@ def render(survey: Survey) -> str:
 
 
 def made_by(identity: Mapping[str, Any]) -> dict[str, dict[str, str]]:
-    """The identity in tables: one of each group of settings, and one of those that stand alone."""
+    """The identity as tables: one per group of settings, and `features` for single values."""
     groups: dict[str, dict[str, str]] = {"encoder": {}, "features": {}}
     for key, value in identity.items():
         if isinstance(value, Mapping):
@@ -116,7 +116,7 @@ def _target_figures(number: int, target: TargetSurvey) -> list[tuple[str, str, s
     if target.row_norms is not None:
         mark = ("pad", target.pad_norm)
         drawing = draw_histogram(target.row_norms, f"{name}-norms", "L2 norm of a row", "tokens", mark)
-        said = f"One row a token of the vocabulary; the pad token's norm is {target.pad_norm:.4g}. "
+        said = f"One row per token of the vocabulary; the pad token's norm is {target.pad_norm:.4g}. "
         figures.append(("Embedding table", f"{said}{_spread(target.row_norms)}", drawing))
     return figures
 

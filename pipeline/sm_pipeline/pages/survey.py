@@ -1,11 +1,11 @@
-"""What the page of a store shows, as numbers: distributions, counts, and the utterances worth a look.
+"""The numbers of a store's page: distributions, counts, and the slowest and fastest utterances.
 
     survey = take_survey(Store.open("corpus.store"))
     survey.durations.counts              utterances in each bin of seconds
     survey.targets[0].fit.utterances     utterances by output vectors and tokens
-    survey.densest                       the utterances with the most tokens a second, with their texts
+    survey.densest                       the utterances with the most tokens per second, with their texts
 
-Lengths come from the catalog's columns of numbers, which take a few bytes an utterance. Features are read for a
+Lengths come from the catalog's columns of numbers, which take a few bytes per utterance. Features are read for a
 seeded sample only, texts for the few utterances that are named.
 """
 
@@ -49,7 +49,7 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class DenseUtterance:
-    """An utterance and how fast it is spoken; `rate` is tokens a second."""
+    """An utterance and its speech rate; `rate` is tokens per second."""
 
     id: str
     text: str
@@ -60,7 +60,7 @@ class DenseUtterance:
 
 @dataclass(frozen=True, slots=True)
 class Survey:
-    """All of it; `facts` is what `inspect` prints.
+    """Everything the page shows; `facts` is what `inspect` prints.
 
     `sparsest` and `densest` are measured in the tokens of target set `densities_of`, None where no set is complete.
     """
@@ -138,7 +138,7 @@ def _group(table: pa.Table, name: str) -> Group | None:
 def _densities(
     store: Store, seconds: np.ndarray, tokens: np.ndarray
 ) -> tuple[list[DenseUtterance], list[DenseUtterance]]:
-    """The utterances of the fewest and of the most tokens a second, the extreme ones first."""
+    """The utterances with the fewest and with the most tokens per second, the most extreme first."""
     usable = np.flatnonzero((tokens > 0) & (seconds > 0) & np.isfinite(seconds))
     rates = tokens[usable] / seconds[usable]
     order = np.argsort(rates, kind="stable")

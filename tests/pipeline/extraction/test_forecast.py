@@ -57,10 +57,10 @@ def test_device_hours_of_a_given_and_of_a_measured_rate(tiny_corpus):
     config = ExtractConfig(tiny_corpus, Path("unused"), encoder="tiny-seamless", device="cpu")
     unknown = forecast(config)
     assert (unknown.rate, unknown.device_hours) == (None, None)
-    assert "GPU-hours: not known; give --rate, or --measure it here" in unknown.in_words()
+    assert "GPU-hours: unknown; give --rate, or measure it here with --measure" in unknown.in_words()
     given = forecast(config, rate=2.0)
     assert given.device_hours == pytest.approx(given.hours / 2)
-    assert "GPU-hours at 2 hours of audio an hour (given)" in given.in_words()
+    assert "GPU-hours at 2 hours of audio per hour (given)" in given.in_words()
     measured = forecast(config, measure=True)
     assert measured.rate > 1
     assert measured.device_hours == pytest.approx(measured.hours / measured.rate)

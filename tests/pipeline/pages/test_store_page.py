@@ -98,7 +98,7 @@ def test_what_a_page_says(tmp_path, layout, kind):
     said = page.text()
     assert page.text("title") == f"{tmp_path / 's.store'}: feature store"
     assert (
-        f"layer 24 ( norm ), width 12: float16, 25 frames a second (mean of 2), as {layout}, compression none" in said
+        f"layer 24 ( norm ), width 12: float16, 25 frames per second (mean of 2), as {layout}, compression none" in said
     )
     assert "shards 3 of 3 utterances 15 hours 0.01 gigabytes" in said
     assert "It is finished." in said
@@ -169,7 +169,7 @@ def test_an_empty_store(tmp_path):
     assert "shards 0 of ?" in page.text()
     assert "No utterances yet." in page.text()
     assert page.attributes("svg") == []
-    assert "Where they come from" not in page.text()
+    assert "Languages, speakers, splits and corpora" not in page.text()
 
 
 def test_a_store_without_targets(tmp_path):

@@ -1,13 +1,13 @@
-"""The local engine: processes on this machine, each with its own encoder, handed work units one by one.
+"""The local engine: processes on this machine, each with its own encoder, given work units one by one.
 
     for result in run_units(Run(setup, workers=4), work):
         print(result.shard, result.written)               in the order they finish
 
     parent --units--> worker 0..N-1 --results--> parent          one pipe per worker
 
-A worker is handed the next unit while it is at one, so that it can read ahead, until few are left. With one worker the
-units run in this process. A unit that another run is making at the moment is tried again until it is done or free. A
-worker that dies ends the run with an error within moments; what is committed stays. Workers end with the parent: their
+A worker is given its next unit while it processes one, so that it can read ahead, until few are left. With one worker
+the units run in this process. A unit that another run is processing is tried again until it is done or free. A worker
+that dies ends the run with an error within moments; what is committed stays. Workers end with the parent: their
 pipe closes.
 """
 
@@ -33,7 +33,7 @@ from sm_pipeline.signals import Stopped, raise_on_signals
 from sm_store.errors import RunFailed, SpeechMapperError
 
 SECONDS_WORTH_A_WORKER = 600.0  # of audio: a worker takes several seconds to start
-BUSY_WAIT = 0.5  # seconds before a unit that another run holds is tried again
+BUSY_WAIT = 0.5  # seconds before a unit that another run has claimed is tried again
 STOP_WAIT = 10.0  # seconds a worker has to drop its unit before it is killed
 
 
@@ -134,8 +134,8 @@ def _run_in_processes(run: Run, queue: deque[UnitWork]) -> Generator[UnitResult]
 
 
 def _start(setup: WorkerSetup, number: int) -> _Worker:
-    # A fork of this process would copy torch's threads as locks nobody opens. The fork server imports what workers
-    # need once, starts no threads, and is forked for each of them.
+    # A fork of this process would copy locks of torch's threads that are never released. The fork server imports what
+    # workers need once, starts no threads, and is forked for each of them.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["sm_pipeline.extraction.unit"])
     ours, theirs = context.Pipe()
