@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from sm_pipeline.devices import dtype_name
 from sm_pipeline.encoders.base import EncoderRequest, Outline
 from sm_pipeline.encoders.loading import weights_sha256
 from sm_pipeline.models.source import ModelSource
@@ -125,5 +126,5 @@ class TappedEncoder(ABC):
             "layer": self.layer,
             "tap": self._tap.name,
             "width": self.width,
-            "compute_dtype": str(self._dtype).removeprefix("torch."),
+            "compute_dtype": dtype_name(self._dtype),
         }

@@ -177,7 +177,7 @@ if __name__ == "__main__":
 """
     script = tmp_path / "parent.py"
     script.write_text(code)
-    environment = {**os.environ, "PYTHONPATH": os.getcwd()}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     done = subprocess.run([sys.executable, script], stdout=subprocess.PIPE, text=True, check=False, env=environment)
     workers = [int(pid) for pid in done.stdout.split()]
     assert done.returncode == -signal.SIGKILL
