@@ -21,19 +21,19 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from sm_store.durable import write_file
 from sm_store.errors import ManifestError
-from sm_store.records import Fields
+from sm_store.fields import FIELDS, TEXTS, Fields
 
+_REQUIRED = ("id", "audio", "text")
 MAX_LINE_BYTES = 2**20
 MAX_ID_CHARACTERS = 255
 MAX_SECONDS = 7 * 24 * 3600.0  # beyond a week a duration or offset is a mistake of units
-_OPTIONAL_TEXT = ("lang", "speaker", "split", "corpus", "question", "answer")
 _REMOTE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://|(pipe|file|data|http|https|ftp|s3|gs|hf):")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
@@ -70,17 +70,7 @@ class Utterance:
 
     def fields(self, seconds: float) -> Fields:
         """What goes into the store's catalog, with the seconds of audio really read."""
-        return Fields(
-            self.text,
-            seconds,
-            self.lang,
-            self.speaker,
-            self.split,
-            self.corpus,
-            self.question,
-            self.answer,
-            self.translation,
-        )
+        return Fields(**{name: getattr(self, name) for name in FIELDS} | {"duration": seconds})
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,21 +195,16 @@ def parse_line(raw: bytes) -> Utterance:
         _Bad: what is wrong, without file and line.
     """
     data = _parse_object(raw)
-    known = {"id": _text(data, "id"), "audio": _text(data, "audio"), "text": _text(data, "text")}
+    known: dict[str, Any] = {name: _text(data, name) for name in _REQUIRED}
     for name in ("id", "audio"):
         if not known[name].strip() or _CONTROL.search(known[name]):
             raise _Bad(f"{name} {known[name][:40]!r} is blank or has control characters; give a plain one")
     if len(known["id"]) > MAX_ID_CHARACTERS:
         raise _Bad(f"id of {len(known['id'])} characters; use at most {MAX_ID_CHARACTERS}")
-    optional = {name: _text(data, name) for name in _OPTIONAL_TEXT if data.get(name) is not None}
-    return Utterance(
-        **known,
-        offset=_seconds(data, "offset"),
-        duration=_seconds(data, "duration"),
-        translation=_translation(data.get("translation")),
-        sha256=_sha256(data),
-        **optional,
-    )
+    values: dict[str, Any] = {
+        name: _CHECKS[kind.type](data, name) for name, kind in FIELDS.items() if name not in known
+    }
+    return Utterance(**known, **values, offset=_seconds(data, "offset"), sha256=_sha256(data))
 
 
 def _parse_object(raw: bytes) -> dict[str, Any]:
@@ -253,6 +238,10 @@ def _text(data: dict[str, Any], name: str) -> str:
     return value
 
 
+def _optional_text(data: dict[str, Any], name: str) -> str | None:
+    return None if data.get(name) is None else _text(data, name)
+
+
 def _seconds(data: dict[str, Any], name: str) -> float | None:
     value = data.get(name)
     if value is None:
@@ -273,12 +262,16 @@ def _sha256(data: dict[str, Any]) -> str | None:
     return value
 
 
-def _translation(value: object) -> dict[str, str] | None:
+def _texts(data: dict[str, Any], name: str) -> dict[str, str] | None:
+    value = data.get(name)
     if value is None:
         return None
     if not isinstance(value, dict):
-        raise _Bad(f'translation is {_shown(value)}, not an object; write {{"de": "..."}}')
+        raise _Bad(f'{name} is {_shown(value)}, not an object; write {{"de": "..."}}')
     return {language: _text(value, language) for language in value}
+
+
+_CHECKS: dict[Any, Callable[[dict[str, Any], str], Any]] = {str: _optional_text, float: _seconds, TEXTS: _texts}
 
 
 def _shown(value: object) -> str:

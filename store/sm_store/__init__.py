@@ -9,9 +9,10 @@ from sm_store.errors import (
     StoreFormatError,
     StoreMissing,
 )
+from sm_store.fields import Fields
 from sm_store.geometry import Geometry
 from sm_store.identity import Identity
-from sm_store.records import Batch, Fields, Record, Reject, TargetSpec
+from sm_store.records import Batch, Record, Reject, TargetSpec
 from sm_store.store import Store
 from sm_store.targets import TargetSet
 from sm_store.version import __version__

@@ -23,8 +23,11 @@ import pyarrow.parquet as pq
 from sm_store import paths
 from sm_store.durable import Written, checksum, write_file
 from sm_store.errors import RUN_VERIFY, StoreCorrupt, StoreFormatError
+from sm_store.fields import CATEGORIES, FIELDS, TEXTS
 from sm_store.identity import Identity, canonical
 from sm_store.rows import extent_columns
+
+_FIELD_TYPES = {str: pa.string(), float: pa.float64(), TEXTS: pa.map_(pa.string(), pa.string())}
 
 
 def _extents(prefix: str = "") -> list[pa.Field]:
@@ -39,15 +42,7 @@ SCHEMA = pa.schema(
         pa.field("row", pa.int32(), nullable=False),
         pa.field("frames", pa.int32(), nullable=False),
         *_extents(),
-        pa.field("text", pa.string(), nullable=False),
-        pa.field("duration", pa.float64(), nullable=False),
-        pa.field("lang", pa.string()),
-        pa.field("speaker", pa.string()),
-        pa.field("split", pa.string()),
-        pa.field("corpus", pa.string()),
-        pa.field("question", pa.string()),
-        pa.field("answer", pa.string()),
-        pa.field("translation", pa.map_(pa.string(), pa.string())),
+        *(pa.field(name, _FIELD_TYPES[kind.type], nullable=kind.nullable) for name, kind in FIELDS.items()),
     ]
 )
 _QUANTIZED = [*_extents("scales_"), pa.field("error", pa.float32(), nullable=False)]
@@ -59,7 +54,6 @@ _TOKENS = [
 ]
 TARGET_SCHEMAS = {"table": pa.schema(_TOKENS), "dense": pa.schema([*_TOKENS, *_extents()])}
 _META = b"speechmapper"
-_REPEATING = ["lang", "speaker", "split", "corpus"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +96,7 @@ def encode(schema: pa.Schema, columns: Mapping[str, Any], info: PartInfo) -> byt
     arrays = [pa.array(columns[entry.name], entry.type) for entry in schema]
     table = pa.Table.from_arrays(arrays, schema=schema.with_metadata({_META: canonical(info.to_json())}))
     sink = pa.BufferOutputStream()
-    repeating = [name for name in _REPEATING if name in columns]
+    repeating = [name for name in CATEGORIES if name in columns]
     pq.write_table(table, sink, compression="zstd", use_dictionary=repeating, row_group_size=1 << 20)
     return sink.getvalue().to_pybytes()
 

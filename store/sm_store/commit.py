@@ -12,7 +12,7 @@ looks at and that the next commit of the shard replaces. The caller holds the sh
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,10 +24,11 @@ from sm_store.catalog import PartInfo
 from sm_store.dtypes import is_finite, numpy_dtype
 from sm_store.durable import write_file
 from sm_store.errors import StoreError
+from sm_store.fields import FIELDS, TEXTS
 from sm_store.identity import Identity, canonical
 from sm_store.index import remove_part
 from sm_store.int8 import quantize
-from sm_store.records import Fields, Record, Reject, fields_to_json
+from sm_store.records import Record, Reject
 from sm_store.rows import feature_rows, target_rows
 from sm_store.shards import shard_tar, shard_zarr
 from sm_store.shards.ragged import Ragged, ShardContent, ShardWritten
@@ -235,7 +236,7 @@ def _check_quantized(what: str, features: np.ndarray, kept: np.ndarray) -> None:
 
 def _check_fields(shard: int, record: Record) -> None:
     try:
-        canonical({"id": record.id, **fields_to_json(record.fields)})
+        canonical({"id": record.id, **record.fields.to_json()})
     except (ValueError, TypeError) as error:
         raise StoreError(f"shard {shard} record {record.id!r}: fields cannot be stored: {error}") from None
     if not record.id or not record.fields.duration >= 0:
@@ -266,7 +267,7 @@ def check_ids(target: TargetSet, shard: int, frames: np.ndarray, ids: TokenIds) 
 
 def _sample(identity: Identity, record: Record) -> dict[str, Any]:
     base = {"id": record.id, "frames": len(record.features), "dtype": identity.dtype}
-    return {**base, **fields_to_json(record.fields)}
+    return {**base, **record.fields.to_json()}
 
 
 def _catalog_columns(shard: int, records: Sequence[Record], frames: np.ndarray) -> dict[str, Any]:
@@ -276,7 +277,7 @@ def _catalog_columns(shard: int, records: Sequence[Record], frames: np.ndarray) 
         "row": np.arange(len(records)),
         "frames": frames,
     }
-    for name in [entry.name for entry in fields(Fields)]:
-        columns[name] = [getattr(record.fields, name) for record in records]
-    columns["translation"] = [sorted(entry.items()) if entry else None for entry in columns["translation"]]
+    for name, kind in FIELDS.items():
+        values = [getattr(record.fields, name) for record in records]
+        columns[name] = [sorted(each.items()) if each else None for each in values] if kind.type == TEXTS else values
     return columns

@@ -25,10 +25,12 @@ from sm_store import catalog, paths
 from sm_store.catalog import PartInfo
 from sm_store.durable import checksum, remove, write_file
 from sm_store.errors import StoreCorrupt, StoreFormatError
+from sm_store.fields import CATEGORIES, FIELDS
 from sm_store.identity import canonical
 
 WORTH = 64  # parts; fewer are read as fast one by one
-_NOT_INDEXED = frozenset({"id", "shard", "row", "text", "question", "answer", "translation"})
+_FREE = {name for name, kind in FIELDS.items() if kind.type is not float and name not in CATEGORIES}
+_NOT_INDEXED = frozenset({"id", "shard", "row", *_FREE})
 _META = b"speechmapper"
 
 

@@ -18,31 +18,11 @@ from typing import Any, Literal
 import numpy as np
 
 from sm_store.errors import StoreFormatError
+from sm_store.fields import FIELDS, Fields
 from sm_store.geometry import Geometry
 from sm_store.int8 import Quantized
 
 TargetKind = Literal["dense", "table"]
-
-
-@dataclass(frozen=True, slots=True)
-class Fields:
-    """What the manifest said about an utterance; one catalog column each.
-
-    Attributes:
-        text: the transcript as given, before normalisation.
-        duration: seconds of audio the features were made from.
-        translation: text by language code.
-    """
-
-    text: str
-    duration: float
-    lang: str | None = None
-    speaker: str | None = None
-    split: str | None = None
-    corpus: str | None = None
-    question: str | None = None
-    answer: str | None = None
-    translation: Mapping[str, str] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,41 +38,11 @@ class Record:
     fields: Fields
     quantized: Quantized | None = None
 
-    @property
-    def text(self) -> str:
-        return self.fields.text
-
-    @property
-    def duration(self) -> float:
-        return self.fields.duration
-
-    @property
-    def lang(self) -> str | None:
-        return self.fields.lang
-
-    @property
-    def speaker(self) -> str | None:
-        return self.fields.speaker
-
-    @property
-    def split(self) -> str | None:
-        return self.fields.split
-
-    @property
-    def corpus(self) -> str | None:
-        return self.fields.corpus
-
-    @property
-    def question(self) -> str | None:
-        return self.fields.question
-
-    @property
-    def answer(self) -> str | None:
-        return self.fields.answer
-
-    @property
-    def translation(self) -> Mapping[str, str] | None:
-        return self.fields.translation
+    def __getattr__(self, name: str) -> Any:
+        """The fields by name: `record.text`."""
+        if name in FIELDS:
+            return getattr(self.fields, name)
+        raise AttributeError(f"a record has no field {name!r}; there are {', '.join(FIELDS)}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,9 +127,3 @@ class TargetSpec:
         if wrong:
             raise StoreFormatError(f"target set {data.get('name')!r}: missing or unknown keys {wrong}")
         return cls(**{**data, "geometry": Geometry.from_json(data["geometry"])})
-
-
-def fields_to_json(value: Fields) -> dict[str, Any]:
-    """The fields that are set, as JSON values."""
-    values = {item.name: getattr(value, item.name) for item in fields(value)}
-    return {name: entry for name, entry in values.items() if entry is not None}

@@ -15,12 +15,12 @@ import pyarrow as pa
 
 from sm_pipeline.pages.distributions import quantiles
 from sm_store import Store
+from sm_store.fields import CATEGORIES
 from sm_store.ledger import REASONS
 from sm_store.paths import RECIPE
 from sm_store.status import status
 
 GIGABYTE = 1e9
-GROUPS = ("lang", "speaker", "split", "corpus")  # catalog columns by which utterances are counted
 MOST_COMMON = 8  # values of a catalog column that `inspect` names
 
 
@@ -91,12 +91,12 @@ def inspect_store(path: Path) -> dict[str, Any]:
 
 def inspect_opened(store: Store) -> dict[str, Any]:
     """`inspect_store` for an open store."""
-    table = store.columns(["duration", *GROUPS])
+    table = store.columns(["duration", *CATEGORIES])
     facts = status(store)
     facts["identity"] = store.identity.to_json()
     facts["seconds"] = quantiles(table.column("duration").to_numpy())
     facts["frames_per_record"] = quantiles(store.frames)
-    facts["fields"] = {name: _values(table.column(name)) for name in GROUPS}
+    facts["fields"] = {name: _values(table.column(name)) for name in CATEGORIES}
     for name in store.target_names:
         facts["targets"][name] |= _target(store, name)
     return facts

@@ -19,9 +19,10 @@ import numpy as np
 import pyarrow as pa
 
 from sm_pipeline.pages.distributions import Fit, Histogram, NormSample, fit, histogram, row_norms, sample_norms
-from sm_pipeline.pages.inspection import GROUPS, inspect_opened
+from sm_pipeline.pages.inspection import inspect_opened
 from sm_store import Store
 from sm_store.errors import StoreMissing
+from sm_store.fields import CATEGORIES
 
 NAMED_VALUES = 12  # of lang, speaker, ...
 NAMED_UTTERANCES = 8  # least dense, and as many most dense
@@ -83,7 +84,7 @@ def take_survey(store: Store) -> Survey:
         StoreCorrupt: names the shard and record.
     """
     facts = inspect_opened(store)
-    table = store.columns(["duration", *GROUPS])
+    table = store.columns(["duration", *CATEGORIES])
     seconds = table.column("duration").to_numpy()
     complete = _token_counts(store)
     densities_of = next(iter(complete), None)
@@ -94,7 +95,7 @@ def take_survey(store: Store) -> Survey:
         frames=histogram(store.frames),
         features=sample_norms(store),
         targets=[_target(store, name, complete.get(name)) for name in store.target_names],
-        groups=[group for name in GROUPS if (group := _group(table, name)) is not None],
+        groups=[group for name in CATEGORIES if (group := _group(table, name)) is not None],
         densities_of=densities_of,
         sparsest=sparsest,
         densest=densest,

@@ -12,7 +12,7 @@ identity, row numbers, sizes of files, ranges inside files.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +23,12 @@ from sm_store import catalog, paths
 from sm_store.catalog import PartInfo
 from sm_store.durable import Written
 from sm_store.errors import RUN_VERIFY, StoreCorrupt, StoreFormatError, StoreMissing
+from sm_store.fields import FIELDS, TEXTS, Fields
 from sm_store.identity import Identity
 from sm_store.index import Index, indexed_columns, read_index
 from sm_store.reading.files import ShardFiles
 from sm_store.reading.reader import Stream
-from sm_store.records import Fields, TargetSpec
+from sm_store.records import TargetSpec
 from sm_store.rows import RowKind, feature_rows, target_rows
 
 
@@ -143,12 +144,13 @@ def read_shard_fields(root: Path, shard: int) -> list[tuple[str, Fields]]:
 
 
 def _fields_table(root: Path, shard: int) -> pa.Table:
-    return catalog.read_part(root, shard, ["id", *(entry.name for entry in fields(Fields))])[1]
+    return catalog.read_part(root, shard, ["id", *FIELDS])[1]
 
 
 def _fields(entry: dict[str, Any]) -> tuple[str, Fields]:
-    translation = entry.pop("translation")
-    return entry.pop("id"), Fields(**entry, translation=dict(translation) if translation else None)
+    values = {name: entry[name] for name in FIELDS}
+    texts = {name: dict(values[name]) for name, kind in FIELDS.items() if kind.type == TEXTS and values[name]}
+    return entry["id"], Fields(**(values | texts))
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from sm_pipeline.pages import survey
-from sm_pipeline.pages.inspection import GROUPS
 from sm_pipeline.pages.survey import take_survey
 from sm_store import Fields, Record, Store
+from sm_store.fields import CATEGORIES
 from tests.store import building
 
 # -- the whole -----------------------------------------------------------------------------------------------
@@ -54,7 +54,7 @@ def test_each_end_names_only_some(tmp_path, monkeypatch):
 def test_groups_count_utterances_and_hours(tmp_path):
     store = building.build(tmp_path / "s.store")
     groups = {group.name: group for group in take_survey(store).groups}
-    assert tuple(groups) == GROUPS
+    assert tuple(groups) == CATEGORIES
     for name, group in groups.items():
         tally: dict = {}
         for record in store:
@@ -94,7 +94,7 @@ def test_texts_are_read_of_the_named_utterances_only(tmp_path, monkeypatch):
     whole = Store.columns
     monkeypatch.setattr(Store, "columns", lambda self, names: read.extend(names) or whole(self, names))
     taken = take_survey(store)
-    assert set(read) == {"duration", *GROUPS}
+    assert set(read) == {"duration", *CATEGORIES}
     assert taken.sparsest[0].text.startswith("Utterance")
 
 
