@@ -1,4 +1,4 @@
-"""Manifests: JSONL, one utterance a line, checked completely before any work begins.
+"""Manifests: JSONL, one utterance per line, checked completely before any work begins.
 
     corpus/manifest.jsonl
         {"id": "u1", "audio": "wav/u1.flac", "text": "He hoped.", "duration": 2.41, "split": "train"}
@@ -10,7 +10,7 @@
 
 The first bad line ends the reading with `FILE:LINE: what is wrong; what to do`. Audio stays inside the
 manifest's folder (or `--audio-root`), symbolic links included. Whether a file exists and is sound is not
-asked here: at extraction a missing or broken file is one rejected sample. Keys that are not known are
+checked here: at extraction a missing or broken file is one rejected sample. Keys that are not known are
 ignored.
 """
 
@@ -120,7 +120,7 @@ def read_manifest(path: Path, audio_root: Path | None = None) -> Manifest:
     """
     if not path.is_file():
         problem = "not a plain file" if path.exists() else "no such manifest"
-        raise ManifestError(f"{path}: {problem}; give a JSONL file with one utterance a line")
+        raise ManifestError(f"{path}: {problem}; give a JSONL file with one utterance per line")
     root = audio_root if audio_root is not None else path.parent
     if not root.is_dir():
         raise ManifestError(f"--audio-root {root}: no such folder; name the one audio paths are relative to")
@@ -166,8 +166,8 @@ def problem_of(utterance: Utterance) -> str | None:
     except _Bad as bad:
         return str(bad)
     except ValueError as error:  # NaN, half a surrogate pair: what JSON or UTF-8 cannot say
-        return f"{error}; mend it or take it out"
-    return None if len(line) <= MAX_LINE_BYTES else f"a line longer than {MAX_LINE_BYTES} bytes; take it out"
+        return f"{error}; correct it or remove it"
+    return None if len(line) <= MAX_LINE_BYTES else f"a line longer than {MAX_LINE_BYTES} bytes; remove it"
 
 
 class _Bad(Exception):
@@ -184,12 +184,14 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
         while raw := file.readline(MAX_LINE_BYTES + 1):
             number += 1
             if len(raw) > MAX_LINE_BYTES:
-                raise ManifestError(f"{path}:{number}: longer than {MAX_LINE_BYTES} bytes; write one utterance a line")
+                raise ManifestError(
+                    f"{path}:{number}: longer than {MAX_LINE_BYTES} bytes; write one utterance per line"
+                )
             yield number, raw
 
 
 def parse_line(raw: bytes) -> Utterance:
-    """One line as an utterance; the audio path is not judged here.
+    """One line as an utterance; the audio path is not checked here.
 
     Raises:
         _Bad: what is wrong, without file and line.
@@ -219,9 +221,9 @@ def _parse_object(raw: bytes) -> dict[str, Any]:
     except RecursionError as error:
         raise _Bad("nested too deeply; an utterance is a flat JSON object") from error
     except ValueError as error:
-        raise _Bad(f"not JSON ({error}); write one JSON object a line") from error
+        raise _Bad(f"not JSON ({error}); write one JSON object per line") from error
     if not isinstance(data, dict):
-        raise _Bad(f"a JSON {type(data).__name__}, not an object; write one object a line")
+        raise _Bad(f"a JSON {type(data).__name__}, not an object; write one object per line")
     return data
 
 
@@ -283,15 +285,15 @@ def _shown(value: object) -> str:
 
 
 class AudioFolder:
-    """Judges audio paths: local, and inside `root` after following symbolic links."""
+    """Checks audio paths: local, and inside `root` after following symbolic links."""
 
     def __init__(self, root: Path) -> None:
         self._root = os.path.realpath(root)
         self._shown = str(root)
-        self._folders: dict[str, str] = {}  # realpath of a folder costs a system call a component: once each
+        self._folders: dict[str, str] = {}  # resolved once each: realpath costs system calls
 
     def check(self, audio: str) -> None:
-        """Raises _Bad where the path leads elsewhere."""
+        """Raises _Bad where the path is not inside the folder."""
         if _REMOTE.match(audio) or audio.rstrip().endswith("|"):
             raise _Bad(f"audio {audio[:80]!r} is a URL or a command; copy the audio to disk and give its path")
         folder, name = os.path.split(os.path.join(self._root, audio))

@@ -1,11 +1,11 @@
-"""The catalog: one Parquet part a shard, one row an utterance; a part's rename is its shard's commit mark.
+"""The catalog: one Parquet part per shard, one row per utterance; renaming a part into place commits its shard.
 
     catalog/00007.parquet     id, shard, row, frames, offset, crc32c, text, duration, lang, ... translation
     catalog/_00007.crc32c     {"crc32c": 2868823, "size": 8123} of the part, which is checked by it
 
 `offset` and `crc32c` are the position in bytes and the checksum of the record's features in the shard's file;
 the part's schema metadata (key `speechmapper`) lists the shard's files with their sizes and checksums.
-Opening reads only the numbers; text columns are read when asked for.
+Opening reads only the numbers; text columns are read on demand.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ _META = b"speechmapper"
 
 @dataclass(frozen=True, slots=True)
 class PartInfo:
-    """A part's own description.
+    """What a part's metadata says.
 
     Attributes:
         shard: its number. made_by: fingerprint of the identity (or target set) it belongs to.
@@ -122,7 +122,7 @@ def committed_shards(root: Path, target: str | None = None) -> list[int]:
 
 
 def read_part(root: Path, shard: int, columns: Sequence[str], target: str | None = None) -> tuple[PartInfo, pa.Table]:
-    """A part's description and some of its columns, after its checksum was found right.
+    """A part's description and some of its columns, after its checksum was checked.
 
     Raises:
         StoreCorrupt: missing or differing bytes. StoreFormatError: not a part of this format.
@@ -142,7 +142,7 @@ def read_part(root: Path, shard: int, columns: Sequence[str], target: str | None
 
 
 def read_rows(root: Path, shard: int, columns: Sequence[str], target: str | None = None) -> tuple[PartInfo, pa.Table]:
-    """As `read_part`, and the rows are found to be numbered 0, 1, 2, ..."""
+    """Like `read_part`; also checks that the rows are numbered 0, 1, 2, ..."""
     info, table = read_part(root, shard, ["row", *columns], target)
     rows = table.column("row").to_numpy()
     if not np.array_equal(rows, np.arange(len(rows))):
@@ -157,7 +157,7 @@ def seal(size: int, total: int) -> bytes:
 
 
 def checked(path: Path, sealed_by: Path) -> pa.Buffer:
-    """A file's bytes, after size and crc32c were found to be those in its seal.
+    """A file's bytes, after size and crc32c were checked against its seal.
 
     Raises:
         StoreCorrupt: missing or differing bytes.

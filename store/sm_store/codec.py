@@ -7,7 +7,7 @@
 
 A codec's name is part of the store's identity, and a promise: the same name always writes the same form.
 Speech features of float16 are close to noise, so lossless codecs save little; padded targets repeat themselves.
-The lossy choice, `int8`, is no codec around rows but another form of the features: `sm_store.int8`.
+The lossy choice, `int8`, is not a codec around rows but another representation of the features: `sm_store.int8`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import numpy as np
 from sm_store.errors import ConfigError
 from sm_store.int8 import NAME as INT8
 
-# What a user chooses, and the codec that stands for it today.
+# What a user chooses, and the codec it means in this release.
 CHOICES = {"none": None, "zstd": "zstd:1", "blosc": "blosc:lz4:5:bitshuffle", "int8": INT8}
 _SHUFFLES = {"noshuffle": 0, "shuffle": 1, "bitshuffle": 2}
 _BLOSC_NAMES = ("lz4", "zstd")
@@ -35,7 +35,7 @@ class Codec:
 
     Attributes:
         name: as in the identity. suffix: of a tar member that it encoded.
-        metadata: of Zarr v3. numcodec: what does the work.
+        metadata: of Zarr v3. numcodec: the encoder and decoder.
     """
 
     name: str
@@ -100,7 +100,7 @@ def _blosc(name: str, settings: list[str], itemsize: int) -> Codec:
 
 
 def _check_blosc(data: Any, out: np.ndarray) -> None:
-    """Blosc trusts the sizes in a block's header; they are held against what is there first."""
+    """Blosc trusts the sizes in a block's header; they are checked against the actual sizes first."""
     header = bytes(memoryview(data)[:16])
     sizes = [int.from_bytes(header[at : at + 4], "little") for at in (4, 12)]
     if len(header) < 16 or sizes != [out.nbytes, len(memoryview(data))]:

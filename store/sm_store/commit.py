@@ -1,4 +1,4 @@
-"""Committing a shard: check all, write the data, then the ledger, then the catalog part that makes it count.
+"""Committing a shard: check everything, write the data, then the ledger, then the catalog part, which commits it.
 
     shards/00007/ (or .tar)  ->  targets/NAME/shards/00007  ->  targets/NAME/catalog/00007
     ->  ledger/00007.jsonl  ->  catalog/_00007.crc32c  ->  catalog/00007.parquet
@@ -41,7 +41,7 @@ TokenIds = Sequence[np.ndarray]
 
 @dataclass(frozen=True, slots=True)
 class ShardTargets:
-    """One target set's share of a shard: frames and token ids of each record, checked."""
+    """The part of a shard that belongs to one target set: frames and token ids of each record, checked."""
 
     target: TargetSet
     shard: int
@@ -95,7 +95,7 @@ def write_missing_targets(
     """Targets for a committed shard, leaving out (and returning) the records whose text does not fit.
 
     Args:
-        content: token ids of every record, and what is known before of those that have none.
+        content: token ids of every record, and the rejects already known for records without any.
     """
     ids, known = content
     what = f"shard {shard}, targets {target.name!r}"
@@ -125,16 +125,15 @@ def write_late_targets(root: Path, identity: Identity, targets: ShardTargets, re
 
 
 def remove_target_parts(root: Path, shard: int) -> None:
-    """Take back targets that a crashed commit of `shard` left: they describe files about to be replaced."""
+    """Remove the target parts that a crashed commit of `shard` left: they describe files about to be replaced."""
     for folder in sorted((root / paths.TARGETS).glob(f"*/{paths.CATALOG}")):
         remove_part(root, shard, folder.parent.name)
 
 
 def discard_shard(root: Path, shard: int) -> None:
-    """Make a damaged shard one that was never committed, so that it can be made again; the caller holds its
-    lock.
+    """Make a damaged shard uncommitted, so that it can be made again; the caller holds its lock.
 
-    Its part goes first: from then on nobody looks at its files, which the next commit replaces.
+    Its part goes first: from then on no reader looks at its files, which the next commit replaces.
     """
     remove_part(root, shard)
     remove_target_parts(root, shard)
@@ -216,7 +215,7 @@ def check_records(identity: Identity, shard: int, records: Sequence[Record], rej
 
 
 def _check_finite(identity: Identity, shard: int, records: Sequence[Record]) -> None:
-    """Raises StoreError for the first record that is not; several threads look at them."""
+    """Raises StoreError for the first record with features that are not finite; checks in several threads."""
     finite = np.ones(len(records), np.bool_)
 
     def look(rows: np.ndarray) -> None:
@@ -244,7 +243,7 @@ def _check_fields(shard: int, record: Record) -> None:
 
 
 def check_ids(target: TargetSet, shard: int, frames: np.ndarray, ids: TokenIds) -> ShardTargets:
-    """Token ids as int32, one array a record; an empty one means that the record has no target.
+    """Token ids as int32, one array per record; an empty one means that the record has no target.
 
     Raises:
         StoreError: another number of them than records, ids outside the table, no room for text and a pad.

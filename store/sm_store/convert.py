@@ -4,7 +4,7 @@
     merge("all.store", ["librispeech.store", "voxpopuli.store"])      their shards one after the other
 
 Shard by shard, each committed as an extraction commits it: stopped, the same call continues; finished, it does
-nothing. Features, token ids and fields are taken over bit for bit, so there and back again is the same store.
+nothing. Features, token ids and fields are copied bit for bit, so exporting there and back gives the same store.
 One shard is in memory at a time.
 """
 
@@ -90,7 +90,7 @@ def merge(
 
     Args:
         layout: of the new store; None: the first source's.
-        targets: target sets to take along; None: all, which then must be in every source and be the same.
+        targets: target sets to copy; None: all, which then must be in every source and be the same.
 
     Raises:
         StoreError: as `export`, or an id that is in two of them. IdentityMismatch: with the difference.
@@ -145,7 +145,7 @@ def _copy(source: Store, out: Store, names: Sequence[str], offset: int, progress
                 out.commit(shard, records, rejects, early)
                 copied += 1
             for name in names:
-                # A shard that is there without them was copied before the set was there, or was asked for.
+                # A shard that is there without them was copied before the set was there, or was requested.
                 if name in later if to_do else shard not in done[name]:
                     ids = source.shard_token_ids(ordinal, name)
                     out.commit_targets(name, shard, ids, _target_rejects(source, name, part.shard))

@@ -94,8 +94,8 @@ class Written:
 class DurableFile:
     """A new file being written: counts its bytes and their crc32c, and is on disk when closed.
 
-    A thread writes, while the next buffers are made and summed; so a buffer must stay as it is until the file
-    is closed.
+    A thread writes while the next buffers are made and their checksums computed, so a buffer must not change until
+    the file is closed.
     """
 
     def __init__(self, path: Path) -> None:
@@ -105,7 +105,7 @@ class DurableFile:
         self._queued: deque[Future[None]] = deque()
         self._pieces: list[memoryview] = []  # not yet handed to the writer
         self._held = 0  # bytes of them
-        self._sent = 0  # bytes that the disk has been given
+        self._sent = 0  # bytes already passed to the disk
         self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
 
     def write(self, data: bytes | np.ndarray) -> int:
@@ -131,7 +131,7 @@ class DurableFile:
         return Written(self.size, self.crc32c)
 
     def _queue(self) -> None:
-        """Hand what is held to the writing thread, which is at most _QUEUED such pieces behind."""
+        """Pass the pending pieces to the writing thread, which is at most _QUEUED of them behind."""
         if self._writer is None:
             self._writer = ThreadPoolExecutor(1, "writer")
         if len(self._queued) == _QUEUED:
@@ -140,9 +140,9 @@ class DurableFile:
         self._pieces, self._held = [], 0
 
     def _write(self, pieces: list[memoryview], end: int) -> None:
-        """Write pieces that end at byte `end` of the file; its bytes go on to the disk before the fsync asks for it.
+        """Write pieces that end at byte `end` of the file; write-back starts before the fsync.
 
-        (Of dirty pages, POSIX_FADV_DONTNEED only begins the writing; they stay in the page cache.)
+        (POSIX_FADV_DONTNEED only starts the write-back of dirty pages; they stay in the page cache.)
         """
         _write_all(self._fd, pieces)
         ready = (end - self._sent) // _SENT * _SENT  # its last pages may be written to again
@@ -151,7 +151,7 @@ class DurableFile:
             self._sent += ready
 
     def _drain(self) -> None:
-        """Everything so far is written. Raises what went wrong with any of it."""
+        """Wait until everything so far is written; raises the error of a write that failed."""
         if self._writer is not None:
             self._writer.shutdown()
             self._writer = None
@@ -161,7 +161,7 @@ class DurableFile:
         _write_all(self._fd, pieces)
 
     def abandon(self) -> None:
-        """Close without caring for the contents."""
+        """Close the file, whose contents no longer matter."""
         self._pieces = []
         if self._fd >= 0:
             with suppress(OSError):
@@ -174,8 +174,8 @@ class DurableFile:
 class Stage:
     """A folder or file under its temporary name; `files` says what was written, by path below it.
 
-    All of it goes to the disk together at the end: a disk that is asked for one small file after the other
-    lets each wait.
+    Everything is flushed to disk together at the end: flushing one small file after the other would wait for
+    the disk each time.
     """
 
     path: Path
@@ -193,7 +193,7 @@ class Stage:
         self.files[name] = Written(out.size, out.crc32c)
 
     def add(self, name: str, data: bytes) -> None:
-        """A small file in one go."""
+        """Write a small file at once."""
         with self.create(name) as out:
             out.write(data)
 
@@ -214,7 +214,7 @@ class Stage:
 
 @contextmanager
 def staged(final: Path, folder: bool = True) -> Iterator[Stage]:
-    """Build `final` under a temporary name beside it and rename it into place when the block ends well.
+    """Build `final` under a temporary name beside it and rename it into place when the block ends without an error.
 
     What is already at `final` is replaced: call this only while holding the lock of its shard.
     """
@@ -259,7 +259,7 @@ def make_folder(path: Path) -> None:
 
 
 def remove(path: Path) -> None:
-    """Remove a file or folder durably; nothing there is fine."""
+    """Remove a file or folder durably; a missing path is no error."""
     if path.is_dir() and not path.is_symlink():
         grave = _temporary(path)
         os.rename(path, grave)
@@ -272,7 +272,7 @@ def remove(path: Path) -> None:
 
 
 def move_files(source: Path, target: Path) -> None:
-    """Put every file below the folder `source` at its place below `target`, one rename each; `source` goes."""
+    """Move every file below the folder `source` to its place below `target`, one rename each; remove `source`."""
     for path in sorted(path for path in source.rglob("*") if path.is_file()):
         final = target / path.relative_to(source)
         make_folder(final.parent)

@@ -1,17 +1,17 @@
-"""The project's error tree, by what the one who catches it would do.
+"""The project's error tree, ordered by how a caller would handle each error.
 
     SpeechMapperError          base; never raised itself
     ├── InputError      2      the user gave something wrong: says what, where, and the remedy
     │   ├── ManifestError      a manifest line (file:line)
     │   ├── ConfigError        a flag or configuration key
     │   └── ModelError         an encoder, LLM or projector that cannot be found or used
-    ├── StoreError      2      a store that cannot be used as asked
+    ├── StoreError      2      a store that cannot be used as requested
     │   ├── StoreMissing       nothing there, or not finished
     │   ├── StoreFormatError   not a store, or another format version
-    │   ├── IdentityMismatch   made by something else; carries the diff
+    │   ├── IdentityMismatch   made with other settings; carries the difference
     │   ├── StoreCorrupt       bytes that do not match their checksum, size or shape
     │   └── StoreBusy          another writer holds the shard
-    ├── SampleError     -      one utterance cannot be used: goes to the ledger, the run goes on
+    ├── SampleError     -      one utterance cannot be used: goes to the ledger, the run continues
     └── RunFailed       1      the work ran and failed (every sample rejected, non-finite loss, ...)
 
 `kind` is a stable code for scripts; `exit_code` is what a command line ends with. A message is one line that
@@ -56,7 +56,7 @@ class ModelError(InputError):
 
 
 class StoreError(SpeechMapperError):
-    """A store that cannot be used as asked."""
+    """A store that cannot be used as requested."""
 
     kind = "store"
     exit_code = 2
@@ -75,7 +75,7 @@ class StoreFormatError(StoreError):
 
 
 class IdentityMismatch(StoreError):
-    """The store was made by something else than what is asked for."""
+    """The store was made with other settings than the requested ones."""
 
     kind = "store.identity"
 
@@ -95,7 +95,7 @@ class StoreBusy(StoreError):
 class SampleError(SpeechMapperError):
     """One utterance that cannot be used.
 
-    `reason` is one of the ledger's codes (`sm_store.ledger.REASONS`), `detail` one line for a person.
+    `reason` is one of the ledger's codes (`sm_store.ledger.REASONS`), `detail` one line of explanation.
     """
 
     kind = "sample"

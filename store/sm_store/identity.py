@@ -1,8 +1,8 @@
-"""What a store was made from and by: written once, compared by everyone who opens the store for more work.
+"""What a store was made from, and how: written once, compared whenever the store is opened for more work.
 
     mine = Identity(encoder={"id": "facebook/seamless-m4t-v2-large", ..., "width": 1024}, manifest_sha256="9f..")
     store.identity.require_same(mine, "corpus.store")
-    # IdentityMismatch: corpus.store: made by something else (it has != asked for): encoder.layer: 24 != 18; ...
+    # IdentityMismatch: corpus.store: made with other settings (found != requested): encoder.layer: 24 != 18; ...
 
 `packages` (library versions) is recorded and shown, never compared.
 """
@@ -37,8 +37,8 @@ class Identity:
         layout: zarr or webdataset.
         front_end: the audio front end, as the encoder describes it.
         normalizer: version of the text normalisation.
-        manifest_sha256: of the manifest the store is made from; `split` the part of it taken.
-        plan: the shard plan: `shards` (how many) and whatever cuts them.
+        manifest_sha256: of the manifest the store is made from; `split`: the part of it that was extracted.
+        plan: the shard plan: `shards` (how many) and the rule by which utterances are divided into them.
         packages: versions of libraries, for information.
     """
 
@@ -72,7 +72,7 @@ class Identity:
 
     @property
     def quantized(self) -> bool:
-        """Whether the features are stored as int8 and a scale a frame."""
+        """Whether the features are stored as int8 with one scale per frame."""
         return self.compression == INT8
 
     def to_json(self) -> dict[str, Any]:
@@ -111,7 +111,7 @@ def require_same(differences: list[str], what: str) -> None:
     if differences:
         remedy = "use the same settings or another folder"
         diff = "; ".join(differences)
-        raise IdentityMismatch(f"{what}: made by something else (it has != asked for): {diff}; {remedy}")
+        raise IdentityMismatch(f"{what}: made with other settings (found != requested): {diff}; {remedy}")
 
 
 def diff_json(ours: Mapping[str, Any], theirs: Mapping[str, Any], ignore: frozenset[str] = frozenset()) -> list[str]:

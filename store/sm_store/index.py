@@ -5,10 +5,10 @@
 
     write_index(root, SCHEMA, made_by)      after an extraction
     index = read_index(root, made_by)       None where there is none
-    index.parts[7], index.starts[7:9]                    what part 7 says of itself, and its rows
+    index.parts[7], index.starts[7:9]                    the description of part 7, and its rows
 
-It repeats what the parts say and is never needed: shards committed after it are read from their parts, and
-it goes (`drop_index`) before any part does. Ids and texts stay in the parts.
+It repeats the parts and is never required: shards committed after it are read from their parts, and
+it is removed (`drop_index`) before any part is. Ids and texts stay in the parts.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Index:
     """The numbers of some parts, ascending by shard.
 
     Attributes:
-        parts: what each says of itself. starts: (parts + 1,) int64 first row of each in `table`, and the end.
+        parts: the description of each. starts: (parts + 1,) int64 first row of each in `table`, and the end.
         table: the indexed columns.
     """
 
@@ -100,22 +100,22 @@ def read_index(root: Path, made_by: str, target: str | None = None) -> Index | N
 
 
 def drop_index(root: Path, target: str | None = None) -> None:
-    """Remove the index: before a part goes, or before a new one is written. Without its seal it counts for
-    nothing."""
+    """Remove the index: before a part goes, or before a new one is written. Without its seal it is
+    ignored."""
     for file in (paths.index_seal(target), paths.index(target)):
         if (root / file).exists():
             remove(root / file)
 
 
 def remove_part(root: Path, shard: int, target: str | None = None) -> None:
-    """Make a shard one that was never committed; nothing happens where it is not."""
+    """Make a shard uncommitted; does nothing where it is not committed."""
     if catalog.is_committed(root, shard, target):
         drop_index(root, target)
         remove(root / paths.part(shard, target))
 
 
 def _indexed_field(field: pa.Field) -> pa.Field:
-    """Words that repeat are kept once."""
+    """Categories are dictionary-encoded."""
     return field.with_type(pa.dictionary(pa.int32(), pa.string())) if pa.types.is_string(field.type) else field
 
 

@@ -1,4 +1,4 @@
-"""Features as int8 with one scale a frame: about half the bytes of float16, at a loss that is measured and kept.
+"""Features as int8 with one scale per frame: about half the bytes of float16; the loss is measured and recorded.
 
     q = quantize(features, "float16")     (T, D) float16 -> codes (T, D) int8, scales (T,) float32, error 0.0057
     q.features("float16")                 (T, D) float16: each frame's codes times its scale
@@ -44,7 +44,7 @@ def quantize(features: np.ndarray, dtype: str) -> Quantized:
     numbers = to_float32(features, dtype)
     most = np.abs(numbers).max(axis=1, initial=0)
     scales = most / np.float32(_MOST)
-    with np.errstate(over="ignore"):  # where rounding up would take the greatest float32 beyond it
+    with np.errstate(over="ignore"):  # where rounding up would overflow float32
         scales = np.where(np.isfinite(scales * _MOST), scales, np.nextafter(scales, np.float32(0)))
     exact = np.divide(numbers, scales[:, None], out=np.zeros_like(numbers), where=scales[:, None] > 0)
     codes = np.clip(np.rint(exact), -_MOST, _MOST).astype(np.int8)

@@ -1,8 +1,8 @@
-"""The reject ledger: every utterance that is not in the store, with a reason code and one line for a person.
+"""The reject ledger: every utterance that is not in the store, with a reason code and one line of explanation.
 
     ledger/00007.jsonl     {"detail": "wav/12.flac: no such file", "id": "12", "reason": "audio_missing"}
 
-One file a shard, written before the shard's commit mark: an utterance is in the catalog or in the ledger,
+One file per shard, written before the shard's commit mark: an utterance is in the catalog or in the ledger,
 never both, never neither.
 """
 

@@ -1,11 +1,11 @@
-"""The values that cross the store's edge: what goes in, what comes out, what a target set says of itself.
+"""The values that go into a store and come out of it, and the description of a target set.
 
     Record("1089-134686-0000", features_TD, Fields(text="he hoped", duration=1.2))     in, and out of store[i]
     Reject("1089-134686-0001", "audio_missing", "wav/0001.flac: no such file")         in
     Batch(features_BTD, frames_B, indices_B, targets_BUE, vectors_B, tokens_B, ...)    out of store.read
 
 Shapes: B batch, T encoder frames after averaging, D encoder width, U projector vectors, E LLM embedding
-width, V vocabulary. `bfloat16`, which numpy lacks, is held as its uint16 bits everywhere
+width, V vocabulary. `bfloat16`, which numpy lacks, is represented by its uint16 bits everywhere
 (`torch.from_numpy(x).view(bfloat16)` or `sm_store.dtypes.to_float32(x, "bfloat16")` turns them into numbers).
 """
 
@@ -30,7 +30,7 @@ class Record:
     """One utterance: features (T, D) in the store's dtype, and its fields.
 
     Attributes:
-        quantized: what a store of int8 made the features from; such a store takes it over as it is.
+        quantized: the int8 form the features were made from; an int8 store keeps it unchanged.
     """
 
     id: str
@@ -56,7 +56,7 @@ class Reject:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Padded arrays of some records, in the order they were asked for.
+    """Padded arrays of some records, in the requested order.
 
     The arrays are views of a buffer that is used again once nothing refers to it: keep the arrays (or tensors
     made from them) as long as the numbers are needed (with asynchronous copies to a GPU: until the copy has
@@ -69,7 +69,7 @@ class Batch:
         targets_BUE: (B, U, E) token embeddings, then pad rows up to the record's own U, then zeros.
         vectors_B: (B,) int64, each record's own U.
         tokens_B: (B,) int64; 0 = this record has no target (its text is too long for its frames).
-        token_ids: one int32 array of (tokens,) a record.
+        token_ids: one int32 array (tokens,) per record.
     """
 
     features_BTD: np.ndarray
@@ -90,7 +90,7 @@ class TargetSpec:
         llm: model id as the user named it; `revision` its commit, None for a local folder.
         tokenizer_sha256: of the tokenizer files (`sm_store.targets.tokenizer_sha256`).
         table_sha256: of the embedding table (`sm_store.targets.table_sha256`).
-        table_scale: mean square of the table's numbers: one dimension's mean squared error of answering zero.
+        table_scale: mean square of the table's numbers: the mean squared error per dimension of predicting zero.
         pad_token: the token whose embedding fills positions after the text; `pad_id` its row.
         width: E. vocabulary: V, rows of the table.
         kind: `dense` = padded embeddings stored per record; `table` = token ids, embedded when read.

@@ -1,4 +1,4 @@
-"""What is done, missing and rejected in a store, as JSON values: the facts behind `sm-pipeline status`.
+"""What is done, missing and rejected in a store, as JSON values: the data behind `sm-pipeline status`.
 
 status(Store.open("corpus.store"))
 {"path": ..., "shards": {"done": 7, "planned": 8, "missing": [5], "retried": 0}, "records": 6912, "hours": 11.3,

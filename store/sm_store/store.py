@@ -8,7 +8,7 @@
     batch = store.read(store.select(split="train")[:32], targets="smollm2")
     batch.features_BTD, batch.targets_BUE                            padded arrays, ready for torch.from_numpy
 
-An open store shows what was committed when it was opened (and what itself committed since): one version,
+An open store shows what was committed when it was opened (and what it has committed itself since): one version,
 whatever other processes write meanwhile.
 """
 
@@ -51,7 +51,7 @@ class Store:
         self._policy: ChecksumPolicy = checksums
         self._held: set[int] = set()
         self._files = files
-        _ = self._view  # what is wrong with a store is said when it is opened
+        _ = self._view  # errors in a store are raised when it is opened
 
     # -- making and opening ------------------------------------------------------------------------------
 
@@ -87,7 +87,7 @@ class Store:
 
         Args:
             path: its folder, or any fsspec URL to only read it.
-            cache: where shard files of a URL are kept; None: as the environment says (`sm_store.reading.remote`).
+            cache: where shard files of a URL are kept; None: as environment variables say (`sm_store.reading.remote`).
 
         Raises:
             StoreMissing, StoreFormatError, StoreCorrupt: before any record is used.
@@ -102,7 +102,7 @@ class Store:
 
     @classmethod
     def open_or_create(cls, path: str | Path, identity: Identity) -> Store:
-        """Continue the store at `path` if it was made by the same identity, or begin it.
+        """Continue the store at `path` if it has the same identity, or create it.
 
         Raises:
             IdentityMismatch: with the difference.
@@ -114,7 +114,7 @@ class Store:
             except StoreFormatError:
                 raise
             except StoreError:
-                pass  # another process was faster: it is a store now, held against ours below
+                pass  # another process was faster: it is a store now, checked against ours below
         store = cls.open(root)
         store.identity.require_same(identity, str(root))
         return store
@@ -146,7 +146,7 @@ class Store:
 
     @property
     def parts(self) -> Sequence[PartInfo]:
-        """What each committed shard says of itself, ascending."""
+        """The description of each committed shard, ascending."""
         return self._view.contents.parts
 
     @property
@@ -156,11 +156,11 @@ class Store:
 
     @property
     def catalog(self) -> pa.Table:
-        """The whole catalog, text columns included, one row a record in order."""
+        """The whole catalog, text columns included, one row per record in order."""
         return self._view.columns(catalog.schema_of(self.identity).names)
 
     def columns(self, names: Sequence[str]) -> pa.Table:
-        """Some columns of the catalog, one row a record in order; read when first asked for."""
+        """Some columns of the catalog, one row per record in order; read on first use."""
         return self._view.columns(names)
 
     def select(self, **where: str | None) -> np.ndarray:
@@ -179,7 +179,7 @@ class Store:
         pin: bool = False,
         geometry: Geometry | None = None,
     ) -> Batch:
-        """A padded batch of the records at `indices`, in that order, with a target set's rows if named.
+        """A padded batch of the records at `indices`, in that order, with the rows of a target set if one is named.
 
         Args:
             pin: into page-locked memory, for fast copies to a GPU; needs torch imported by the caller.
@@ -223,7 +223,7 @@ class Store:
         return self._view.target(self.targets(name)).tokens.stream.counts.astype(np.int64)
 
     def add_target_set(self, spec: TargetSpec, table: np.ndarray, tokenizer_files: Mapping[str, bytes]) -> None:
-        """Add a target set, without any shard's targets yet; there already and the same: nothing happens.
+        """Add a target set, without targets of any shard yet; does nothing if the same set is there already.
 
         Args:
             table: (V, E) floats, the LLM's input-embedding table.
@@ -300,7 +300,7 @@ class Store:
         token_ids: Sequence[np.ndarray],
         rejects: Sequence[Reject] = (),
     ) -> list[Reject]:
-        """Add a target set's rows to a committed shard, one array of token ids a record.
+        """Add a target set's rows to a committed shard, one array of token ids per record.
 
         A record whose text does not fit (tokens + 1 > its vectors) gets no target (0 tokens) and is listed in
         `targets/NAME/ledger`; those are returned.

@@ -1,4 +1,4 @@
-"""Target sets: what a projector should answer, per LLM, beside the features and independent of them.
+"""Target sets: what a projector should predict, per LLM, stored beside the features and independent of them.
 
     targets/smollm2/target.json       the TargetSpec, and size and crc32c of the files below
     targets/smollm2/table.npy         (V, E) the LLM's input-embedding table, in the narrowest exact float
@@ -54,7 +54,7 @@ class TargetSet:
     def added_later(self, shard: int) -> bool:
         """Whether a shard's targets were added after its features, as files of their own with a ledger.
 
-        Its part says so; where that is damaged or gone, the ledger's being there.
+        Its part tells; where that is damaged or missing, the existence of a ledger does.
         """
         path = paths.ledger(shard, self.name)
         try:
@@ -115,7 +115,7 @@ class TargetSet:
         return target
 
     def fingerprint(self) -> str:
-        """Of the spec: what a shard's targets must have been made by."""
+        """SHA-256 of the spec; targets of a shard must carry the same."""
         return hashlib.sha256(canonical(self.spec.to_json())).hexdigest()
 
     def check_tokenizer(self) -> None:

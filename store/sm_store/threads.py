@@ -1,4 +1,4 @@
-"""Threads that read, decode and check parts of a batch, calls that leave the interpreter to others meanwhile.
+"""Threads that read, decode and check parts of a batch, in calls that release the interpreter lock.
 
 in_threads([task, task, task])      done, or the first error raised, when all have ended
 """
@@ -14,7 +14,7 @@ THREADS = min(8, len(os.sched_getaffinity(0)))
 
 
 def in_threads(tasks: Sequence[Callable[[], None]]) -> None:
-    """Run tasks, the last one in this thread. What they write to may be used, or given up, after it."""
+    """Run tasks, the last one in this thread. Afterwards no task is running any more, also if one failed."""
     started = [_pool(os.getpid()).submit(task) for task in tasks[:-1]]
     try:
         for task in tasks[-1:]:
@@ -27,5 +27,5 @@ def in_threads(tasks: Sequence[Callable[[], None]]) -> None:
 
 @lru_cache(maxsize=1)
 def _pool(process: int) -> ThreadPoolExecutor:
-    """Of this process: threads do not come along when one is forked."""
+    """The pool of this process: a forked process does not inherit threads."""
     return ThreadPoolExecutor(THREADS, "store")

@@ -1,4 +1,4 @@
-"""Every byte of a store against what was written: the facts behind `sm-pipeline verify` and `repair`.
+"""Check every byte of a store against what was written: the data behind `sm-pipeline verify` and `repair`.
 
     report = verify("corpus.store")
     report.ok                  False
@@ -6,7 +6,7 @@
     report.bad_shards()        [7]     to discard and extract again
     discard("corpus.store", report)
 
-Unlike opening a store, verifying goes on after the first damage and names all of them, down to the record.
+Unlike opening a store, verifying continues after the first damage and names every one, down to the record.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ Progress = Callable[[int], None]
 
 @dataclass(frozen=True, slots=True)
 class Damage:
-    """One thing that is not as it was written.
+    """One difference from what was written.
 
     Attributes:
         file: path below the store. problem: what is wrong with it.
@@ -184,7 +184,7 @@ class _Verifier:
                 self.damages.append(Damage(name, problem))
 
     def _index(self, schema: pa.Schema, made_by: str, target: str | None) -> None:
-        """An index must say what the parts say."""
+        """Check an index against the parts it repeats."""
         file = paths.index(target)
         try:
             index = read_index(self.root, made_by, target)
@@ -284,7 +284,7 @@ class _Verifier:
             self._offsets(info, kind.array, table.column(kind.counts).to_numpy(), target)
 
     def _offsets(self, info: PartInfo, data: str, counts: np.ndarray, target: str | None) -> None:
-        """The offsets that stock tools go by, against the catalog.
+        """Check the offsets that stock tools read against the catalog.
 
         They end with a crc32c of their own, and the crc32c of bytes followed by their crc32c is the same for
         all bytes of one length: the file's checksum alone would not notice another shard's offsets.
@@ -310,7 +310,7 @@ class _Verifier:
                     self.damages.append(Damage(file, problem, info.shard, row, name, target))
 
     def _coded_records(self, info: PartInfo, file: str, table: pa.Table, kind: RowKind, target: str | None) -> None:
-        """The same for records that a codec has to decode first."""
+        """The same for records of a compressed shard."""
         path, ids = self.root / file, self.ids.get(info.shard, [])
         if kind.codec is None or not path.is_file():
             return

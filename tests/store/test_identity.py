@@ -55,7 +55,7 @@ def test_packages_are_information():
 def test_everything_else_decides(change):
     other = building.identity(**change)
     assert other.sha256() != building.identity().sha256()
-    with pytest.raises(IdentityMismatch, match=r"^corpus\.store: made by something else") as caught:
+    with pytest.raises(IdentityMismatch, match=r"^corpus\.store: made with other settings") as caught:
         building.identity().require_same(other, "corpus.store")
     assert next(iter(change)) in str(caught.value) and "\n" not in str(caught.value)
 

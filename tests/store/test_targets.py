@@ -78,7 +78,7 @@ def test_adding_the_same_again_is_nothing_and_another_is_refused(bare):
     before = building.tree(bare.root)
     add(bare)
     assert building.tree(bare.root) == before
-    with pytest.raises(IdentityMismatch, match=r"target set 'llm': made by something else.*pad_id: 3 != 4"):
+    with pytest.raises(IdentityMismatch, match=r"target set 'llm': made with other settings.*pad_id: 3 != 4"):
         add(bare, pad_id=4)
     with pytest.raises(IdentityMismatch, match="kind"):
         add(bare, kind="table")

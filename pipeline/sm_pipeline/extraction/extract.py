@@ -126,7 +126,7 @@ def extract(config: ExtractConfig) -> Summary:
 
     Raises:
         ManifestError, ModelError, ConfigError: bad input; no store was made.
-        IdentityMismatch: the store was made by something else.
+        IdentityMismatch: the store was made with other settings.
         RunFailed: more rejects than allowed, or a worker died; what was committed stays.
     """
     started = time.monotonic()

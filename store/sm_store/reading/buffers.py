@@ -1,4 +1,4 @@
-"""Memory for batches, used again as soon as nobody holds it: fresh pages cost more than the reading itself.
+"""Memory for batches, reused as soon as nothing refers to it: fresh pages cost more than the reading itself.
 
     pool = BufferPool()
     block = pool.take(10_000_000)      uint8 (10_000_000,), contents undefined

@@ -2,10 +2,10 @@
 
     contents = read_contents(ShardFiles(root), identity)
     contents.features        Stream: frames, offsets, checksums, files of every record
-    contents.parts           what each shard says of itself
+    contents.parts           the description of each shard
     read_target(files, spec, made_by, contents, compression)    the same for a target set, aligned with the features
 
-Everything is held against everything else here, before any record is used: parts against the store's
+Everything is cross-checked here before any record is used: parts against the store's
 identity, row numbers, sizes of files, ranges inside files.
 """
 
@@ -37,7 +37,7 @@ class Contents:
     """The committed shards of a store, ascending, and where their features are.
 
     Attributes:
-        features: rows in the store's dtype, or int8 codes. scales: with codes, the scale of each; None without.
+        features: rows in the store's dtype, or int8 codes. scales: with codes, one scale per frame; else None.
     """
 
     parts: Sequence[PartInfo]

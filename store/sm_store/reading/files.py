@@ -1,6 +1,6 @@
-"""A store's data files, each found to have the size that was written before anything is read from it.
+"""A store's data files, each checked for the size that was written before anything is read from it.
 
-files = ShardFiles(root)                    of a store in a folder; `remote.RemoteFiles` of one elsewhere
+files = ShardFiles(root)                    of a local store; `remote.RemoteFiles` of one at a URL
 files.sizes(["shards/00007.tar"])           [104857600], None where it is missing
 os.preadv(files.get(file, promised).fd, ...)
 """
@@ -21,7 +21,7 @@ _OPEN_FILES = 256
 
 
 class OpenFile:
-    """A file descriptor that is closed when the last user lets go of it."""
+    """A file descriptor that is closed when its last user is gone."""
 
     def __init__(self, path: Path) -> None:
         self.fd = -1
@@ -54,10 +54,10 @@ class ShardFiles:
         return str(self.root / file)
 
     def prepare(self, files: Mapping[str, Written]) -> None:
-        """All of these are about to be read: nothing to do where they lie at hand."""
+        """Announce files that are about to be read; local files need no preparation."""
 
     def get(self, file: str, promised: Written) -> OpenFile:
-        """The open file, after its size was found right. Raises StoreCorrupt."""
+        """The open file, after its size was checked. Raises StoreCorrupt."""
         with self._lock:
             found = self._open.get(file)
             if found is not None:

@@ -4,7 +4,7 @@
       -> Run(file 0, offset 3000, [(6144, 2048)]), Run(file 0, offset 9000, [(0, 2048), (12288, 1024)])
 
 Records that follow each other in a file become one run: one `preadv` that scatters them to their places in
-the padded batch. Runs come in file order, which is kind to disks.
+the padded batch. Runs come in file order, so that disks read sequentially.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def plan_reads(files: np.ndarray, offsets: np.ndarray, sizes: np.ndarray, dests:
 
 
 def shares(runs: Sequence[Run], most: int) -> list[Sequence[Run]]:
-    """The runs as up to `most` parts of about as many bytes, none smaller than is worth a thread."""
+    """The runs as up to `most` parts of about as many bytes, none too small for a thread of its own."""
     sizes = np.cumsum([run.size for run in runs])
     count = min(most, int(sizes[-1]) // _WORTH_A_THREAD) if len(runs) else 0
     if count < 2:

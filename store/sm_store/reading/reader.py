@@ -2,7 +2,7 @@
 
     reader.fill(stream, indices, buffer, stride)     record i's rows at buffer[i * stride:], zeros behind them
 
-Before anything is allocated, the catalog's ranges have been held against the sizes the files should have
+Before anything is allocated, the catalog's ranges have been checked against the sizes the files should have
 (`Stream.check`) and the files against theirs (`ShardFiles`). The checksum policy decides which records'
 crc32c is computed: `always`, `first-epoch` (until each record was right once in this process), `never`.
 """
@@ -39,7 +39,7 @@ class Stream:
         row_shape: () or (width,). dtype: as numpy holds it.
         counts, offsets, crc32c: (records,) rows, first byte and checksum of each record.
         starts: (shards + 1,) first record of each shard. shards: (shards,) their numbers.
-        files: one path below the store a shard, "" for none. promised: size and crc32c that each must have.
+        files: one path below the store per shard, "" for none. promised: size and crc32c that each must have.
         codec: None: a record's rows are `counts * row_bytes` bytes of the file at its offset.
         stored: with a codec, bytes of the record's own block at its offset; 0: its rows lie in chunks, and its
             offset counts decoded bytes.
@@ -184,7 +184,7 @@ class Reader:
             self._check(int(indices[position]), buffer[dest : dest + size])
 
     def _check(self, index: int, data: np.ndarray) -> None:
-        """Hold a record's bytes against its checksum, as the policy has it."""
+        """Check a record's bytes against its checksum, as the policy says."""
         if self._policy == "never" or (self._policy == "first-epoch" and self._seen[index]):
             return
         if google_crc32c.value(data) != self.stream.crc32c[index]:

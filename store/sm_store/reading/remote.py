@@ -7,7 +7,7 @@
 
 What is small is mirrored, and only what changed is fetched again. A shard file is fetched whole, must have the size
 and crc32c that the catalog promises, and is named by them in the cache, so that another version is another file.
-Beyond the bound, the files unused for longest go (files that are being fetched come on top). Processes on one machine
+Beyond the bound, the files unused for longest are removed (files being fetched come on top). Processes on one machine
 share the cache; a store is never written to through it. Credentials and the like are fsspec's own (its configuration
 files and environment).
 """
@@ -68,7 +68,7 @@ class Cache:
 
     @classmethod
     def default(cls) -> Cache:
-        """As the environment says. Raises ConfigError."""
+        """From the environment variables. Raises ConfigError."""
         folder = os.environ.get(CACHE) or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "speechmapper")
         text = os.environ.get(CACHE_GB) or str(_DEFAULT_GB)
         try:
@@ -97,7 +97,7 @@ class RemoteFiles(ShardFiles):
         return RemoteFiles, (self.url, self._cache)
 
     def sizes(self, files: Sequence[str]) -> list[int | None]:
-        """As the remote folder said when it was opened."""
+        """As listed when the store was opened."""
         return [self._sizes.get(file) for file in files]
 
     def where(self, file: str) -> str:
@@ -159,7 +159,7 @@ class RemoteFiles(ShardFiles):
                 total -= stat.st_size
 
     def _remove_abandoned(self) -> None:
-        """Remove what processes that were killed had fetched a part of; a living one holds the file's lock."""
+        """Remove partly fetched files of killed processes; a live process holds the file's lock."""
         for entry in (self._folder / "data").glob(".*"):
             with suppress(StoreBusy), durable.locked(self._folder, entry.name[1:9]):
                 entry.unlink(missing_ok=True)
@@ -172,7 +172,7 @@ class RemoteFiles(ShardFiles):
         return stage.files[""]
 
     def _pieces(self, file: str) -> Iterator[bytes]:
-        with _said(self.where(file)):
+        with _store_errors(self.where(file)):
             fs, base = fsspec.core.url_to_fs(self.url)  # a process that was forked gets another one
             with fs.open(f"{base}/{file}", "rb") as source:
                 while piece := source.read(_PIECE):
@@ -204,7 +204,7 @@ class RemoteFiles(ShardFiles):
 
     def _listing(self) -> dict[str, Mapping[str, Any]]:
         """Every remote file by its path below the store, without what readers never look at."""
-        with _said(self.url):
+        with _store_errors(self.url):
             fs, base = fsspec.core.url_to_fs(self.url)
             fs.invalidate_cache(base)
             found = fs.find(base, detail=True)
@@ -222,7 +222,7 @@ class RemoteFiles(ShardFiles):
 
 
 @contextmanager
-def _said(what: str) -> Iterator[None]:
+def _store_errors(what: str) -> Iterator[None]:
     """Errors of a file system as one of ours that names the URL."""
     try:
         yield
@@ -235,9 +235,9 @@ def _said(what: str) -> Iterator[None]:
 
 
 def _token(info: Mapping[str, Any]) -> str:
-    """Stands for one version of a remote file: whatever its file system says of it."""
-    said = sorted((name, str(value)) for name, value in info.items())
-    return hashlib.sha256(canonical(said)).hexdigest()[:32]
+    """Stands for one version of a remote file: everything its file system reports."""
+    reported = sorted((name, str(value)) for name, value in info.items())
+    return hashlib.sha256(canonical(reported)).hexdigest()[:32]
 
 
 def _read_state(path: Path) -> dict[str, str]:

@@ -1,8 +1,8 @@
-"""One version of a store: what was committed when it was looked at, and everything read through it.
+"""One version of a store: what was committed when it was opened, and everything read through it.
 
     view = View(identity, files, "always")
     view.read(indices, target_set)       padded batches
-    view.columns(["text"])               catalog columns, read when first asked for and kept
+    view.columns(["text"])               catalog columns, read on first use and kept
 
 A store handle swaps in a new view after its own commits; arrays and positions of the old one stay as they
 were.

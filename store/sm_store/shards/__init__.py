@@ -1,1 +1,1 @@
-"""Where shards lie as bytes: ragged columns, the two layouts, and their sizes."""
+"""How shards are laid out as bytes: ragged columns, the two layouts, and their sizes."""

@@ -1,4 +1,4 @@
-"""A shard's worth of ragged rows, and where they ended up: what the two shard layouts have in common.
+"""A shard's worth of ragged rows, and where they were written: what the two shard layouts have in common.
 
     Ragged(features of width 1024 and float16, rows=[(300, 1024), (120, 1024)], counts=[300, 120])
       --shard_zarr.write / shard_tar.write-->
@@ -36,10 +36,10 @@ class Ragged:
 
 @dataclass(frozen=True, slots=True)
 class Extents:
-    """Where the records' rows are: byte offsets in one file (path below the store) and a crc32c each.
+    """Where the records' rows are: byte offsets in one file (path below the store), and the crc32c of each record.
 
     Attributes:
-        stored: bytes of each record's block where a codec made one of it, 0 where its rows lie in chunks.
+        stored: size in bytes of each record's encoded block; 0 where rows are in chunks or not encoded.
     """
 
     file: str

@@ -1,7 +1,7 @@
 """Bytes of a store's shards before they are written, from how many rows each utterance will have.
 
 Sizes("zarr", starts=[0, 512]).rows(frames, 2048)      whole inner chunks and their index, shard by shard
-Sizes("webdataset", starts).rows(vectors, 1152)         a tar member a record: headers, rows, padding to 512 bytes
+Sizes("webdataset", starts).rows(vectors, 1152)         one tar member per record: headers, rows, padding to 512 bytes
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ INDEX_BYTES = 16  # of a chunk in a shard's index
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """How utterances lie in shards.
+    """How utterances are divided into shards.
 
     Attributes:
         layout: zarr or webdataset. starts: the first utterance of each shard.
@@ -44,7 +44,7 @@ class Sizes:
         return sum(-(-total // chunk) * (chunk * row_bytes + INDEX_BYTES) for chunk, total in chunks)
 
     def texts(self, counts: np.ndarray) -> int:
-        """Bytes of the JSON member that describes a record of so many bytes; in zarr shards there is none."""
+        """Bytes of the JSON members, from the bytes of the JSON of each record; zarr shards have none."""
         return int((TAR_BLOCK + _padded(counts)).sum()) if self.layout == "webdataset" else 0
 
 

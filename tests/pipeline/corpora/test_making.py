@@ -71,8 +71,8 @@ def test_what_cannot_be_in_a_manifest_ends_with_its_name(tmp_path):
     good = Utterance("a", str(write_audio(tmp_path / "a.wav", 0.5)), "t")
     for bad, said in (
         ({"id": "x" * 256}, "at most 255"),
-        ({"text": "\ud800"}, "mend it or take it out"),
-        ({"duration": float("nan")}, "mend it or take it out"),
+        ({"text": "\ud800"}, "correct it or remove it"),
+        ({"duration": float("nan")}, "correct it or remove it"),
         ({"offset": -1.0}, "offset is -1.0"),
         ({"text": "t" * 2**20}, "longer than"),
     ):

@@ -75,7 +75,9 @@ def test_an_error_of_a_worker_is_raised_here(tmp_path, tasks):
 
 def test_a_worker_that_loads_another_encoder_is_refused(tmp_path, tasks):
     store = make_store(tmp_path / "s", 7)
-    with pytest.raises(IdentityMismatch, match=r"the encoder that .* loads: made by something else .*width: 7 != 256"):
+    with pytest.raises(
+        IdentityMismatch, match=r"the encoder that .* loads: made with other settings .*width: 7 != 256"
+    ):
         list(run_units(Run(setup_for(store, tmp_path), 2), tasks))
     assert children() == []
 
