@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 
 from sm_pipeline.config import ExtractConfig
-from sm_pipeline.extraction.recipe import RECIPE, Recipe, load_recipe
+from sm_pipeline.extraction.recipe import Recipe, load_recipe
 from sm_store import document
 from sm_store.errors import StoreCorrupt, StoreFormatError, StoreMissing
+from sm_store.paths import RECIPE
 from tests.store import building
 
 MAX_SECONDS, SHARD = 30.0, 100
