@@ -111,7 +111,7 @@ def plan(
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
 ) -> None:
-    """Estimate an extraction: hours, utterances, gigabytes, shards and GPU-hours. Nothing is computed."""
+    """Estimate an extraction before it runs: hours, utterances, gigabytes, shards and GPU-hours."""
     if rate is not None and measure:
         raise ConfigError("--rate: leave it out with --measure, which measures it")
     if rate is not None and not 0 < rate < float("inf"):

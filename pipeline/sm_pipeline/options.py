@@ -15,8 +15,8 @@ CorpusKindArgument = Annotated[
     str,
     typer.Argument(
         metavar="KIND",
-        help=f"Kind of corpus: {', '.join(KINDS)}. nemo is its JSONL, lhotse its cuts, hf a folder written by "
-        "`save_to_disk` of datasets.",
+        help=f"Kind of corpus: {', '.join(KINDS)}. nemo: its JSONL; lhotse: its cuts; hf: a folder written "
+        "by `save_to_disk` of datasets.",
     ),
 ]
 CorpusArgument = Annotated[

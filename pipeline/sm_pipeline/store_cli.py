@@ -124,7 +124,8 @@ def merge(
         settings.Layout | None, typer.Option("--format", help="Format of the shards. Default: the first store's.")
     ] = None,
     target: Annotated[
-        list[str] | None, typer.Option(help="A target set to keep; repeatable. Default: all that every store has.")
+        list[str] | None,
+        typer.Option(help="A target set to keep; repeatable. Default: all, which every store must have."),
     ] = None,
     features_only: Annotated[bool, typer.Option("--features-only", help="Keep no target sets.")] = False,
     as_json: JsonOption = False,
