@@ -15,7 +15,7 @@ from speechmapper.config_file import PRESETS, load_stage1, load_stage2
 from speechmapper.train.launch import end_with_parent, is_main, run_processes
 
 if TYPE_CHECKING:
-    from speechmapper.train.loop import Outcome
+    from speechmapper.train.run import Outcome
 
 app = new_app("sm-train", "Train a projector: stage 1 on text embeddings alone, stage 2 with a frozen LLM.")
 

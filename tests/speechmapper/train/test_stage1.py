@@ -19,7 +19,6 @@ from speechmapper.train.log import read_metrics
 from speechmapper.train.run import Run
 from speechmapper.train.stage import ObjectiveStage
 from speechmapper.train.stage1 import Stage1Request, projector_config, train_stage1
-from speechmapper.train.validation import spread
 from tests.speechmapper.tiny import World, data_of, make_world, stage1_config
 
 ROOT = Path(__file__).parents[3]
@@ -289,12 +288,6 @@ def test_table_targets_train_to_the_same_weights(world, tmp_path):
     train(world, tmp_path / "dense")
     train(table, tmp_path / "run")
     assert same(tmp_path / "dense", tmp_path / "run")
-
-
-def test_spread_is_even_and_whole():
-    assert spread(np.arange(10), 3).tolist() == [0, 4, 9]
-    assert spread(np.arange(4), 9).tolist() == [0, 1, 2, 3]
-    assert spread(np.arange(4), 0).tolist() == []
 
 
 WATCHED = """

@@ -1,4 +1,4 @@
-"""What a stage 1 run can be told besides the paper's recipe: objectives, shapes, averages, thresholds, compilation."""
+"""Stage 1 besides the paper's recipe: objectives, shapes, averages, compilation."""
 
 from __future__ import annotations
 
@@ -133,63 +133,6 @@ def test_a_moving_average_survives_a_resume_to_the_bit(world, tmp_path):
     settings["schedule"] = {**settings["schedule"], "steps": 8}
     train(world, tmp_path / "run", resume=True, **settings)
     assert same(tmp_path / "run", tmp_path / "whole")
-
-
-def eet_file(folder, world, relative_mse: float) -> str:
-    spec = world.store.targets("tiny").spec
-    threshold = {"relative_mse": relative_mse, "mse": relative_mse * spec.table_scale, "first_failing": 1.0}
-    told = {"threshold": threshold, "llm": {"id": spec.llm}, "table_sha256": spec.table_sha256}
-    path = folder / "eet.json"
-    path.write_text(json.dumps(told))
-    return str(path)
-
-
-def test_a_run_tells_its_distance_to_the_threshold_and_can_stop_there(world, tmp_path):
-    run = {"eval_every": 2, "eval_utterances": 3, "eet": eet_file(tmp_path, world, 1e-9)}
-    outcome = train(world, tmp_path / "far", run={**run, "stop_at_eet": True})
-    assert outcome.step == 8
-    lines = [line for line in read_metrics(tmp_path / "far") if "dev_eet_ratio" in line]
-    assert [line["step"] for line in lines] == [2, 4, 6, 8]
-    assert lines[0]["dev_eet_ratio"] == pytest.approx(lines[0]["dev_relative_mse"] / 1e-9, rel=1e-4)
-    run["eet"] = eet_file(tmp_path, world, 1e9)
-    assert train(world, tmp_path / "told", run=run).step == 8
-    outcome = train(world, tmp_path / "stopped", run={**run, "stop_at_eet": True})
-    assert (outcome.step, outcome.finished) == (2, True)
-    assert "below the LLM's embedding error threshold" in outcome.ended
-    assert [path.name for path in list_checkpoints(tmp_path / "stopped")] == ["step-00000002"]
-    again = train(world, tmp_path / "stopped", resume=True, run={**run, "stop_at_eet": True})
-    assert (again.step, again.finished) == (2, True)
-
-
-def test_another_llms_threshold_is_refused(world, tmp_path):
-    path = eet_file(tmp_path, world, 0.1)
-    told = json.loads((tmp_path / "eet.json").read_text()) | {"table_sha256": "0" * 64}
-    (tmp_path / "eet.json").write_text(json.dumps(told))
-    with pytest.raises(ConfigError, match="not that of target set tiny"):
-        train(world, tmp_path / "run", run={"eet": path})
-    with pytest.raises(ConfigError, match="no threshold there"):
-        train(world, tmp_path / "run", run={"eet": str(tmp_path / "none.json")})
-
-
-def test_norms_are_told_at_each_validation(world, tmp_path):
-    train(world, tmp_path / "run", run={"eval_every": 4, "eval_utterances": 3})
-    lines = [json.loads(line) for line in (tmp_path / "run" / "norms.jsonl").read_text().splitlines()]
-    assert [line["step"] for line in lines] == [4, 8]
-    for line in lines:
-        assert sum(line["vectors"]) == pytest.approx(1, abs=1e-4) and sum(line["table"]) == pytest.approx(1, abs=1e-4)
-        assert len(line["edges"]) == len(line["vectors"])
-    last = read_metrics(tmp_path / "run")[-1]
-    assert {"dev_length_error", "dev_length_ratio", "dev_norm_p05", "dev_norm_p50", "dev_norm_p95"} <= set(last)
-    trained = [line for line in read_metrics(tmp_path / "run") if "loss" in line]
-    assert all(line["tokens_per_second"] > 0 and line["peak_memory_gb"] > 0.05 for line in trained)
-
-
-def test_tensorboard_draws_the_norms(world, tmp_path):
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    train(world, tmp_path / "run", run={"eval_utterances": 3, "trackers": ["tensorboard"]})
-    found = EventAccumulator(str(tmp_path / "run" / "tensorboard" / "speechmapper")).Reload().Tags()
-    assert "dev_norm" in found["histograms"] and "dev_wer" in found["scalars"]
 
 
 @pytest.mark.filterwarnings("ignore")  # of torch's own compiler
