@@ -69,7 +69,7 @@ def predict(request: PredictRequest) -> list[dict[str, Any]]:
     lines: dict[int, dict[str, Any]] = {}
     with progress(len(source), "reading out", "utterances") as bar:
         for heard in source.batches():
-            items = [ASR.items(source.example(number))[0] for number in heard.numbers]
+            items = [ASR.items(source.fields(number))[0] for number in heard.numbers]
             instructions = [ASR.instruction(item) for item in items]
             outputs = predict_batch(projector, readout, heard, instructions, scale)
             for number, item, instruction, line in zip(heard.numbers, items, instructions, outputs, strict=True):

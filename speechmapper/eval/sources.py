@@ -1,7 +1,7 @@
 """Where an evaluation gets its speech: a store, or the audio of a manifest.
 
     source.batches()  ->  Heard(features, lengths, targets), a batch of like length at a time
-    source.id(7), source.example(7)  ->  "test-00007", Example("the dog ran")
+    source.id(7), source.fields(7)  ->  "test-00007", Fields("the dog ran", 1.2)
 
 Both give the same features for the same audio; a store also has the true embeddings to measure distances to.
 
@@ -20,7 +20,7 @@ import torch
 
 from sm_pipeline.audio import Cut, file_seconds
 from sm_pipeline.manifest import Manifest, read_manifest
-from sm_store import Store
+from sm_store import Fields, Store
 from sm_store.errors import InputError, RunFailed
 from speechmapper.audio_features import Listening, load_listening, load_wave
 from speechmapper.loader.data import TEST_SPLIT, choose_split, split_of
@@ -28,7 +28,7 @@ from speechmapper.loader.epoch import Budget, batches_by_length
 from speechmapper.loader.prefetch import as_tensor
 from speechmapper.projector import Projector
 from speechmapper.saved_projector import require_features
-from speechmapper.tasks import Example, StoreExamples
+from speechmapper.tasks import StoreFields
 
 FRAMES_OF_A_BATCH = 4096  # after padding
 FRAME_RATE = 25.0  # Hz, to turn seconds of audio into about so many frames
@@ -64,7 +64,7 @@ class Source(Protocol):
     def id(self, number: int) -> str:
         """The id of an utterance."""
 
-    def example(self, number: int) -> Example:
+    def fields(self, number: int) -> Fields:
         """Its text fields."""
 
     def rejected(self) -> int:
@@ -87,7 +87,7 @@ class StoreSource:
         indices = self.store.select(split=self.split) if self.split else everything
         long_enough = self.store.frames[indices] >= projector.config.geometry.min_frames()
         self._indices, self._short = indices[long_enough], int((~long_enough).sum())
-        self._ids, self._examples = self.store.columns(["id"])["id"], StoreExamples(self.store)
+        self._ids, self._fields = self.store.columns(["id"])["id"], StoreFields(self.store)
         self._budget = Budget(FRAMES_OF_A_BATCH, max_utterances=most)
 
     def __len__(self) -> int:
@@ -105,9 +105,9 @@ class StoreSource:
         """See `Source`."""
         return str(self._ids[number].as_py())
 
-    def example(self, number: int) -> Example:
+    def fields(self, number: int) -> Fields:
         """See `Source`."""
-        return self._examples[number]
+        return self._fields[number]
 
     def rejected(self) -> int:
         """Too short for one vector."""
@@ -155,10 +155,10 @@ class ManifestSource:
         """See `Source`."""
         return self._utterances[number].id
 
-    def example(self, number: int) -> Example:
+    def fields(self, number: int) -> Fields:
         """See `Source`."""
         utterance = self._utterances[number]
-        return Example(utterance.text, utterance.question, utterance.answer, utterance.translation)
+        return utterance.fields(utterance.duration or 0.0)
 
     def rejected(self) -> int:
         """Audio missing, broken, or too short for one vector."""

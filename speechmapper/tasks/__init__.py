@@ -1,6 +1,6 @@
 """What the LLM is asked about speech: one file per task, their registry, and mixtures of them.
 
-    TASKS["st"].items(example)     what the task can ask of an utterance, each with its reference answer
+    TASKS["st"].items(fields)     what the task can ask of an utterance, each with its reference answer
     TASKS["st"].instruction(item)  what the LLM is told
     TASKS["st"].score(lines)       metrics of predictions
     mixture("sqa", 0.5)            half asr, half sqa: training draws a task, a wording and an item per utterance
@@ -13,11 +13,11 @@ from __future__ import annotations
 from sm_store.errors import ConfigError
 from speechmapper.tasks.asr import SpeechRecognition
 from speechmapper.tasks.base import Item, Mixture, Task
-from speechmapper.tasks.examples import Example, StoreExamples
 from speechmapper.tasks.sqa import SpokenQuestionAnswering
 from speechmapper.tasks.st import SpeechTranslation
+from speechmapper.tasks.store_fields import StoreFields
 
-__all__ = ["ASR", "TASKS", "Example", "Item", "Mixture", "StoreExamples", "Task", "mixture"]
+__all__ = ["ASR", "TASKS", "Item", "Mixture", "StoreFields", "Task", "mixture"]
 
 ASR = SpeechRecognition()
 TASKS: dict[str, Task] = {task.name: task for task in (ASR, SpeechTranslation(), SpokenQuestionAnswering())}

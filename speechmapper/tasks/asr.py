@@ -9,8 +9,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from sm_pipeline.text import normalise
+from sm_store import Fields
 from speechmapper.measure.text import error_rates
-from speechmapper.tasks.base import Example, Item, Task
+from speechmapper.tasks.base import Item, Task
 
 
 class SpeechRecognition(Task):
@@ -18,9 +19,9 @@ class SpeechRecognition(Task):
 
     name: ClassVar[str] = "asr"
 
-    def items(self, example: Example) -> list[Item]:
+    def items(self, fields: Fields) -> list[Item]:
         """The transcript; every utterance has one."""
-        return [Item(example.text)]
+        return [Item(fields.text)]
 
     def answer(self, item: Item) -> str:
         """The normalised transcript."""

@@ -1,7 +1,7 @@
 """The interface of a task: what it asks of an utterance, in which words, and how answers are scored.
 
-    Example("The dog slept.", translation={"de": "Der Hund schlief."})      the fields of one utterance
-      -> task.items(example)         [Item("Der Hund schlief.", language="de")]
+    Fields("The dog slept.", 1.2, translation={"de": "Der Hund schlief."})      the fields of one utterance
+      -> task.items(fields)         [Item("Der Hund schlief.", language="de")]
       -> task.instruction(item)      Instruction("You are a translator. ...", "Übersetze den Text ...", None)
       -> Prompter.write(...)         token ids around the speech vectors (speechmapper/prompting.py)
 
@@ -21,9 +21,9 @@ from typing import Any, ClassVar
 import numpy as np
 import yaml
 
+from sm_store import Fields
 from sm_store.errors import ConfigError
 from speechmapper.prompting import Instruction
-from speechmapper.tasks.examples import Example
 
 PROMPT_FOLDER = Path(__file__).parents[1] / "prompts"
 ANY_LANGUAGE = "any"
@@ -86,7 +86,7 @@ class Task(ABC):
         return load_wordings(PROMPT_FOLDER / f"{self.name}.yaml")
 
     @abstractmethod
-    def items(self, example: Example) -> list[Item]:
+    def items(self, fields: Fields) -> list[Item]:
         """What the task can ask of an utterance; empty where the manifest has no answer for it."""
 
     @abstractmethod
@@ -132,9 +132,9 @@ class Mixture:
     rates: tuple[tuple[Task, float], ...]
     fallback: Task
 
-    def draw(self, example: Example, rng: np.random.Generator) -> Instruction:
+    def draw(self, fields: Fields, rng: np.random.Generator) -> Instruction:
         """A task among those the utterance has items for, then a wording and an item; with the answer to learn."""
-        offered = [(task, rate) for task, rate in self.rates if rate > 0 and task.items(example)]
+        offered = [(task, rate) for task, rate in self.rates if rate > 0 and task.items(fields)]
         point = rng.random() * sum(rate for _, rate in offered)
         chosen = self.fallback
         for task, rate in offered:
@@ -143,6 +143,6 @@ class Mixture:
                 break
             point -= rate
         wording = int(rng.integers(LARGEST_WORDING))
-        items = chosen.items(example)
+        items = chosen.items(fields)
         item = items[int(rng.integers(len(items)))] if len(items) > 1 else items[0]
         return chosen.instruction(item, wording, learn=True)

@@ -1,6 +1,6 @@
 """Spoken question answering: a question about the speech, then "Your answer:" (paper); exact match and token F1.
 
-Example("The dog slept.", question="Who slept?", answer="the dog")
+Fields("The dog slept.", 1.2, question="Who slept?", answer="the dog")
   -> [Item("the dog", values={"question": "Who slept?"})]
 """
 
@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
+from sm_store import Fields
 from speechmapper.measure.text import answer_scores
-from speechmapper.tasks.base import Example, Item, Task
+from speechmapper.tasks.base import Item, Task
 
 
 class SpokenQuestionAnswering(Task):
@@ -18,11 +19,11 @@ class SpokenQuestionAnswering(Task):
 
     name: ClassVar[str] = "sqa"
 
-    def items(self, example: Example) -> list[Item]:
+    def items(self, fields: Fields) -> list[Item]:
         """The question, where it has an answer."""
-        if not example.question or not example.answer:
+        if not fields.question or not fields.answer:
             return []
-        return [Item(example.answer, values={"question": example.question})]
+        return [Item(fields.answer, values={"question": fields.question})]
 
     def score(self, predictions: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """`exact_match`, `f1`, `utterances`."""

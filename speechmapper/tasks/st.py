@@ -1,6 +1,6 @@
 """Speech translation: the LLM is asked, in the target language, for the translation alone; BLEU and chrF.
 
-Example("The dog slept.", translation={"de": "Der Hund schlief.", "fr": "Le chien dormait."})
+Fields("The dog slept.", 1.2, translation={"de": "Der Hund schlief.", "fr": "Le chien dormait."})
   -> [Item("Der Hund schlief.", language="de"), Item("Le chien dormait.", language="fr")]
 """
 
@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
+from sm_store import Fields
 from speechmapper.measure.text import translation_scores
-from speechmapper.tasks.base import Example, Item, Task
+from speechmapper.tasks.base import Item, Task
 
 
 class SpeechTranslation(Task):
@@ -18,9 +19,9 @@ class SpeechTranslation(Task):
 
     name: ClassVar[str] = "st"
 
-    def items(self, example: Example) -> list[Item]:
+    def items(self, fields: Fields) -> list[Item]:
         """One per language, sorted by its code."""
-        return [Item(text, language) for language, text in sorted((example.translation or {}).items())]
+        return [Item(text, language) for language, text in sorted((fields.translation or {}).items())]
 
     def score(self, predictions: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """`bleu`, `chrf`, their signatures, and `utterances`; all predictions are in one language."""

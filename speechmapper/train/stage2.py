@@ -31,7 +31,7 @@ from speechmapper.projector import Projector
 from speechmapper.prompting import Prompt
 from speechmapper.readout.build import Readout, llm_readout
 from speechmapper.saved_projector import load_projector, require_features, save_projector, trained_for
-from speechmapper.tasks import ASR, Item, StoreExamples, mixture
+from speechmapper.tasks import ASR, Item, StoreFields, mixture
 from speechmapper.train.loop import Loop
 from speechmapper.train.run import Outcome, Run, Setup, micro_seed
 from speechmapper.train.run_folder import open_accelerator, print_message, run_identity, start_run
@@ -100,7 +100,7 @@ def train_stage2(request: Stage2Request) -> Outcome:
     print_message(accelerator, learning_report(projector, llm, data))
     dev = dev_set(request.out, data, config.run)
     validation = ReadValidation(dev, llm_readout(llm)) if dev else None
-    stage = TuningStage(config, objective, llm, StoreExamples(data.store), validation)
+    stage = TuningStage(config, objective, llm, StoreFields(data.store), validation)
     setup = Setup(request.out, config, identity, data.order, data.store.identity.frame_rate)
     run = Run(setup, stage, ProjectorWithObjective(projector, objective), accelerator)
     loop = Loop("stage 2", data.source, data.order, config.data, config.schedule, accelerator)
@@ -130,7 +130,7 @@ class TuningStage:
         config: Stage2Config,
         objective: Objective | None,
         llm: FrozenLLM,
-        examples: StoreExamples,
+        examples: StoreFields,
         validation: ReadValidation | None = None,
     ) -> None:
         self._sigma, self._seed = config.tuning.sigma, config.seed

@@ -95,6 +95,13 @@ class World:
         return Store.open(self.path)
 
 
+def fields_of(
+    text: str, question: str | None = None, answer: str | None = None, translation: dict[str, str] | None = None
+) -> Fields:
+    """Fields of an utterance of one second."""
+    return Fields(text, 1.0, question=question, answer=answer, translation=translation)
+
+
 def sentences(count: int, seed: int, longest: int = 6) -> list[str]:
     rng = np.random.default_rng(seed)
     return [" ".join(rng.choice(WORDS[:20], rng.integers(2, longest + 1))) for _ in range(count)]

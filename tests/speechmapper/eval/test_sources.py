@@ -78,7 +78,7 @@ def test_batches_give_each_utterance_once_with_its_targets(world, stage1_run):
     assert longest == sorted(longest, reverse=True)
     first = batches[0]
     assert source.id(first.numbers[0]) == world.store[first.numbers[0]].id
-    assert source.example(first.numbers[0]).text == world.store[first.numbers[0]].text
+    assert source.fields(first.numbers[0]).text == world.store[first.numbers[0]].text
     assert first.targets_BUE.shape[0] == len(first.tokens_B) == len(first.numbers)
 
 
@@ -88,7 +88,7 @@ def test_a_manifest_has_the_same_ids_and_texts_as_its_store(chain):
     of_manifest = ManifestSource(chain / "corpus" / "manifest.jsonl", projector, None, 4)
     assert len(of_store) == len(of_manifest)
     both = [
-        {source.id(number): source.example(number) for batch in source.batches() for number in batch.numbers}
+        {source.id(number): source.fields(number).text for batch in source.batches() for number in batch.numbers}
         for source in (of_store, of_manifest)
     ]
     assert both[0] == both[1] and len(both[0]) == len(of_store)

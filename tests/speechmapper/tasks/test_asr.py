@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from speechmapper.tasks import ASR, Example, Item
+from speechmapper.tasks import ASR, Item
+from tests.speechmapper.tiny import fields_of
 
 
 def test_every_utterance_has_its_transcript():
-    assert ASR.items(Example("The dog, SLEPT!", "Who?", "he", {"de": "x"})) == [Item("The dog, SLEPT!")]
+    assert ASR.items(fields_of("The dog, SLEPT!", "Who?", "he", {"de": "x"})) == [Item("The dog, SLEPT!")]
 
 
 def test_the_normalised_transcript_is_learned():

@@ -5,15 +5,17 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from sm_store import Fields
 from sm_store.errors import ConfigError
-from speechmapper.tasks import ASR, TASKS, Example, Item, mixture
+from speechmapper.tasks import ASR, TASKS, Item, mixture
 from speechmapper.tasks.base import PROMPT_FOLDER, load_wordings
+from tests.speechmapper.tiny import fields_of
 
-FULL = Example("The dog slept.", "Who slept?", "the dog", {"de": "Der Hund schlief.", "fr": "Le chien dormait."})
+FULL = fields_of("The dog slept.", "Who slept?", "the dog", {"de": "Der Hund schlief.", "fr": "Le chien dormait."})
 ANSWERS = {"the dog slept": "asr", "the dog": "sqa", "Der Hund schlief.": "st", "Le chien dormait.": "st"}
 
 
-def drawn(text: str, share: float = 0.0, example: Example = FULL, count: int = 300) -> list[str]:
+def drawn(text: str, share: float = 0.0, example: Fields = FULL, count: int = 300) -> list[str]:
     """The tasks of training prompts, by what is to be learned."""
     rng, tasks = np.random.default_rng(0), mixture(text, share)
     return [ANSWERS[tasks.draw(example, rng).answer] for _ in range(count)]
@@ -64,13 +66,13 @@ def test_rates_are_kept():
 
 def test_mix_is_every_task_at_the_same_rate_among_those_there_are():
     assert set(drawn("mix")) == {"asr", "st", "sqa"}
-    assert set(drawn("mix", example=Example(FULL.text))) == {"asr"}
-    two = drawn("mix", example=Example(FULL.text, FULL.question, FULL.answer), count=1000)
+    assert set(drawn("mix", example=fields_of(FULL.text))) == {"asr"}
+    two = drawn("mix", example=fields_of(FULL.text, FULL.question, FULL.answer), count=1000)
     assert two.count("sqa") / len(two) == pytest.approx(0.5, abs=0.05)
 
 
 def test_an_utterance_without_an_answer_for_the_task_is_asr():
-    assert set(drawn("sqa", example=Example(FULL.text))) == {"asr"}
+    assert set(drawn("sqa", example=fields_of(FULL.text))) == {"asr"}
 
 
 def test_wordings_and_languages_vary_in_training():

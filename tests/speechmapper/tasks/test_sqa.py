@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import pytest
 
-from speechmapper.tasks import TASKS, Example, Item
+from speechmapper.tasks import TASKS, Item
+from tests.speechmapper.tiny import fields_of
 
 SQA = TASKS["sqa"]
 
 
 def test_a_question_counts_only_with_its_answer():
-    assert SQA.items(Example("a", "Who slept?", "the dog")) == [Item("the dog", values={"question": "Who slept?"})]
-    assert SQA.items(Example("a", "Who slept?")) == []
-    assert SQA.items(Example("a", answer="the dog")) == []
+    assert SQA.items(fields_of("a", "Who slept?", "the dog")) == [Item("the dog", values={"question": "Who slept?"})]
+    assert SQA.items(fields_of("a", "Who slept?")) == []
+    assert SQA.items(fields_of("a", answer="the dog")) == []
 
 
 def test_the_question_comes_before_your_answer():

@@ -5,15 +5,16 @@ from __future__ import annotations
 import pytest
 
 from sm_store.errors import ConfigError
-from speechmapper.tasks import TASKS, Example, Item
+from speechmapper.tasks import TASKS, Item
+from tests.speechmapper.tiny import fields_of
 
 ST = TASKS["st"]
 
 
 def test_one_item_per_language_none_without_translations():
-    both = Example("a", translation={"fr": "le chien", "de": "der Hund"})
+    both = fields_of("a", translation={"fr": "le chien", "de": "der Hund"})
     assert ST.items(both) == [Item("der Hund", "de"), Item("le chien", "fr")]
-    assert ST.items(Example("a")) == []
+    assert ST.items(fields_of("a")) == []
 
 
 def test_it_asks_in_the_target_language():

@@ -15,7 +15,7 @@ from speechmapper.loader.prefetch import read_batch
 from speechmapper.objectives.build import build_objective
 from speechmapper.projector import Projector, ProjectorConfig
 from speechmapper.saved_projector import load_projector
-from speechmapper.tasks import StoreExamples
+from speechmapper.tasks import StoreFields
 from speechmapper.train.log import read_metrics
 from speechmapper.train.stage import ProjectorWithObjective
 from speechmapper.train.stage2 import Stage2Request, TuningStage, train_stage2
@@ -36,7 +36,7 @@ def projector(stage1_run) -> Projector:
 
 def stage(world, llm, sigma: float, **tuning) -> TuningStage:
     config = stage2_config(tuning={"sigma": sigma, **tuning})
-    return TuningStage(config, objective_of(world, config) if sigma else None, llm, StoreExamples(world.store))
+    return TuningStage(config, objective_of(world, config) if sigma else None, llm, StoreFields(world.store))
 
 
 def objective_of(world, config):

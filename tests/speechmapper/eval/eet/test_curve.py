@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import json
-import re
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +15,6 @@ from sm_pipeline.models.source import resolve_model
 from sm_store.errors import ConfigError, ModelError
 from speechmapper.eval.cli import app, eet
 from speechmapper.eval.eet.curve import EetRequest, find_crossing, measure_eet, parse_levels
-from speechmapper.eval.eet.page import in_words, render
 from speechmapper.eval.eet.texts import choose_texts
 from speechmapper.llm import load_llm
 from speechmapper.measure.text import error_rates
@@ -156,22 +154,6 @@ def test_two_runs_give_the_same_files(world, texts, measured, tmp_path):
 
 def test_batch_size_changes_nothing(world, texts, measured, tmp_path):
     assert measure_eet(request(world, tmp_path, texts, batch=1)) == measured[1]
-
-
-def test_the_page_stands_alone_and_escapes_what_it_is_given(measured):
-    _, found = measured
-    page = render({**found, "llm": {**found["llm"], "id": "<script>alert(1)</script>"}})
-    assert "<script" not in page and "&lt;script&gt;" in page
-    assert not re.search(r"https?://|@import|src=", page)
-    assert page.count("<svg") == 1
-    assert f"{found['threshold']['relative_mse']:.3g}" in page
-
-
-def test_a_lower_bound_is_called_one(measured):
-    _, found = measured
-    for first_failing, expected in ((None, True), (1.0, False)):
-        shown = {**found, "threshold": {**found["threshold"], "first_failing": first_failing}}
-        assert ("at least" in in_words(shown)) == expected
 
 
 def test_the_command_line(world, texts, tmp_path):

@@ -1,0 +1,24 @@
+"""The fields of a store's utterances that tasks draw on, by index.
+
+StoreFields(store)[7]  ->  Fields("The dog slept.", 1.2, translation={"de": "Der Hund schlief."})
+"""
+
+from __future__ import annotations
+
+from sm_store import Fields, Store
+from sm_store.fields import CATEGORIES, FIELDS
+
+# Categories (speaker, split, ...) describe where an utterance is from; no task asks about them.
+USED = tuple(name for name in FIELDS if name not in CATEGORIES)
+
+
+class StoreFields:
+    """The fields of a store's utterances; they stay in Arrow's columns until asked for."""
+
+    def __init__(self, store: Store) -> None:
+        self._columns = store.columns(list(USED))
+
+    def __getitem__(self, index: int) -> Fields:
+        row = {name: self._columns[name][int(index)].as_py() for name in USED}
+        translation = dict(row.pop("translation") or {})
+        return Fields(**row, translation=translation or None)

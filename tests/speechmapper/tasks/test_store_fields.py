@@ -1,0 +1,16 @@
+"""Fields out of a store's catalog."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from speechmapper.tasks import StoreFields
+from tests.store import building
+
+
+def test_fields_are_the_records_own_but_for_where_it_is_from(tmp_path):
+    store = building.build(tmp_path / "s.store")
+    found = StoreFields(store)
+    assert (found[1].question, found[1].answer, found[0].translation["fr"]) == ("what?", "that", "bonjour")
+    for index in range(len(store)):
+        assert found[index] == replace(store[index].fields, lang=None, speaker=None, split=None, corpus=None)
