@@ -130,7 +130,7 @@ def test_a_page_says_what_int8_lost(tmp_path):
     store = building.build(tmp_path / "s.store", compression="int8")
     error = status(store)["error"]
     said = page_of(tmp_path / "s.store", tmp_path / "s.html").text()
-    assert f"compression int8 (relative error of a record's features: {100 * error['median']:.2f} % in the" in said
+    assert f"compression int8 (relative error of a record's features: {100 * error['median']:.2f} % at the" in said
     assert f"{100 * error['worst']:.2f} % at worst)." in said
     assert status_lines(status(store))[4] == (
         f"  int8      relative error of a record's features: median {error['median']:.2%}, worst {error['worst']:.2%}"
