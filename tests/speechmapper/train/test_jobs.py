@@ -76,21 +76,21 @@ def test_a_job_that_runs_out_of_time_is_queued_again_and_goes_on(job, tmp_path):
         time.sleep(0.05)
     (srun,) = Path(f"/proc/{first.pid}/task/{first.pid}/children").read_text().split()
     os.kill(int(srun), signal.SIGUSR1)
-    said, messages = first.communicate(timeout=60)
+    printed, messages = first.communicate(timeout=60)
     assert first.returncode == 0, messages
-    assert said.splitlines()[-1] == f"scontrol requeue {os.getpid()}", messages
+    assert printed.splitlines()[-1] == f"scontrol requeue {os.getpid()}", messages
     done = max(int(path.name[5:]) for path in (tmp_path / "run" / "checkpoints").iterdir())
     second = job(f"schedule.steps={done + 1}", "run.save_every=2")
-    said, messages = second.communicate(timeout=100)
+    printed, messages = second.communicate(timeout=100)
     assert second.returncode == 0, messages
-    assert '"finished": true' in said and "requeue" not in said
+    assert '"finished": true' in printed and "requeue" not in printed
     assert [line["step"] for line in read_metrics(tmp_path / "run")] == list(range(1, done + 2))
 
 
 def test_a_job_with_bad_input_fails_and_is_not_queued_again(job):
     failed = job("objective.alpha=12")
-    said, messages = failed.communicate(timeout=100)
-    assert failed.returncode == 2 and "requeue" not in said
+    printed, messages = failed.communicate(timeout=100)
+    assert failed.returncode == 2 and "requeue" not in printed
     assert "alpha 12" in messages
 
 

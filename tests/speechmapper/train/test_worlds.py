@@ -115,7 +115,7 @@ def test_a_ctc_projector_is_tuned_by_two_processes_as_by_one(world, tmp_path):
     ("setting", "words"),
     [("objective.alpha=12", "alpha 12"), ("data.micro_batches=3", "cannot be shared by 2 processes")],
 )
-def test_bad_input_is_told_once(world, config, tmp_path, setting, words):
+def test_bad_input_is_reported_once(world, config, tmp_path, setting, words):
     done = run(world, tmp_path / "run", config, "--processes", "2", "--set", setting)
     assert done.returncode == 2
     errors = [line for line in done.stderr.splitlines() if line.startswith("error:")]
@@ -159,8 +159,8 @@ def test_a_signal_reaches_all_and_the_run_goes_on_from_there(world, config, tmp_
     own = workers(process)
     assert len(own) == 2
     process.terminate()
-    _, told = process.communicate(timeout=60)
-    assert process.returncode == 0, told
+    _, errors_text = process.communicate(timeout=60)
+    assert process.returncode == 0, errors_text
     assert gone(own, 5)
     done = len(read_metrics(tmp_path / "run"))
     last = max(int(path.name[5:]) for path in (tmp_path / "run" / "checkpoints").iterdir())
@@ -175,10 +175,10 @@ def test_a_worker_that_is_killed_ends_the_run(world, config, tmp_path):
     own = workers(process)
     own[1].send_signal(signal.SIGKILL)
     began = time.monotonic()
-    _, told = process.communicate(timeout=60)
+    _, errors_text = process.communicate(timeout=60)
     assert time.monotonic() - began < 60
     assert process.returncode == 1
-    errors = [line for line in told.splitlines() if line.startswith("error:")]
+    errors = [line for line in errors_text.splitlines() if line.startswith("error:")]
     assert len(errors) == 1 and "ended with SIGKILL" in errors[0] and "--resume" in errors[0]
     assert gone(own, 5)
 
