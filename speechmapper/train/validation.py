@@ -145,8 +145,8 @@ def write_examples(out: Path, step: int, references: Sequence[str], outputs: Seq
     """Append some readouts with their references to RUN/examples.txt."""
     chosen = spread(np.arange(len(outputs)), count).tolist()
     if chosen:
-        said = [f"  said  {references[row]}\n  read  {outputs[row]}" for row in chosen]
-        append(out / EXAMPLES_FILE, [f"step {step}", *said])
+        lines = [f"  reference  {references[row]}\n  output     {outputs[row]}" for row in chosen]
+        append(out / EXAMPLES_FILE, [f"step {step}", *lines])
 
 
 def append(path: Path, lines: Sequence[str]) -> None:

@@ -56,7 +56,7 @@ def test_a_run_folder_holds_what_it_should(stage1_run):
     last = lines[-1]
     assert {"dev_wer", "dev_cer", "dev_mse", "dev_relative_mse", "dev_relative_mse_pad", "dev_cosine"} <= set(last)
     assert {"word", "pad", "cosine", "lr", "epoch", "data_wait", "audio_seconds_per_second", "skipped"} <= set(lines[0])
-    assert "said" in (stage1_run / "examples.txt").read_text()
+    assert "reference" in (stage1_run / "examples.txt").read_text()
 
 
 def test_the_projector_says_what_it_is_for(stage1_run, world):
