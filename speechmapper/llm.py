@@ -147,7 +147,16 @@ class FrozenLLM:
     def answer_loss(
         self, vectors_BUE: torch.Tensor, vectors_B: torch.Tensor, prompts: Sequence[Prompt]
     ) -> torch.Tensor:
-        """Cross-entropy summed over all answer tokens (float32 scalar); the prompts carry answers."""
+        """Cross-entropy summed over all answer tokens (float32 scalar); the prompts carry answers.
+
+        The LLM runs in its own precision, whatever the projector is trained in.
+        """
+        with torch.autocast(self.device.type, enabled=False):
+            return self._answer_loss(vectors_BUE, vectors_B, prompts)
+
+    def _answer_loss(
+        self, vectors_BUE: torch.Tensor, vectors_B: torch.Tensor, prompts: Sequence[Prompt]
+    ) -> torch.Tensor:
         batch = self.splice(vectors_BUE, vectors_B, prompts)
         valid_BK = self._with_start(batch)
         positions_BS = (valid_BK.long().cumsum(dim=1) - 1).clamp(min=0)[:, len(batch.start) :]
@@ -178,7 +187,8 @@ class FrozenLLM:
             streamer: a Hugging Face streamer that is given each token as it appears; batches of one row only.
         """
         unanswered = [Prompt(prompt.before, prompt.after) for prompt in prompts]
-        written = self._write(vectors_BUE, vectors_B, unanswered, max_new_tokens, streamer)
+        with torch.autocast(self.device.type, enabled=False):
+            written = self._write(vectors_BUE, vectors_B, unanswered, max_new_tokens, streamer)
         return [self.tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in written]
 
     def _write(

@@ -27,7 +27,7 @@ from speechmapper.loader.data import TEST_SPLIT, choose_split, split_of
 from speechmapper.loader.epoch import Budget, batches_by_length
 from speechmapper.loader.prefetch import as_tensor
 from speechmapper.projector import Projector
-from speechmapper.saved_projector import require_features
+from speechmapper.saved_projector import matching_target, require_features
 from speechmapper.tasks import StoreFields
 
 FRAMES_OF_A_BATCH = 4096  # after padding
@@ -177,13 +177,3 @@ class ManifestSource:
         except InputError:
             self._rejected += 1
             return None
-
-
-def matching_target(store: Store, projector: Projector) -> str | None:
-    """The store's target set with the embeddings the projector was trained on, or None."""
-    wanted = projector.config.trained_for.get("target", {})
-    for name in store.target_names:
-        spec = store.targets(name).spec
-        if spec.table_sha256 == wanted.get("table_sha256") and spec.pad_id == wanted.get("pad_id"):
-            return name
-    return None

@@ -11,6 +11,8 @@ wordings of the instruction. Evaluation uses the first; training draws among the
 
 from __future__ import annotations
 
+import hashlib
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -52,6 +54,11 @@ class Wordings:
     system: str
     by_language: Mapping[str, Sequence[str]]
 
+    def sha256(self) -> str:
+        """Of the system turn and all wordings."""
+        contents = [self.system, {language: list(lines) for language, lines in self.by_language.items()}]
+        return hashlib.sha256(json.dumps(contents, sort_keys=True).encode()).hexdigest()
+
 
 @lru_cache
 def load_wordings(path: Path) -> Wordings:
@@ -76,9 +83,11 @@ class Task(ABC):
 
     Attributes:
         name: of the task on command lines; `prompts/NAME.yaml` has its wordings.
+        needs: fields of the manifest without which an utterance has no item.
     """
 
     name: ClassVar[str]
+    needs: ClassVar[tuple[str, ...]] = ()
 
     @property
     def wordings(self) -> Wordings:
@@ -131,6 +140,11 @@ class Mixture:
 
     rates: tuple[tuple[Task, float], ...]
     fallback: Task
+
+    def prompts_sha256(self) -> dict[str, str]:
+        """Fingerprint of each task's wordings: they decide what is learned."""
+        used = [task for task, rate in self.rates if rate > 0]
+        return {task.name: task.wordings.sha256() for task in used}
 
     def draw(self, fields: Fields, rng: np.random.Generator) -> Instruction:
         """A task among those the utterance has items for, then a wording and an item; with the answer to learn."""

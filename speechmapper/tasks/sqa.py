@@ -18,6 +18,7 @@ class SpokenQuestionAnswering(Task):
     """Answer a question about the speech."""
 
     name: ClassVar[str] = "sqa"
+    needs: ClassVar[tuple[str, ...]] = ("question", "answer")
 
     def items(self, fields: Fields) -> list[Item]:
         """The question, where it has an answer."""

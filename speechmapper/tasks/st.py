@@ -18,6 +18,7 @@ class SpeechTranslation(Task):
     """Translate the speech into one of the languages the manifest has a translation in."""
 
     name: ClassVar[str] = "st"
+    needs: ClassVar[tuple[str, ...]] = ("translation",)
 
     def items(self, fields: Fields) -> list[Item]:
         """One per language, sorted by its code."""

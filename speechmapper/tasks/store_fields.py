@@ -5,6 +5,10 @@ StoreFields(store)[7]  ->  Fields("The dog slept.", 1.2, translation={"de": "Der
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import numpy as np
+
 from sm_store import Fields, Store
 from sm_store.fields import CATEGORIES, FIELDS
 
@@ -22,3 +26,10 @@ class StoreFields:
         row = {name: self._columns[name][int(index)].as_py() for name in USED}
         translation = dict(row.pop("translation") or {})
         return Fields(**row, translation=translation or None)
+
+    def present(self, names: Sequence[str], indices: np.ndarray) -> np.ndarray:
+        """Which of the utterances (n,) have all of these fields: a mask (n,), bool."""
+        mask = np.ones(len(indices), bool)
+        for name in names:
+            mask &= np.asarray(self._columns[name].take(indices).is_valid())
+        return mask

@@ -31,10 +31,11 @@ from speechmapper.config_file import to_plain
 from speechmapper.loader.epoch import Order
 from speechmapper.loader.prefetch import DeviceBatch, StepBatches
 from speechmapper.projector import Projector
+from speechmapper.saved_projector import save_projector
 from speechmapper.train.checkpoint import Checkpoint, load_newest, save_checkpoint
 from speechmapper.train.log import Interval, RunLog, peak_gigabytes
 from speechmapper.train.optimizer import AVERAGE, MovingAverage, ScheduledOptimizer, build_optimizer
-from speechmapper.train.run_folder import broadcast_text
+from speechmapper.train.run_folder import broadcast_text, write_config
 from speechmapper.train.stage import ProjectorWithObjective, Stage
 
 
@@ -112,6 +113,17 @@ class Run:
         ended = self.stop_reason or ("done" if self.finished else "stopped by a signal, saved; continue with --resume")
         return Outcome(self.step, self.finished, ended, self._optimizer.skipped, dict(self.figures))
 
+    def save_result(self) -> None:
+        """Write the projector, with how far its training went, into the run's folder."""
+        outcome, settings = self.outcome(), to_plain(self._config)
+        record: dict[str, Any] = {
+            "steps": outcome.step,
+            "steps_planned": self._config.schedule.steps,
+            "finished": outcome.finished,
+            **{name: settings[name] for name in ("seed", "objective", "tuning") if name in settings},
+        }
+        save_projector(self._setup.out, self.projector, record)
+
     def start_timer(self) -> None:
         """Start timing the first interval of the log."""
         self._interval = Interval()
@@ -167,6 +179,8 @@ class Run:
             self._optimizer.restore(found.optimizer, found.counters)
             self._setup.order.recall(found.counters["epoch_ends"])
             self.step, self.stop_reason = found.step, found.counters["enough"]
+            if self._accelerator.is_main_process:
+                write_config(self._setup.out, self._config)
         self._log.truncate_after(self.step)
 
     def _step_counts(self, batches: list[DeviceBatch], stop_requested: bool) -> tuple[dict[str, torch.Tensor], bool]:

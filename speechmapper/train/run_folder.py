@@ -22,7 +22,7 @@ from sm_store.durable import write_file
 from sm_store.errors import ConfigError
 from sm_store.paths import STORE
 from speechmapper.config import RunConfig, Stage1Config, Stage2Config
-from speechmapper.config_file import to_plain, to_yaml
+from speechmapper.config_file import STAGES, to_plain, to_yaml
 from speechmapper.loader.data import TrainingData
 from speechmapper.projector import Projector
 from speechmapper.saved_projector import PROJECTOR_FOLDER
@@ -33,9 +33,7 @@ CONFIG_FILE = "config.yaml"
 TRACKER_FOLDER = "tensorboard"
 
 
-def start_run(
-    out: Path, stage: str, config: Stage1Config | Stage2Config, resume: bool, accelerator: Accelerator
-) -> None:
+def start_run(out: Path, config: Stage1Config | Stage2Config, resume: bool, accelerator: Accelerator) -> None:
     """Make the run's folder and write the resolved configuration into it; the main process does it for all.
 
     Raises:
@@ -45,7 +43,7 @@ def start_run(
     refusal = ""
     if accelerator.is_main_process:
         try:
-            _start_folder(out, stage, config, resume)
+            _start_folder(out, config, resume)
         except ConfigError as error:
             refusal = str(error)
     refusal = broadcast_text(accelerator, refusal)
@@ -63,7 +61,7 @@ def broadcast_text(accelerator: Accelerator, text: str) -> str:
     return texts[0]
 
 
-def _start_folder(out: Path, stage: str, config: Stage1Config | Stage2Config, resume: bool) -> None:
+def _start_folder(out: Path, config: Stage1Config | Stage2Config, resume: bool) -> None:
     used = bool(list_checkpoints(out)) or (out / METRICS_FILE).exists() or (out / PROJECTOR_FOLDER).exists()
     if used and not resume:
         raise ConfigError(f"--out {out}: a run is there; continue it with --resume, or name another folder")
@@ -73,6 +71,13 @@ def _start_folder(out: Path, stage: str, config: Stage1Config | Stage2Config, re
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError(f"--out {out}: cannot be made ({error.strerror}); name a folder you can write to") from error
+    if not list_checkpoints(out):  # else `Run.resume` writes it, once the checkpoint is known to belong to it
+        write_config(out, config)
+
+
+def write_config(out: Path, config: Stage1Config | Stage2Config) -> None:
+    """Write every setting to the run's config.yaml."""
+    stage = next(name for name, kind in STAGES.items() if isinstance(config, kind))
     write_file(out / CONFIG_FILE, to_yaml(stage, config).encode())
 
 

@@ -24,7 +24,7 @@ from speechmapper.config import Stage1Config
 from speechmapper.loader.data import DataRequest, TrainingData, open_data
 from speechmapper.objectives.build import build_objective, readout_of
 from speechmapper.projector import Projector, ProjectorConfig
-from speechmapper.saved_projector import save_projector, trained_for
+from speechmapper.saved_projector import trained_for
 from speechmapper.train.loop import Loop
 from speechmapper.train.run import Outcome, Run, Setup
 from speechmapper.train.run_folder import open_accelerator, print_message, run_identity, start_run
@@ -81,7 +81,7 @@ def train_variants(request: Stage1Request, variants: Mapping[Path, Stage1Config]
     accelerators = {out: open_accelerator(variant.run, out) for out, variant in variants.items()}
     first = next(iter(accelerators.values()))
     for out, variant in variants.items():
-        start_run(out, "stage1", variant, request.resume, first)
+        start_run(out, variant, request.resume, first)
     runs = [build_run(out, variant, data, accelerators[out]) for out, variant in variants.items()]
     each = f" in each of {len(runs)} runs" if len(runs) > 1 else ""
     print_message(
@@ -92,8 +92,8 @@ def train_variants(request: Stage1Request, variants: Mapping[Path, Stage1Config]
     loop = Loop("stage 1", data.source, data.order, config.data, config.schedule, first)
     outcomes = loop.run(runs, request.resume)
     if first.is_main_process:
-        for out, run in zip(variants, runs, strict=True):
-            save_projector(out, run.projector)
+        for run in runs:
+            run.save_result()
     return outcomes
 
 

@@ -21,7 +21,10 @@ from torch import nn
 
 from sm_pipeline.models.source import resolve_model
 from sm_pipeline.models.tokenizer import load_stored_tokenizer
+from sm_store import Store
+from sm_store.errors import ConfigError
 from speechmapper.config import Stage2Config
+from speechmapper.config_file import to_plain
 from speechmapper.llm import FrozenLLM, load_llm
 from speechmapper.loader.data import DataRequest, TrainingData, open_data
 from speechmapper.loader.prefetch import DeviceBatch
@@ -30,8 +33,15 @@ from speechmapper.objectives.build import build_objective, readout_of
 from speechmapper.projector import Projector
 from speechmapper.prompting import Prompt
 from speechmapper.readout.build import Readout, llm_readout
-from speechmapper.saved_projector import load_projector, require_features, save_projector, trained_for
-from speechmapper.tasks import ASR, Item, StoreFields, mixture
+from speechmapper.saved_projector import (
+    load_projector,
+    matching_target,
+    require_features,
+    require_target,
+    trained_for,
+    weights_crc32c,
+)
+from speechmapper.tasks import ASR, Item, Mixture, StoreFields, mixture
 from speechmapper.train.loop import Loop
 from speechmapper.train.run import Outcome, Run, Setup, micro_seed
 from speechmapper.train.run_folder import open_accelerator, print_message, run_identity, start_run
@@ -64,15 +74,18 @@ def train_stage2(request: Stage2Request) -> Outcome:
         ModelError: no usable LLM or projector. ConfigError: settings that do not fit.
     """
     config = request.config
-    mixture(config.tuning.task, config.tuning.asr_share)  # refused before anything is loaded
+    tasks = mixture(config.tuning.task, config.tuning.asr_share)  # refused before anything is loaded
     projector = load_projector(request.projector)
-    target = request.target or projector.config.trained_for.get("target", {}).get("name")
+    target = request.target or matching_target(Store.open(request.store), projector)
     wanted = DataRequest(request.store, target, request.split)
     data = open_data(wanted, projector.config.geometry, config.data, config.seed)
     require_features(projector, data.store.identity, f"store {request.store}")
+    require_target(projector, data.spec, f"target set {data.spec.name}")
+    fields = StoreFields(data.store)
+    qualifying = require_tasks(tasks, fields, data)
     source = resolve_model(request.llm, "llm")
     accelerator = open_accelerator(config.run, request.out)
-    start_run(request.out, "stage2", config, request.resume, accelerator)
+    start_run(request.out, config, request.resume, accelerator)
     targets = data.targets
     tokenizer = load_stored_tokenizer(targets)
     llm = load_llm(source, accelerator.device, config.tuning.llm_dtype, tokenizer)
@@ -86,28 +99,47 @@ def train_stage2(request: Stage2Request) -> Outcome:
         llm=llm.identity(),
         started_from=projector.config.trained_for,
     )
-    identity = run_identity(config, projector, data)
-    identity["llm"], identity["tuning"] = (
-        llm.identity(),
-        {"task": config.tuning.task, "sigma": config.tuning.sigma},
-    )
+    identity = {
+        **run_identity(config, projector, data),
+        "llm": llm.identity(),
+        "tuning": {**to_plain(config)["tuning"], "prompts": tasks.prompts_sha256()},
+        "started_from": weights_crc32c(projector),
+    }
     objective = None
     if config.tuning.sigma > 0:
         objective = build_objective(config.objective, targets, projector.config, accelerator.device)
     if projector.blank is not None:
         # Only ctc-embedding uses it; without a gradient for it, processes would wait for each other's.
         projector.blank.requires_grad_(objective is not None and readout_of(config.objective.name) == "ctc")
-    print_message(accelerator, learning_report(projector, llm, data))
+    print_message(accelerator, f"{learning_report(projector, llm, data)}\n  {qualifying}")
     dev = dev_set(request.out, data, config.run)
     validation = ReadValidation(dev, llm_readout(llm)) if dev else None
-    stage = TuningStage(config, objective, llm, StoreFields(data.store), validation)
+    stage = TuningStage(config, objective, llm, fields, validation)
     setup = Setup(request.out, config, identity, data.order, data.store.identity.frame_rate)
     run = Run(setup, stage, ProjectorWithObjective(projector, objective), accelerator)
     loop = Loop("stage 2", data.source, data.order, config.data, config.schedule, accelerator)
     (outcome,) = loop.run([run], request.resume)
     if accelerator.is_main_process:
-        save_projector(request.out, run.projector)
+        run.save_result()
     return outcome
+
+
+def require_tasks(tasks: Mixture, fields: StoreFields, data: TrainingData) -> str:
+    """Count the utterances that each task of the mixture has an answer for; returns the counts as text.
+
+    Raises:
+        ConfigError: a task that no utterance has an answer for.
+    """
+    indices, split = data.order.indices, data.split or "the store"
+    counts = {task.name: int(fields.present(task.needs, indices).sum()) for task, rate in tasks.rates if rate > 0}
+    for task, rate in tasks.rates:
+        if rate > 0 and not counts[task.name]:
+            raise ConfigError(
+                f"tuning.task {task.name}: no utterance of {split} has {' and '.join(task.needs)}; "
+                "choose another task or a store made from a manifest with it"
+            )
+    shown = ", ".join(f"{name} {count:,}" for name, count in counts.items())
+    return f"answers for: {shown} of {len(indices):,} utterances; one without any is trained as {tasks.fallback.name}"
 
 
 def learning_report(projector: Projector, llm: FrozenLLM, data: TrainingData) -> str:

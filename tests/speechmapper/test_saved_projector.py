@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
+import shutil
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from sm_store.errors import IdentityMismatch, ModelError
-from speechmapper.saved_projector import load_projector, require_features, save_projector, trained_for
+from speechmapper.saved_projector import (
+    load_projector,
+    require_features,
+    require_target,
+    save_projector,
+    trained_for,
+    weights_crc32c,
+)
 
 
 def test_projector_comes_back_as_it_was_saved(stage1_run, tmp_path):
@@ -32,6 +42,7 @@ def test_saving_again_replaces_all_of_it(stage1_run, tmp_path):
     save_projector(tmp_path, projector)
     assert sorted(path.name for path in (tmp_path / "projector").iterdir()) == [
         "README.md",
+        "checksums.json",
         "config.json",
         "model.safetensors",
     ]
@@ -69,5 +80,72 @@ def test_damaged_weights_are_a_model_error(stage1_run, tmp_path):
     save_projector(tmp_path, load_projector(stage1_run))
     path = tmp_path / "projector" / "model.safetensors"
     path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(ModelError, match="its bytes are not those that were saved"):
+        load_projector(tmp_path)
+    (tmp_path / "projector" / "checksums.json").unlink()
     with pytest.raises(ModelError, match="not a projector"):
         load_projector(tmp_path)
+
+
+def test_a_flipped_bit_in_the_weights_is_noticed(stage1_run, tmp_path):
+    run = shutil.copytree(stage1_run, tmp_path / "run")
+    path = run / "projector" / "model.safetensors"
+    data = bytearray(path.read_bytes())
+    data[-5] ^= 1
+    path.write_bytes(bytes(data))
+    with pytest.raises(ModelError, match=r"model\.safetensors: its bytes are not those"):
+        load_projector(run)
+    (run / "projector" / "checksums.json").unlink()  # as in a folder of an earlier release
+    load_projector(run)
+
+
+@pytest.mark.parametrize("broken", ["[]", "{}", "{", '{"model.safetensors": [1]}'])
+def test_a_checksum_that_is_none_is_a_model_error(stage1_run, tmp_path, broken):
+    run = shutil.copytree(stage1_run, tmp_path / "run")
+    (run / "projector" / "checksums.json").write_text(broken)
+    with pytest.raises(ModelError, match="its bytes are not those"):
+        load_projector(run)
+
+
+def test_missing_tensors_are_named_and_others_mentioned(stage1_run, tmp_path, capfd):
+    folder = tmp_path / "projector"
+    load_projector(stage1_run).save_pretrained(folder)
+    tensors = load_file(folder / "model.safetensors")
+    save_file({**tensors, "more": torch.zeros(1)}, folder / "model.safetensors", {"format": "pt"})
+    capfd.readouterr()
+    load_projector(folder)
+    assert "tensors that this projector does not use: more" in capfd.readouterr().err
+    for name in ("head_input.bias", "blocks.0.conv.weight"):
+        del tensors[name]
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ModelError, match=r"lacks blocks\.0\.conv\.weight, head_input\.bias"):
+        load_projector(folder)
+
+
+def test_how_far_training_went_is_recorded_and_told(world, stage1_run, tmp_path, capfd):
+    training = load_projector(stage1_run).config.trained_for["training"]
+    assert training["steps"] == training["steps_planned"] > 0 and training["finished"]
+    assert {"seed", "objective"} <= set(training)
+    assert "training stopped" not in capfd.readouterr().err
+    stopped = {**training, "steps": 2, "steps_planned": 9, "finished": False}
+    save_projector(tmp_path, load_projector(stage1_run), stopped)
+    load_projector(tmp_path)
+    assert "its training stopped after 2 of 9 steps; continue it with --resume" in capfd.readouterr().err
+
+
+def test_a_target_set_is_that_of_the_projector_by_table_and_pad(world, stage1_run):
+    projector, spec = load_projector(stage1_run), world.store.targets("tiny").spec
+    require_target(projector, spec, "target set tiny")
+    require_target(projector, dataclasses.replace(spec, name="renamed"), "target set renamed")
+    for change in ({"pad_id": 3}, {"table_sha256": "0" * 64}):
+        with pytest.raises(IdentityMismatch, match="target set tiny and the projector"):
+            require_target(projector, dataclasses.replace(spec, **change), "target set tiny")
+
+
+def test_the_checksum_of_weights_changes_with_any_of_them(stage1_run):
+    projector = load_projector(stage1_run)
+    before = weights_crc32c(projector)
+    assert before == weights_crc32c(load_projector(stage1_run))
+    with torch.no_grad():
+        projector.head_output.bias[3] += 1
+    assert weights_crc32c(projector) != before

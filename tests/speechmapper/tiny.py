@@ -121,12 +121,13 @@ def make_world(
     shards: int = 2,
     splits: Sequence[str | None] = ("train",) * 6 + ("dev", "test"),
     kind: str = "dense",
+    llm_seed: int = 0,
     **fields: Any,
 ) -> World:
     """A store with one target set, `tiny`, of the LLM saved beside it."""
-    llm_folder = save_llm(folder / "llm")
+    llm_folder = save_llm(folder / "llm", llm_seed)
     words = tokenizer()
-    table = llama().get_input_embeddings().weight.detach().numpy().astype(np.float32)
+    table = llama(llm_seed).get_input_embeddings().weight.detach().numpy().astype(np.float32)
     files = {
         name: (llm_folder / name).read_bytes()
         for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")

@@ -60,7 +60,7 @@ class Plain(nn.Module):
 def train(world, out, resume=False, stage=None, **sections):
     config = stage1_config(**sections)
     data = data_of(world, config.data)
-    start_run(out, "stage1", config, resume, open_accelerator(config.run, out))
+    start_run(out, config, resume, open_accelerator(config.run, out))
     stage = stage or Recording()
     run = new_run(out, config, data, stage)
     return loop(config, data).run([run], resume)[0], stage, run.projector

@@ -11,13 +11,13 @@ from speechmapper.train.stage1 import Stage1Request, train_stage1
 from tests.speechmapper.tiny import stage1_config
 
 
-def begin(out, stage, config, resume):
-    start_run(out, stage, config, resume, open_accelerator(config.run, out))
+def begin(out, config, resume):
+    start_run(out, config, resume, open_accelerator(config.run, out))
 
 
 def test_the_resolved_config_is_written_and_is_itself_a_config(tmp_path):
     config = stage1_config(seed=7)
-    begin(tmp_path / "run", "stage1", config, False)
+    begin(tmp_path / "run", config, False)
     assert load_stage1(None, tmp_path / "run" / "config.yaml", []) == config
 
 
@@ -25,8 +25,8 @@ def test_the_resolved_config_is_written_and_is_itself_a_config(tmp_path):
 def test_a_run_that_is_there_is_continued_or_left_alone(tmp_path, made):
     (tmp_path / made).mkdir(parents=True)
     with pytest.raises(ConfigError, match="--resume, or name another folder"):
-        begin(tmp_path, "stage1", stage1_config(), False)
-    begin(tmp_path, "stage1", stage1_config(), True)
+        begin(tmp_path, stage1_config(), False)
+    begin(tmp_path, stage1_config(), True)
 
 
 def test_a_store_does_not_become_a_run(world, tmp_path):
@@ -39,7 +39,7 @@ def test_a_store_does_not_become_a_run(world, tmp_path):
 def test_a_folder_that_cannot_be_made_is_bad_input(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match="cannot be made"):
-        begin(tmp_path / "file" / "run", "stage1", stage1_config(), False)
+        begin(tmp_path / "file" / "run", stage1_config(), False)
 
 
 def test_precision_follows_the_device(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -14,8 +15,9 @@ from speechmapper.llm import load_llm
 from speechmapper.loader.prefetch import read_batch
 from speechmapper.objectives.build import build_objective
 from speechmapper.projector import Projector, ProjectorConfig
-from speechmapper.saved_projector import load_projector
+from speechmapper.saved_projector import load_projector, save_projector
 from speechmapper.tasks import StoreFields
+from speechmapper.tasks.base import PROMPT_FOLDER
 from speechmapper.train.log import read_metrics
 from speechmapper.train.stage import ProjectorWithObjective
 from speechmapper.train.stage2 import Stage2Request, TuningStage, train_stage2
@@ -97,13 +99,17 @@ def test_gradients_reach_the_projector_alone(world, llm, projector, sigma):
     assert all(weight.grad is None and not weight.requires_grad for weight in llm.model.parameters())
 
 
-def test_training_moves_the_projector_and_not_the_llm(world, stage1_run, stage2_run):
+def test_training_moves_the_projector_and_not_the_llm(world, llm, stage1_run, tmp_path, monkeypatch):
+    """The LLM that was trained with is compared in memory with what it was before."""
+    before = {name: tensor.clone() for name, tensor in llm.model.state_dict().items()}
+    monkeypatch.setattr("speechmapper.train.stage2.load_llm", lambda *_: llm)
+    out = tmp_path / "run"
+    train_stage2(request(world, stage1_run, out, schedule={"steps": 3}, optimizer={"lr": 1e-2}))
     one = Projector.from_pretrained(stage1_run / "projector").state_dict()
-    two = Projector.from_pretrained(stage2_run / "projector").state_dict()
+    two = Projector.from_pretrained(out / "projector").state_dict()
     assert all(not torch.equal(one[name], two[name]) for name in one)
-    files = [path.read_bytes() for path in sorted(world.llm_folder.iterdir())]
-    assert files  # the folder is only read: its hash is the one the target set was made from
-    load_llm(resolve_model(str(world.llm_folder), "llm"), CPU).require_table(world.store.targets("tiny"))
+    after = llm.model.state_dict()
+    assert set(after) == set(before) and all(torch.equal(after[name], before[name]) for name in before)
 
 
 def test_it_lowers_the_cross_entropy(world, stage1_run, tmp_path):
@@ -200,3 +206,62 @@ def test_an_impossible_mixture_is_refused_before_anything_is_loaded(world, tmp_p
     with pytest.raises(ConfigError, match=r"tuning\.(task|asr_share)"):
         train_stage2(request(world, tmp_path / "no-run", tmp_path / "out", llm="no-such-llm", tuning=tuning))
     assert not (tmp_path / "out").exists()
+
+
+def test_a_refused_resume_leaves_the_run_as_it_was(world, stage1_run, tmp_path):
+    out = tmp_path / "run"
+    train_stage2(request(world, stage1_run, out, schedule={"steps": 2}))
+    before = (out / "config.yaml").read_bytes()
+    for change in ({"tuning": {"asr_share": 0.25, "task": "sqa"}}, {"optimizer": {"lr": 1e-2}}):
+        with pytest.raises((IdentityMismatch, ConfigError)):
+            train_stage2(request(world, stage1_run, out, resume=True, schedule={"steps": 3}, **change))
+        assert (out / "config.yaml").read_bytes() == before
+    train_stage2(request(world, stage1_run, out, resume=True, schedule={"steps": 3}))
+    assert b"steps: 3" in (out / "config.yaml").read_bytes()
+
+
+def test_resuming_with_another_projector_or_other_wordings_is_refused(world, stage1_run, tmp_path, monkeypatch):
+    out, other = tmp_path / "run", tmp_path / "other"
+    train_stage2(request(world, stage1_run, out, schedule={"steps": 1}))
+    changed = load_projector(stage1_run)
+    with torch.no_grad():
+        changed.head_output.bias += 0.1
+    save_projector(other, changed)
+    with pytest.raises(IdentityMismatch, match="started_from"):
+        train_stage2(request(world, other, out, resume=True, schedule={"steps": 2}))
+    folder = shutil.copytree(PROMPT_FOLDER, tmp_path / "prompts")
+    (folder / "asr.yaml").write_text((folder / "asr.yaml").read_text().replace("Please", "Kindly"))
+    monkeypatch.setattr("speechmapper.tasks.base.PROMPT_FOLDER", folder)
+    with pytest.raises(IdentityMismatch, match="prompts"):
+        train_stage2(request(world, stage1_run, out, resume=True, schedule={"steps": 2}))
+
+
+def test_a_task_without_answers_in_the_store_is_refused(world, stage1_run, tmp_path):
+    with pytest.raises(ConfigError, match=r"tuning\.task st: no utterance of train has translation"):
+        train_stage2(request(world, stage1_run, tmp_path / "run", llm="no-such-llm", tuning={"task": "st"}))
+    with pytest.raises(ConfigError, match=r"tuning\.task sqa: no utterance of train has question and answer"):
+        train_stage2(request(world, stage1_run, tmp_path / "run", llm="no-such-llm", tuning={"task": "asr=1,sqa=1"}))
+
+
+def test_utterances_without_an_answer_are_counted(stage1_run, tmp_path, capfd):
+    some = make_world(tmp_path / "world", utterances=8, splits=("train",), question="who?", answer="the dog")
+    train_stage2(request(some, stage1_run, tmp_path / "run", schedule={"steps": 1}, tuning={"task": "asr=1,sqa=1"}))
+    assert "answers for: asr 8, sqa 8 of 8 utterances" in capfd.readouterr().err
+
+
+def test_another_target_set_of_the_same_width_is_refused(world, stage1_run, tmp_path):
+    other = make_world(tmp_path / "world", llm_seed=5)
+    with pytest.raises((IdentityMismatch, ConfigError), match="target"):
+        train_stage2(request(other, stage1_run, tmp_path / "run"))
+
+
+def test_the_llm_runs_in_its_own_precision(world, llm, projector):
+    batch, made = batch_of(world), stage(world, llm, 0.0)
+    seen = []
+    hook = llm.model.lm_head.register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        made.sums(ProjectorWithObjective(projector, None), batch)
+        vectors, lengths = projector(batch.features_BTD, batch.frames_B)
+        llm.generate(vectors, lengths, made.prompts(batch), 2)
+    hook.remove()
+    assert set(seen) == {torch.float32}
