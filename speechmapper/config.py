@@ -44,6 +44,8 @@ class ModelConfig:
     dropout: float = 0.1
     attention_dropout: float = 0.0
     norm_order: str = "pre"
+    norm_before_linear: bool = False  # a final norm before each pre-norm block's linear (docs/objectives.md)
+    dropout_after_positions: bool = False  # dropout on convolution + positions too (docs/objectives.md)
     scale_to_table: bool = False  # multiply the head's output by the embedding table's RMS
 
     def __post_init__(self) -> None:

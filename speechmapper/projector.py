@@ -9,6 +9,13 @@ Sizes, kernels and strides are from the SpeechMapper paper (arXiv 2601.20417, se
 the two head linears follow from its 277 M parameters. Padded frames are zeroed before each convolution and masked
 in attention, so an utterance's vectors do not depend on its batch mates.
 
+Not published are norms and dropout. Our default is pre-norm layers without a final norm before a block's linear and
+without dropout on the sum of convolution and positions; both halved the speed of learning (docs/objectives.md).
+Projectors saved before these two were choices have both, and load with both:
+
+    Projector(ProjectorConfig()).config.norm_before_linear                       False
+    Projector.from_pretrained("a projector saved before").config.norm_before_linear       True
+
 Shapes: B batch, T feature frames, U projector vectors, D encoder width, E LLM width, C channels of one block.
 """
 
@@ -28,6 +35,8 @@ from sm_store.geometry import Geometry
 NORM_ORDERS = ("pre", "post")
 READOUTS = ("nearest", "ctc")
 PER_BLOCK = ("block_sizes", "block_outputs", "num_layers", "kernel_sizes", "strides", "paddings")
+# What a config.json means that lacks these names, because it was written before they were choices.
+WHERE_ABSENT = {"norm_before_linear": True, "dropout_after_positions": True}
 
 
 class ProjectorConfig(PreTrainedConfig):
@@ -43,7 +52,11 @@ class ProjectorConfig(PreTrainedConfig):
         ffn_size: inner width of the feed-forward layers.
         kernel_sizes, strides, paddings: of each block's convolution; paddings default to (kernel - 2) / 2 = 2.
         dropout: on residual branches; attention_dropout: on attention weights.
-        norm_order: `pre` (with a final norm) or `post`.
+        norm_order: `pre` or `post`.
+        norm_before_linear: whether a pre-norm block ends with a norm, without gain and bias, before its linear (our
+            default is no, measured: docs/objectives.md).
+        dropout_after_positions: whether dropout is also applied to the sum of convolution and positions (our default
+            is no, measured: docs/objectives.md).
         output_scale: the vectors are multiplied by this; set to the embedding table's RMS, the head starts at the
             scale of its targets (our own switch; 1 is the paper's plain head).
         readout: how vectors become tokens: `nearest` row each, or `ctc`: the nearest of rows and a learned blank,
@@ -68,6 +81,8 @@ class ProjectorConfig(PreTrainedConfig):
         dropout: float = 0.1,
         attention_dropout: float = 0.0,
         norm_order: str = "pre",
+        norm_before_linear: bool = False,
+        dropout_after_positions: bool = False,
         output_scale: float = 1.0,
         readout: str = "nearest",
         trained_for: dict[str, Any] | None = None,
@@ -86,6 +101,8 @@ class ProjectorConfig(PreTrainedConfig):
         self.dropout = dropout
         self.attention_dropout = attention_dropout
         self.norm_order = norm_order
+        self.norm_before_linear = norm_before_linear
+        self.dropout_after_positions = dropout_after_positions
         self.output_scale = output_scale
         self.readout = readout
         self.trained_for = trained_for or {}
@@ -109,6 +126,11 @@ class ProjectorConfig(PreTrainedConfig):
             raise ValueError(f"readout {self.readout!r}: use one of {', '.join(READOUTS)}")
         if self.norm_order not in NORM_ORDERS:
             raise ValueError(f"norm_order {self.norm_order!r}: use one of {', '.join(NORM_ORDERS)}")
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """The config of a `config.json`; `WHERE_ABSENT` says what an older one means by the names that it lacks."""
+        return super().from_dict({**WHERE_ABSENT, **config_dict}, **kwargs)
 
     @property
     def geometry(self) -> Geometry:
@@ -177,12 +199,12 @@ class ProjectorBlock(nn.Module):
         size = config.block_sizes[index]
         kernel, stride, padding = config.kernel_sizes[index], config.strides[index], config.paddings[index]
         self.geometry = Geometry((kernel,), (stride,), (padding,))
-        self.dropout = config.dropout
+        self.positions_dropout = config.dropout if config.dropout_after_positions else 0.0
         self.conv = nn.Conv1d(input_size, size, kernel, stride, padding)
         self.layers = nn.ModuleList(TransformerLayer(size, config) for _ in range(config.num_layers[index]))
         # No gain and bias of its own: the linear that follows has them.
-        pre_norm = config.norm_order == "pre"
-        self.final_norm = nn.LayerNorm(size, elementwise_affine=False) if pre_norm else nn.Identity()
+        normed = config.norm_order == "pre" and config.norm_before_linear
+        self.final_norm = nn.LayerNorm(size, elementwise_affine=False) if normed else nn.Identity()
         self.linear = nn.Linear(size, config.block_outputs[index])
 
     def forward(self, hidden_BTC: torch.Tensor, lengths_B: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -190,7 +212,7 @@ class ProjectorBlock(nn.Module):
         hidden_BTC = F.gelu(self.conv(hidden_BTC.transpose(1, 2))).transpose(1, 2)
         lengths_B = num_outputs(lengths_B, self.geometry)
         hidden_BTC = hidden_BTC + sinusoids(hidden_BTC)
-        hidden_BTC = F.dropout(hidden_BTC, self.dropout, self.training)
+        hidden_BTC = F.dropout(hidden_BTC, self.positions_dropout, self.training)
         # A softmax over no valid key is undefined, so every utterance keeps its first key.
         attend_BT = valid_positions(lengths_B.clamp(min=1), hidden_BTC.shape[1])
         for layer in self.layers:

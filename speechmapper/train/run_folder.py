@@ -24,7 +24,7 @@ from sm_store.paths import STORE
 from speechmapper.config import RunConfig, Stage1Config, Stage2Config
 from speechmapper.config_file import STAGES, to_plain, to_yaml
 from speechmapper.loader.data import TrainingData
-from speechmapper.projector import Projector
+from speechmapper.projector import WHERE_ABSENT, Projector
 from speechmapper.saved_projector import PROJECTOR_FOLDER
 from speechmapper.train.checkpoint import list_checkpoints
 from speechmapper.train.log import METRICS_FILE
@@ -111,11 +111,13 @@ def run_identity(config: Stage1Config | Stage2Config, projector: Projector, trai
     """What a checkpoint belongs to, as JSON values: store, target set, model, data order, objective and optimizer.
 
     A run is not resumed with another identity. Its length (`schedule`) and its logging (`run`) may change; the
-    utterances of the store may not: a store that has grown since has other epochs.
+    utterances of the store may not: a store that has grown since has other epochs. A choice that older identities
+    lack is left out where it is what they mean by lacking it.
     """
     sizes = projector.config.to_diff_dict()
     for name in ("trained_for", "transformers_version"):
         sizes.pop(name, None)
+    sizes = {name: value for name, value in sizes.items() if name not in WHERE_ABSENT or value != WHERE_ABSENT[name]}
     everything = training.store.identity.to_json()
     everything.pop("packages")
     plain = to_plain(config)

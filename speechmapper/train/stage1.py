@@ -137,6 +137,8 @@ def projector_config(config: Stage1Config, data: TrainingData) -> ProjectorConfi
             dropout=model.dropout,
             attention_dropout=model.attention_dropout,
             norm_order=model.norm_order,
+            norm_before_linear=model.norm_before_linear,
+            dropout_after_positions=model.dropout_after_positions,
             output_scale=math.sqrt(spec.table_scale) if model.scale_to_table else 1.0,
             readout=readout_of(config.objective.name),
             trained_for=trained_for("stage1", data.store.identity, spec),

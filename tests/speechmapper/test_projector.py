@@ -8,7 +8,14 @@ import torch
 from torch import nn
 
 from sm_store.geometry import Geometry
-from speechmapper.projector import Projector, ProjectorConfig, TransformerLayer, num_outputs, sinusoids
+from speechmapper.projector import (
+    Projector,
+    ProjectorConfig,
+    TransformerLayer,
+    num_outputs,
+    sinusoids,
+    valid_positions,
+)
 
 PAPER_PARAMETERS = 277_031_936  # derived from the paper's 277 M
 
@@ -160,6 +167,67 @@ def test_saved_and_loaded_it_is_the_same(projector, tmp_path):
     assert loaded.config.trained_for == {"target": "smollm2-135m"}
     features, lengths = torch.randn(2, 30, 12), torch.tensor([30, 11])
     assert torch.equal(loaded(features, lengths)[0], projector(features, lengths)[0])
+
+
+OLD_CONFIG = """{
+  "architectures": ["Projector"], "attention_dropout": 0.0, "block_outputs": [24, 32], "block_sizes": [16, 24],
+  "dropout": 0.1, "ffn_size": 32, "input_size": 12, "kernel_sizes": [6, 6], "model_type": "speechmapper_projector",
+  "norm_order": "%s", "num_heads": 4, "num_layers": [2, 1], "output_scale": 1.0, "output_size": 20,
+  "paddings": [2, 2], "readout": "nearest", "strides": [2, 2], "transformers_version": "5.23.0", "trained_for": {}
+}"""  # as save_projector wrote it before norm_before_linear and dropout_after_positions
+
+
+@pytest.mark.parametrize("norm_order", ["pre", "post"])
+def test_a_projector_saved_before_the_two_choices_gives_the_same_vectors(projector, tmp_path, norm_order):
+    projector.save_pretrained(tmp_path)
+    (tmp_path / "config.json").write_text(OLD_CONFIG % norm_order, encoding="utf-8")
+    loaded = Projector.from_pretrained(tmp_path).eval()
+    assert loaded.config.norm_before_linear and loaded.config.dropout_after_positions
+    features, lengths = torch.randn(2, 30, 12), torch.tensor([30, 11])
+    before = old_forward(loaded, features, lengths)
+    torch.testing.assert_close(loaded(features, lengths)[0], before, rtol=0, atol=0)
+    if norm_order == "pre":
+        assert not torch.allclose(projector(features, lengths)[0], before)  # today's default is another network
+    loaded.save_pretrained(tmp_path / "again")
+    again = Projector.from_pretrained(tmp_path / "again").eval()
+    assert torch.equal(again(features, lengths)[0], before)
+
+
+def old_forward(model: Projector, hidden: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+    """The projector in eval mode as it was, from its weights: a norm before each pre-norm block's linear."""
+    for block in model.blocks:
+        hidden = hidden * valid_positions(lengths, hidden.shape[1]).unsqueeze(-1)
+        hidden = nn.functional.gelu(block.conv(hidden.transpose(1, 2))).transpose(1, 2)
+        lengths = num_outputs(lengths, block.geometry)
+        hidden = hidden + sinusoids(hidden)
+        for layer in block.layers:
+            hidden = layer(hidden, valid_positions(lengths.clamp(min=1), hidden.shape[1])[:, None, None, :])
+        if model.config.norm_order == "pre":
+            hidden = nn.functional.layer_norm(hidden, hidden.shape[-1:])
+        hidden = block.linear(hidden)
+    vectors = model.head_output(nn.functional.gelu(model.head_input(hidden)))
+    return vectors * valid_positions(lengths, vectors.shape[1]).unsqueeze(-1)
+
+
+def test_without_arguments_neither_norm_before_the_linear_nor_dropout_after_the_positions():
+    config = ProjectorConfig()
+    assert (config.norm_before_linear, config.dropout_after_positions) == (False, False)
+
+
+def test_the_norm_before_the_linear_is_of_pre_norm_blocks_and_has_no_parameters():
+    pre, post = small_config(norm_before_linear=True), small_config(norm_before_linear=True, norm_order="post")
+    assert parameters_on_meta(pre) == parameters_on_meta(post) == parameters_on_meta(small_config())
+    assert isinstance(Projector(pre).blocks[0].final_norm, nn.LayerNorm)
+    assert isinstance(Projector(post).blocks[0].final_norm, nn.Identity)
+
+
+@pytest.mark.parametrize("drops", [False, True])
+def test_dropout_after_the_positions_is_a_choice(drops):
+    """Without layers nothing else drops, so that training mode shows this one alone."""
+    model = Projector(small_config(num_layers=(0, 0), dropout=0.5, dropout_after_positions=drops))
+    features, lengths = torch.randn(1, 40, 12), torch.tensor([40])
+    training, evaluation = model.train()(features, lengths)[0], model.eval()(features, lengths)[0]
+    assert torch.equal(training, evaluation) != drops
 
 
 def test_output_scale_multiplies_the_vectors(projector):

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
-from sm_store.errors import ConfigError
+from sm_store.errors import ConfigError, IdentityMismatch
 from speechmapper.config_file import load_stage1
+from speechmapper.train.checkpoint import list_checkpoints
 from speechmapper.train.run_folder import open_accelerator, start_run
 from speechmapper.train.stage1 import Stage1Request, train_stage1
 from tests.speechmapper.tiny import stage1_config
@@ -47,3 +50,19 @@ def test_precision_follows_the_device(tmp_path):
     assert open_accelerator(run, tmp_path).mixed_precision == "no"  # auto on a CPU
     with pytest.raises(ConfigError, match="fp16 needs a GPU"):
         open_accelerator(stage1_config(run={"precision": "fp16"}).run, tmp_path)
+
+
+def test_a_choice_that_older_runs_lack_does_not_part_them_from_what_they_were(world, tmp_path):
+    """Identities older than the two choices lack their names, as do those of runs that choose as before."""
+    as_before = {"norm_before_linear": True, "dropout_after_positions": True}
+    for out, model in (("before", as_before), ("today", {})):
+        train_stage1(Stage1Request(world.path, tmp_path / out, stage1_config(model=model, run={"save_every": 1})))
+    kept = {out: read_identity(tmp_path / out)["model"] for out in ("before", "today")}
+    assert not as_before.keys() & kept["before"].keys()
+    assert {name: kept["today"][name] for name in as_before} == dict.fromkeys(as_before, False)
+    with pytest.raises(IdentityMismatch, match=r"model\.norm_before_linear"):
+        train_stage1(Stage1Request(world.path, tmp_path / "before", stage1_config(), resume=True))
+
+
+def read_identity(run):
+    return json.loads((list_checkpoints(run)[-1] / "state.json").read_text())["identity"]
