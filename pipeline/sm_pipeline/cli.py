@@ -38,6 +38,7 @@ from sm_pipeline.options import (
     MaxRejectsOption,
     MaxSecondsOption,
     MeasureOption,
+    NumbersOption,
     OutManifestArgument,
     PadOption,
     RateOption,
@@ -159,6 +160,7 @@ def extract(
     max_seconds: MaxSecondsOption = settings.MAX_SECONDS,
     batch_seconds: BatchSecondsOption = None,
     shard_utterances: ShardOption = settings.UNIT_UTTERANCES,
+    numbers: NumbersOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Encode a corpus into a store. Run again, it continues; a finished store is left as it is.
@@ -188,6 +190,7 @@ def extract(
         max_seconds=max_seconds,
         batch_seconds=batch_seconds,
         shard_utterances=shard_utterances,
+        numbers=numbers,
     )
     from sm_pipeline.extraction.extract import extract as extract_corpus
 

@@ -26,6 +26,7 @@ TargetKind = Literal["dense", "table"]
 Layout = Literal["zarr", "webdataset"]
 StoreDtype = Literal["float16", "bfloat16", "float32"]
 Engine = Literal["local", "slurm", "ray"]
+Numbers = Literal["keep", "remove"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +70,7 @@ class ExtractConfig:
         max_seconds: longer utterances are rejected.
         batch_seconds: seconds of audio encoded at once, padding included; None: BATCH_SECONDS of the device.
         shard_utterances: most utterances in a shard.
+        numbers: whether words of digits stay in the texts; None: as in the store that is there, keep in a new one.
     """
 
     manifest: Path
@@ -90,11 +92,14 @@ class ExtractConfig:
     max_seconds: float = MAX_SECONDS
     batch_seconds: float | None = None
     shard_utterances: int = UNIT_UTTERANCES
+    numbers: Numbers | None = None
 
     def __post_init__(self) -> None:
         _one_of("--engine", self.engine, get_args(Engine))
         _one_of("--format", self.layout, get_args(Layout))
         _one_of("--dtype", self.dtype, get_args(StoreDtype))
+        if self.numbers is not None:
+            _one_of("--numbers", self.numbers, get_args(Numbers))
         codec_of(self.codec, 2)
         local_folder(self.store)
         _at_least("--average", self.average, 1)

@@ -119,6 +119,14 @@ BatchSecondsOption = Annotated[
         "split in half), 15 on a CPU.",
     ),
 ]
+NumbersOption = Annotated[
+    settings.Numbers | None,
+    typer.Option(
+        "--numbers",
+        help="keep or remove words made of digits when texts are normalised, which the store records. Default: as the "
+        "store does, keep in a new one.",
+    ),
+]
 ShardOption = Annotated[int, typer.Option("--shard-utterances", help="Most utterances in a shard.")]
 RateOption = Annotated[
     float | None,

@@ -37,6 +37,7 @@ def test_defaults_are_the_method():
         ({"dtype": "int8"}, "--dtype int8: choose float16, bfloat16, float32"),
         ({"layout": "hdf5"}, "--format hdf5: choose zarr, webdataset"),
         ({"engine": "cloud"}, "--engine cloud: choose local"),
+        ({"numbers": "spell"}, "--numbers spell: choose keep, remove"),
     ],
 )
 def test_impossible_values(settings, said):

@@ -20,7 +20,7 @@ def test_flags_are_unique():
     infos = [typing.get_args(annotated)[1] for annotated in SHARED.values()]
     flags = [flag for info in infos for flag in (info.default, *(info.param_decls or ())) if str(flag).startswith("--")]
     assert {flag for flag in flags if flags.count(flag) > 1} == {"--split"}  # of a corpus, of a manifest
-    assert {"--store", "--encoder", "--llm", "--json"} <= set(flags)
+    assert {"--store", "--encoder", "--llm", "--json", "--numbers"} <= set(flags)
 
 
 def test_the_kinds_of_corpora_are_those_of_the_registry():

@@ -65,7 +65,7 @@ def embed(path: Path, config: TargetConfig) -> EmbedSummary:
     """
     began = time.monotonic()
     store = Store.open(local_folder(path))
-    targets = build_targets(config, store.identity.dtype)
+    targets = build_targets(config, store.identity.dtype, store.identity.normalizer)
     targets.add_to(store)
     name = targets.spec.name
     todo = sorted(store.done_shards() - store.done_shards(name))

@@ -37,7 +37,7 @@ from sm_pipeline.extraction.recipe import Recipe
 from sm_pipeline.extraction.unit import UnitResult, UnitWork, WorkerSetup
 from sm_pipeline.manifest import Manifest, Utterance, read_manifest
 from sm_pipeline.signals import raise_on_signals
-from sm_pipeline.text import NORMALIZER
+from sm_pipeline.text import NORMALIZER, NUMBERS
 from sm_store import Identity, Store
 from sm_store.dtypes import numpy_dtype
 from sm_store.errors import RunFailed
@@ -131,10 +131,13 @@ def extract(config: ExtractConfig) -> Summary:
     """
     started = time.monotonic()
     job = prepare(config)
-    identity = make_identity(job)
-    if (config.store / STORE).exists():
-        Store.open(config.store).identity.require_same(identity, str(config.store))  # before the LLM is read
-    targets = build_targets(config.targets, config.dtype) if config.targets is not None else None
+    there = Store.open(config.store).identity if (config.store / STORE).exists() else None
+    identity = make_identity(job, choose_normalizer(config, there))
+    if there is not None:
+        there.require_same(identity, str(config.store))  # before the LLM is read
+    targets = None
+    if config.targets is not None:
+        targets = build_targets(config.targets, config.dtype, identity.normalizer)
     store = Store.open_or_create(config.store, identity)
     name = targets.spec.name if targets is not None else None
     if targets is not None:
@@ -202,7 +205,14 @@ def prepare(config: ExtractConfig) -> Job:
     return Job(config, device, manifest, utterances, encoder, rule, plan_units(utterances, rule))
 
 
-def make_identity(job: Job) -> Identity:
+def choose_normalizer(config: ExtractConfig, there: Identity | None) -> str:
+    """The text normaliser: that of `--numbers`, else of the store that is there, else the newest."""
+    if config.numbers is not None:
+        return NUMBERS[config.numbers]
+    return there.normalizer if there is not None else NORMALIZER
+
+
+def make_identity(job: Job, normalizer: str) -> Identity:
     """The identity of the store: everything that decides the bytes of its features."""
     config, rule = job.config, job.rule
     front_end = {
@@ -219,7 +229,7 @@ def make_identity(job: Job) -> Identity:
         compression=config.codec,
         layout=config.layout,
         front_end=front_end,
-        normalizer=NORMALIZER,
+        normalizer=normalizer,
         manifest_sha256=job.manifest.sha256,
         split=config.split,
         plan={"shards": len(job.units), "max_utterances": rule.max_utterances, "max_bytes": rule.max_bytes},

@@ -68,11 +68,11 @@ class Targets:
         store.add_target_set(self.spec, self.llm.table_VE, self.llm.tokenizer_files)
 
 
-def build_targets(config: TargetConfig, dtype: str) -> Targets:
+def build_targets(config: TargetConfig, dtype: str, normalizer: str = NORMALIZER) -> Targets:
     """Read tokenizer and table of the LLM and determine the target set's identity.
 
     Args:
-        dtype: of the embeddings read, the store's own.
+        dtype: of the embeddings read, the store's own. normalizer: of the texts, the store's own.
 
     Raises:
         ModelError: an LLM that cannot be used; no usable pad token. ConfigError: a bad name.
@@ -100,7 +100,7 @@ def build_targets(config: TargetConfig, dtype: str) -> Targets:
         kind=config.kind,
         geometry=config.geometry,
         dtype=dtype,
-        normalizer=NORMALIZER,
+        normalizer=normalizer,
     )
     return Targets(spec, llm)
 

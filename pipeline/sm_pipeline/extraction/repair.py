@@ -155,7 +155,7 @@ def _plan(path: Path, found: VerifyReport, manifest: Path | None, device: str) -
     job = None
     if lost.shards:
         job = prepare(load_recipe(path).config(path, identity, device, manifest))
-        identity.require_same(make_identity(job), str(path))
+        identity.require_same(make_identity(job, identity.normalizer), str(path))
     restore = [_targets(specs[name]) for name in sorted(_damaged_sets(found.damages))]
     return Plan(lost, job, restore, _dropped(path, found, lost, job))
 
@@ -219,7 +219,7 @@ def _targets(spec: TargetSpec) -> Targets:
     """The target set of a spec, read from its LLM once more. Raises IdentityMismatch where that has changed."""
     llm = spec.llm if spec.revision is None or "@" in spec.llm else f"{spec.llm}@{spec.revision}"
     config = TargetConfig(llm, spec.kind, spec.name, spec.pad_token, spec.geometry)
-    targets = build_targets(config, spec.dtype)
+    targets = build_targets(config, spec.dtype, spec.normalizer)
     require_same(diff_json(spec.to_json(), targets.spec.to_json()), f"target set {spec.name!r}")
     return targets
 

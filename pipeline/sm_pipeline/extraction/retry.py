@@ -73,7 +73,7 @@ def retry(path: Path, manifest: Path | None = None, device: str = "auto") -> Ret
             return RetrySummary(str(path), 0, 0, {}, [])
         recipe = load_recipe(path)
         job = prepare(recipe.config(path, store.identity, device, manifest))
-        store.identity.require_same(make_identity(job), str(path))
+        store.identity.require_same(make_identity(job, store.identity.normalizer), str(path))
         wanted = {entry.id for entry in rejects}
         again = tuple(utterance for utterance in job.utterances if utterance.id in wanted)
         _require_all(path, rejects, {utterance.id for utterance in again})

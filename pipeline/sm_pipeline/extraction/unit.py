@@ -211,7 +211,7 @@ class UnitWorker:
 
     def _read(self, utterance: Utterance) -> Future[Waveform]:
         """Start reading an utterance; the future raises SampleError where it cannot be used."""
-        if not normalise(utterance.text):
+        if not normalise(utterance.text, self._store.identity.normalizer):
             empty: Future[Waveform] = Future()
             empty.set_exception(SampleError("text_empty", f"nothing is left of {utterance.text[:40]!r}"))
             return empty

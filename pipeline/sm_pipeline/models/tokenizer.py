@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sm_pipeline.models.source import ModelSource
-from sm_pipeline.text import normalise
+from sm_pipeline.text import NORMALIZER, normalise
 from sm_store import TargetSet
 from sm_store.errors import ModelError, StoreCorrupt
 from sm_store.geometry import Geometry
@@ -45,19 +45,24 @@ TOKENIZER_FILES = (
 
 @dataclass(frozen=True, slots=True)
 class TextTokenizer:
-    """Transcripts to token ids as a target set stores them, and the geometry that its vectors follow."""
+    """Transcripts to token ids as a target set stores them.
+
+    Attributes:
+        geometry: that the target set's vectors follow. normalizer: name of its text normaliser.
+    """
 
     tokenizer: PreTrainedTokenizerBase
     geometry: Geometry
+    normalizer: str = NORMALIZER
 
     @classmethod
     def from_target_set(cls, targets: TargetSet) -> TextTokenizer:
         """From the tokenizer files kept in the store; the LLM itself is not needed. Raises StoreCorrupt."""
-        return cls(load_stored_tokenizer(targets), targets.spec.geometry)
+        return cls(load_stored_tokenizer(targets), targets.spec.geometry, targets.spec.normalizer)
 
     def token_ids(self, text: str) -> np.ndarray:
         """Token ids of the normalised text, (tokens,) int32, without BOS and EOS."""
-        ids = self.tokenizer(normalise(text), add_special_tokens=False)["input_ids"]
+        ids = self.tokenizer(normalise(text, self.normalizer), add_special_tokens=False)["input_ids"]
         return np.asarray(ids, np.int32).reshape(-1)
 
 

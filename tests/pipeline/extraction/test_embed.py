@@ -59,6 +59,17 @@ def test_tokens_of_every_record_that_fits(store, tiny_llm):
     assert verify(store.root).ok
 
 
+@pytest.mark.parametrize(("normalizer", "tokens"), [("mms-1", 5), ("mms-2", 3), ("mms-2-numbers-removed", 2)])
+def test_texts_are_normalised_as_the_store_records(tmp_path, tiny_llm, normalizer, tokens):
+    made = Store.create(tmp_path / "s.store", building.identity(plan={"shards": 1}, normalizer=normalizer))
+    features = np.zeros((60, building.WIDTH), np.float16)
+    made.commit(0, [Record("u0", features, _fields("It's 5 o'clock."))], [])
+    embed(made.root, TargetConfig(str(tiny_llm)))
+    done = Store.open(made.root)
+    assert done.targets("tiny-llm").spec.normalizer == normalizer
+    assert done.token_counts("tiny-llm").tolist() == [tokens]
+
+
 def test_again_it_does_nothing(store, tiny_llm):
     embed(store.root, TargetConfig(str(tiny_llm)))
     summary = embed(store.root, TargetConfig(str(tiny_llm)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -64,7 +65,7 @@ def test_the_identity_says_how_it_was_made(made):
     identity = Store.open(made[0].store).identity
     assert identity.encoder["id"] == "tiny-seamless"
     assert (identity.encoder["layer"], identity.encoder["width"], identity.average) == (2, 256, 2)
-    assert (identity.frame_rate, identity.dtype, identity.normalizer) == (25.0, "float16", "mms-1")
+    assert (identity.frame_rate, identity.dtype, identity.normalizer) == (25.0, "float16", "mms-2")
     assert len(identity.encoder["weights_sha256"]) == len(identity.manifest_sha256) == 64
     assert identity.front_end["resampler"] == "soxr-hq"
     assert identity.plan["shards"] == 3
@@ -84,6 +85,38 @@ def test_targets_are_the_texts_tokens_then_pads(made, tiny_llm):
         np.testing.assert_array_equal(
             batch.targets_BUE[row, count:vectors], np.broadcast_to(expected[-1], (vectors - count, 16))
         )
+
+
+def test_numbers_are_a_choice_that_the_store_records(tmp_path, tiny_llm):
+    lines = [
+        {"id": name, "audio": "a.wav", "text": text}
+        for name, text in (("one", "It's 5 o'clock (12)."), ("two", "20 30"))
+    ]
+    write_audio(tmp_path / "a.wav", 3.0)
+    manifest = write_lines(tmp_path / "manifest.jsonl", lines)
+    settings = config(manifest, tmp_path / "s.store", targets=TargetConfig(str(tiny_llm)), numbers="remove")
+    assert extract(settings).rejects == {"text_empty": 1}
+    store = Store.open(settings.store)
+    name = "mms-2-numbers-removed"
+    assert store.identity.normalizer == store.targets("tiny-llm").spec.normalizer == name
+    assert store.token_counts("tiny-llm").tolist() == [2]  # "it's o'clock"
+    assert extract(replace(settings, numbers=None)).shards_done == 0
+    with pytest.raises(IdentityMismatch, match='normalizer: "mms-2-numbers-removed" != "mms-2"'):
+        extract(replace(settings, numbers="keep"))
+
+
+def test_a_store_is_continued_with_the_normaliser_it_was_begun_with(tiny_corpus, tiny_llm, tmp_path, monkeypatch):
+    settings = config(tiny_corpus, tmp_path / "s.store", shard_utterances=3)
+    with monkeypatch.context() as earlier:
+        earlier.setattr("sm_pipeline.extraction.extract.NORMALIZER", "mms-1")
+        extract(settings)
+    shutil.rmtree(settings.store / "shards" / "00001")
+    (settings.store / "catalog" / "00001.parquet").unlink()
+    summary = extract(replace(settings, targets=TargetConfig(str(tiny_llm))))
+    assert summary.shards_done == 1
+    store = Store.open(settings.store)
+    assert store.identity.normalizer == store.targets("tiny-llm").spec.normalizer == "mms-1"
+    assert verify(settings.store).ok
 
 
 def test_again_it_does_nothing(made):

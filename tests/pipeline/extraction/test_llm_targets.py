@@ -137,7 +137,7 @@ def test_a_target_set_says_what_it_is_made_of(tiny_llm):
     assert spec.table_sha256 == table_sha256(table)
     assert spec.table_scale == table_scale(table)
     assert spec.tokenizer_sha256 == tokenizer_sha256(targets.llm.tokenizer_files)
-    assert (spec.normalizer, spec.geometry) == ("mms-1", Geometry())
+    assert (spec.normalizer, spec.geometry) == ("mms-2", Geometry())
 
 
 def test_names_and_pad_tokens_are_the_users(tiny_llm):
