@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 
 import yaml
 
-from sm_store.errors import ConfigError
+from sm_store.errors import ConfigError, one_line, quoted
 from speechmapper.config import Stage1Config, Stage2Config
 
 PRESETS = ("demo", "paper-llama", "paper-eurollm", "modern-gpu")
@@ -82,14 +82,15 @@ def read_section(file: Path, stage: str) -> Mapping[str, Any]:
         data = yaml.safe_load(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"{file}: cannot be read ({error.strerror}); give an existing YAML file") from error
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        reason = " ".join(str(error).split())
-        raise ConfigError(f"{file}: not valid YAML: {reason[:200]}") from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: an impossible date, bytes not UTF-8
+        raise ConfigError(f"{file}: not valid YAML: {one_line(error)}") from error
     if not isinstance(data, dict) or not data:
         raise ConfigError(f"{file}: expected `{stage}:` with its keys below it")
     for key in data:
         if key not in STAGES:
-            raise ConfigError(f"{file}: unknown key {key!r}{_nearest(str(key), STAGES)}; keys go below `{stage}:`")
+            raise ConfigError(
+                f"{file}: unknown key {quoted(key)}{_nearest(str(key), STAGES)}; keys go below `{stage}:`"
+            )
     if stage not in data:
         raise ConfigError(f"{file}: has no `{stage}:` section, only {', '.join(data)}")
     section = data[stage] if data[stage] is not None else {}
@@ -105,7 +106,7 @@ def parse_setting(setting: str) -> dict[str, Any]:
         raise ConfigError(f"--set {setting}: write key=value, such as optimizer.lr=1e-4")
     try:
         value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ConfigError(f"--set {setting}: the value is not valid YAML") from error
     for name in reversed(key.strip().split(".")):
         value = {name: value}
@@ -165,7 +166,7 @@ def _convert(value: Any, hint: Any, place: str) -> Any:
     words, reader = _SCALARS[hint]
     converted = reader(value)
     if converted is None:
-        raise ConfigError(f"{place}: {value!r} is not {words}")
+        raise ConfigError(f"{place}: {quoted(value)} is not {words}")
     return converted
 
 

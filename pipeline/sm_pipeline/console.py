@@ -9,6 +9,8 @@
     $ echo $?
     2
 
+An error is never longer than `sm_store.errors` allows, whatever input it quotes.
+
 `progress` draws a bar on a terminal and writes a plain line about every ten seconds elsewhere; both on
 stderr, so that `--json` on stdout stays clean.
 """
@@ -20,19 +22,20 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol, TextIO
+from typing import Any, NoReturn, Protocol, TextIO
 
 import typer
 
 from sm_pipeline.signals import Stopped
-from sm_store.errors import SpeechMapperError
+from sm_store.errors import SpeechMapperError, one_line
 from sm_store.version import __version__
 
 SECONDS_BETWEEN_LINES = 10.0
 FIRST_LINE_AFTER = 1.0  # seconds: shorter work stays silent
+USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[1]  # of wrong flags; typer names only this kind of it
 EXIT_SIGNAL = 128  # what a shell adds to the number of the signal that ended a command
 
 
@@ -54,6 +57,7 @@ class Report(Protocol):
 def new_app(name: str, description: str) -> typer.Typer:
     """An app without commands, with the settings of all our command lines; `--version` prints `NAME VERSION`."""
     app = typer.Typer(
+        name=name,
         help=description,
         no_args_is_help=True,
         add_completion=False,
@@ -77,26 +81,49 @@ def new_app(name: str, description: str) -> typer.Typer:
     return app
 
 
-def run(app: Callable[[], object]) -> None:
-    """Run a typer app; errors of this project end as `error: ...` on stderr with their exit code.
+def run(app: typer.Typer) -> None:
+    """Run a command line; errors of this project end as `error: ...` on stderr with their exit code.
 
-    A wrong flag keeps typer's own message; an unexpected exception keeps its traceback.
+    A wrong flag keeps typer's own message; an unexpected exception keeps its traceback. The command is invoked without
+    typer's `main`, which would end on Ctrl-C before it can be told how to continue.
     """
     try:
-        app()
+        _invoke(app)
+        sys.stdout.flush()
     except SpeechMapperError as error:
-        _print_error(" ".join(str(error).split()))
+        _print_error(one_line(error))
         sys.exit(error.exit_code)
+    except USAGE_ERROR as error:
+        _show_usage(error)
     except BrokenPipeError:  # `sm-pipeline status STORE | head`
-        sys.stderr.close()
+        # Python flushes stdout once more when it ends, which would fail again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
     except OSError as error:  # a full disk, a folder without permission
         where = f"{error.filename}: " if error.filename else ""
-        sys.stderr.write(f"error: {where}{error.strerror or error}\n")
+        _print_error(one_line(f"{where}{error.strerror or error}"))
         sys.exit(1)
     except (KeyboardInterrupt, Stopped) as stop:
         sys.stderr.write(f"stopped by {str(stop) or 'SIGINT'}; run the same command again to continue\n")
         sys.exit(EXIT_SIGNAL + (stop.number if isinstance(stop, Stopped) else signal.SIGINT))
+
+
+def _invoke(app: typer.Typer) -> None:
+    """Run the command that the arguments of this process name; help and version end with exit code 0."""
+    try:
+        with typer.main.get_command(app).make_context(app.info.name, sys.argv[1:]) as context:
+            context.command.invoke(context)
+    except typer.Exit as ending:
+        if ending.exit_code:
+            sys.exit(ending.exit_code)
+
+
+def _show_usage(error: Any) -> NoReturn:
+    """Print typer's message on a wrong flag, with a long value cut; or the help, where no command was given."""
+    if error.ctx is None or error.message != error.ctx.get_help():
+        error.message = one_line(error.message)
+    error.show()
+    sys.exit(error.exit_code)
 
 
 def _print_error(message: str) -> None:

@@ -24,7 +24,7 @@ import numpy as np
 import yaml
 
 from sm_store import Fields
-from sm_store.errors import ConfigError
+from sm_store.errors import ConfigError, quoted
 from speechmapper.prompting import Instruction
 
 PROMPT_FOLDER = Path(__file__).parents[1] / "prompts"
@@ -69,13 +69,20 @@ def load_wordings(path: Path) -> Wordings:
     """
     try:
         data = yaml.safe_load(path.read_text(encoding="utf-8"))
-        wordings = {str(language): tuple(map(str, lines)) for language, lines in data["wordings"].items()}
-        system = str(data["system"])
-    except (OSError, yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
+        wordings = {str(language): tuple(map(_text, lines)) for language, lines in data["wordings"].items()}
+        system = _text(data["system"])
+    except (OSError, yaml.YAMLError, KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
         raise ConfigError(f"{path}: not a prompt file (system, wordings by language): {error}") from error
     if not all(wordings.values()):
         raise ConfigError(f"{path}: a language without wordings")
     return Wordings(system, wordings)
+
+
+def _text(value: object) -> str:
+    """A line of a prompt file; lists and mappings are none, whatever they would look like as text."""
+    if isinstance(value, list | dict):
+        raise TypeError(f"{quoted(value)} is not text")
+    return str(value)
 
 
 class Task(ABC):

@@ -15,11 +15,20 @@
     └── RunFailed       1      the work ran and failed (every sample rejected, non-finite loss, ...)
 
 `kind` is a stable code for scripts; `exit_code` is what a command line ends with. A message is one line that
-names the file, line or field and the remedy.
+names the file, line or field and the remedy. It may quote what the user gave, which can be of any size, so the text of
+every error is bounded here: the beginning says what and where, the end says what to do, and both are kept.
+
+    str(ConfigError(f"--set lr={'9' * 10**6}: give a number"))    --set lr=999… [998,029 characters] …999: give a number
+    quoted(["x"] * 10**6)                                         ['x', 'x', 'x', 'x', 'x', 'x', ...]
 """
 
 from __future__ import annotations
 
+import reprlib
+
+LONGEST_MESSAGE = 2000  # characters; room for two paths and a remedy, or for twenty settings that differ
+_QUOTES = reprlib.Repr()
+_QUOTES.maxlevel, _QUOTES.maxstring, _QUOTES.maxother = 1, 80, 80
 RUN_VERIFY = "run `sm-pipeline verify`"  # the remedy where bytes are damaged
 
 
@@ -28,6 +37,9 @@ class SpeechMapperError(Exception):
 
     kind = "error"
     exit_code = 1
+
+    def __str__(self) -> str:
+        return bounded(super().__str__())
 
 
 class InputError(SpeechMapperError):
@@ -101,9 +113,9 @@ class SampleError(SpeechMapperError):
     kind = "sample"
 
     def __init__(self, reason: str, detail: str) -> None:
-        super().__init__(f"{reason}: {detail}")
         self.reason = reason
-        self.detail = detail
+        self.detail = bounded(detail)
+        super().__init__(f"{reason}: {self.detail}")
 
     def __reduce__(self) -> tuple[type[SampleError], tuple[str, str]]:
         return type(self), (self.reason, self.detail)
@@ -114,3 +126,27 @@ class RunFailed(SpeechMapperError):
 
     kind = "run"
     exit_code = 1
+
+
+def bounded(text: str) -> str:
+    """`text` with its middle left out where it is longer than `LONGEST_MESSAGE` characters."""
+    if len(text) <= LONGEST_MESSAGE:
+        return text
+    start, end = LONGEST_MESSAGE * 2 // 3, LONGEST_MESSAGE // 4
+    return f"{text[:start]}… [{len(text) - start - end:,} characters] …{text[-end:]}"
+
+
+def one_line(message: object) -> str:
+    """The text of an error as one line of bounded length."""
+    return bounded(" ".join(str(message).split()))
+
+
+def quoted(value: object) -> str:
+    """`repr(value)` in about 80 characters, for a value of unknown type and size, as YAML and JSON give them.
+
+    The whole `repr` is never built: 300 bytes of YAML aliases can stand for gigabytes of it.
+    """
+    try:
+        return _QUOTES.repr(value)
+    except ValueError:  # Python writes no integers of more than 4,300 digits
+        return f"<{type(value).__name__}>"

@@ -5,22 +5,41 @@ from __future__ import annotations
 import io
 import json
 import re
+import shlex
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import typer
 from typer.testing import CliRunner
 
 from sm_pipeline import console
 from sm_pipeline.signals import Stopped
-from sm_store.errors import ConfigError, RunFailed, StoreBusy
+from sm_store.errors import LONGEST_MESSAGE, ConfigError, RunFailed, StoreBusy
 from sm_store.version import __version__
 
 
-def raising(error: BaseException):
-    def app() -> None:
+def app_of(action: Callable[[], object]) -> typer.Typer:
+    """A command line of ours with one command, `go`."""
+    app = console.new_app("sm-some", "What it does.")
+    app.command("go")(action)
+    return app
+
+
+def raising(error: BaseException) -> typer.Typer:
+    def go() -> None:
         raise error
 
-    return app
+    return app_of(go)
+
+
+@pytest.fixture(autouse=True)
+def arguments(monkeypatch):
+    """What the command line is given: the command of `app_of`."""
+    monkeypatch.setattr(sys, "argv", ["sm-some", "go"])
 
 
 @pytest.mark.parametrize(
@@ -31,6 +50,7 @@ def raising(error: BaseException):
         (RunFailed("all\n  rejected"), 1, "error: all rejected"),
         (OSError(28, "No space left on device", "/s/x"), 1, "error: /s/x: No space left on device"),
         (OSError("odd"), 1, "error: odd"),
+        (typer.Exit(3), 3, ""),
         (KeyboardInterrupt(), 130, "stopped by SIGINT; run the same command again to continue"),
         (Stopped(15), 143, "stopped by SIGTERM; run the same command again to continue"),
     ],
@@ -39,17 +59,97 @@ def test_errors_become_one_line(capsys, error, code, line):
     with pytest.raises(SystemExit) as left:
         console.run(raising(error))
     out, err = capsys.readouterr()
-    assert (left.value.code, out, err) == (code, "", line + "\n")
+    assert (left.value.code, out, err) == (code, "", line + "\n" if line else "")
 
 
-def test_a_programming_error_keeps_its_traceback():
-    with pytest.raises(ZeroDivisionError):
-        console.run(raising(ZeroDivisionError()))
+@pytest.mark.parametrize("error", [ZeroDivisionError(), EOFError()])
+def test_a_programming_error_keeps_its_traceback(error):
+    with pytest.raises(type(error)):
+        console.run(raising(error))
 
 
 def test_success_is_silent(capsys):
-    console.run(lambda: None)
+    console.run(app_of(lambda: None))
     assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("given", [["go", "--much"], ["nothing"], ["go", "more"]])
+def test_a_wrong_flag_keeps_the_usage_message(capsys, monkeypatch, given):
+    monkeypatch.setattr(sys, "argv", ["sm-some", *given])
+    with pytest.raises(SystemExit) as left:
+        console.run(app_of(lambda: None))
+    err = capsys.readouterr().err
+    assert left.value.code == 2
+    assert err.startswith("Usage: sm-some") and given[-1] in err.splitlines()[-1]
+
+
+def test_no_command_shows_the_whole_help(capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["sm-some"])
+    app = app_of(lambda: None)
+    app.info.help = "What it does. " * 300
+    with pytest.raises(SystemExit) as left:
+        console.run(app)
+    shown = "".join(capsys.readouterr())
+    assert left.value.code == 2 and shown.count("does.") == 300 and "go" in shown
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ConfigError(f"--x {'1' * 1_000_000}: give 2"),
+        RunFailed(f"line\n {'of many ' * 100_000}lines: give 2"),
+        OSError(36, "File name too long", "n" * 1_000_000),
+    ],
+)
+def test_a_line_is_bounded_whatever_it_quotes(capsys, error):
+    with pytest.raises(SystemExit):
+        console.run(raising(error))
+    err = capsys.readouterr().err
+    assert len(err) < LONGEST_MESSAGE + 100 and err.count("\n") == 1
+    assert err.endswith(("give 2\n", "File name too long\n"))
+
+
+def test_a_long_flag_value_that_is_wrong_is_cut(capsys, monkeypatch):
+    def go(count: int) -> None:
+        """Takes a number."""
+
+    monkeypatch.setattr(sys, "argv", ["sm-some", "go", "n" * 1_000_000])
+    with pytest.raises(SystemExit) as left:
+        console.run(app_of(go))
+    err = capsys.readouterr().err
+    assert left.value.code == 2 and "Usage: sm-some go" in err and len(err) < LONGEST_MESSAGE + 500
+
+
+@pytest.mark.parametrize("lines", [1, 100_000])
+def test_a_closed_pipe_is_no_error(tmp_path, lines):
+    code = (
+        "from sm_pipeline import console\n"
+        f"def go():\n    console.print_json(dict.fromkeys(range({lines})))\n"
+        "app = console.new_app('sm-some', ''); app.command('go')(go)\n"
+        "console.run(app)"
+    )
+    command = shlex.join([sys.executable, "-c", code, "go"])
+    run = subprocess.run(
+        ["bash", "-c", f"{command} | true; echo ${{PIPESTATUS[0]}}"], capture_output=True, text=True, check=True
+    )
+    assert (run.stdout, run.stderr) == ("0\n", "")
+
+
+def test_ctrl_c_says_how_to_continue():
+    code = (
+        "import time; from sm_pipeline import console\n"
+        "def go():\n    print('ready', flush=True); time.sleep(60)\n"
+        "app = console.new_app('sm-some', ''); app.command('go')(go); console.run(app)"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code, "go"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None and process.stderr is not None
+        process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        err = process.stderr.read().decode()
+    assert process.returncode == 130
+    assert err == "stopped by SIGINT; run the same command again to continue\n"
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from sm_pipeline.manifest import (
     read_manifest,
     write_manifest,
 )
-from sm_store.errors import ManifestError
+from sm_store.errors import LONGEST_MESSAGE, ManifestError
 from tests.speech import write_lines
 
 GOOD = {"id": "u1", "audio": "a.wav", "text": "hello"}
@@ -149,6 +149,14 @@ def test_bad_lines_are_named(tmp_path, line, said):
     message = refusal(path)
     assert message.startswith(f"{path}:2: ")
     assert said in message
+
+
+@pytest.mark.parametrize("key", [*GOOD, "offset", "translation", "nonsense"])
+def test_a_long_value_is_not_repeated_in_full(tmp_path, key):
+    for value in ("\u2028x" * 20_000, ["x"] * 50_000, {"\x00" * 50_000: 1}, 10**4000):
+        with pytest.raises(ManifestError) as caught:
+            read_manifest(manifest_of(tmp_path, GOOD | {key: value}, GOOD))
+        assert len(str(caught.value)) <= LONGEST_MESSAGE
 
 
 def test_byte_order_mark_on_the_first_line(tmp_path):

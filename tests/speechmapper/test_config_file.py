@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 import yaml
 
-from sm_store.errors import ConfigError
+from sm_store.errors import LONGEST_MESSAGE, ConfigError
 from speechmapper.config import Stage1Config, Stage2Config
 from speechmapper.config_file import PRESET_FOLDER, PRESETS, load_stage1, load_stage2, parse_setting, to_yaml
 
@@ -114,6 +114,30 @@ def test_bad_files_name_the_file(tmp_path, text, words):
     with pytest.raises(ConfigError, match=r"bad\.yaml") as error:
         load_stage1(None, file, [])
     assert words in str(error.value)
+
+
+def aliases(levels: int) -> str:
+    """YAML whose text would be 9 ** levels words long, were its aliases written out."""
+    lines = ["l0: &l0 [x, x, x, x, x, x, x, x, x]"]
+    lines += [f"l{i}: &l{i} [{', '.join([f'*l{i - 1}'] * 9)}]" for i in range(1, levels)]
+    return "".join(f"    {line}\n" for line in lines)
+
+
+@pytest.mark.parametrize("text", ["stage1:\n  seed:\n", "stage1:\n  optimizer:\n", "stage1:\n  model:\n   strides:\n"])
+def test_aliases_of_aliases_are_quoted_short(tmp_path, text):
+    (tmp_path / "bomb.yaml").write_text(text + aliases(30))
+    with pytest.raises(ConfigError, match=r"bomb\.yaml: ") as caught:
+        load_stage1(None, tmp_path / "bomb.yaml", [])
+    assert len(str(caught.value)) < 700
+
+
+@pytest.mark.parametrize("value", ["9" * 1_000_000, "0x" + "f" * 100_000, "a" * 1_000_000, "[" * 100_000, "2001-99-99"])
+def test_a_setting_of_any_length_is_an_error_of_one_bounded_line(value):
+    with pytest.raises(ConfigError, match=r"--set seed="):
+        load_stage1(None, None, [f"seed={value}"])
+    with pytest.raises(ConfigError) as caught:
+        load_stage1(None, None, [f"seed={value}"])
+    assert len(str(caught.value)) <= LONGEST_MESSAGE
 
 
 def test_missing_file_and_unknown_preset(tmp_path):

@@ -30,7 +30,11 @@ def test_prompt_files_have_several_wordings(task):
 
 
 @pytest.mark.parametrize(
-    "text", ["", "[]", "system: a", "system: a\nwordings: b", "system: a\nwordings: {any: []}", "a: [", "- 1"]
+    "text",
+    [
+        *("", "[]", "system: a", "system: a\nwordings: b", "system: a\nwordings: {any: []}", "a: [", "- 1"),
+        *("system: {a: b}\nwordings: {any: [c]}", "system: a\nwordings: {any: [[c]]}", "system: 2001-99-99"),
+    ],
 )
 def test_a_file_of_another_form_is_an_error_that_names_it(tmp_path, text):
     path = tmp_path / "dance.yaml"
