@@ -93,7 +93,7 @@ def test_how_many_windows_at_once_changes_nothing(padded, monkeypatch):
     [
         ("padding=yes", "padding=yes: use none or 2s"),
         ("pading=none", "no option 'pading'; this family takes padding"),
-        ("padding", "behind the . goes option=value"),
+        ("padding", r"options after the \? have the form option=value"),
     ],
 )
 def test_options_that_are_none(folder, options, message):
