@@ -6,6 +6,8 @@ BIN := $(VENV)/bin
 # One CPU build where no GPU is there; elsewhere name the build that fits the driver.
 TORCH ?= torch==2.13.0
 DEMO ?= demo
+# Processes that run tests.
+WORKERS ?= 2
 
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
@@ -28,8 +30,12 @@ $(VENV)/.installed: requirements.lock pyproject.toml
 demo: install ## the whole chain on a synthetic corpus: at most 10 minutes on two CPU cores
 	PATH="$(abspath $(BIN)):$$PATH" bash jobs/demo/run.sh $(DEMO)
 
-test: install ## every test
-	$(BIN)/python -m pytest
+# One thread per process: torch's threads wait for each other where several tests run.
+test: install ## every test, with line and branch coverage and its floor
+	$(BIN)/coverage erase
+	OMP_NUM_THREADS=1 $(BIN)/coverage run -m pytest --numprocesses $(WORKERS) --dist loadfile
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report
 
 lint: install ## style, types, import rules, sizes
 	$(BIN)/ruff check .
