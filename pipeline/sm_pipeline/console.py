@@ -37,6 +37,7 @@ SECONDS_BETWEEN_LINES = 10.0
 FIRST_LINE_AFTER = 1.0  # seconds: shorter work stays silent
 USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[1]  # of wrong flags; typer names only this kind of it
 EXIT_SIGNAL = 128  # what a shell adds to the number of the signal that ended a command
+LAUNCHER = "SPEECHMAPPER_PARENT"  # in a process that a launcher of ours has started: the launcher's id
 
 
 class Progress(Protocol):
@@ -104,8 +105,10 @@ def run(app: typer.Typer) -> None:
         _print_error(one_line(f"{where}{error.strerror or error}"))
         sys.exit(1)
     except (KeyboardInterrupt, Stopped) as stop:
-        sys.stderr.write(f"stopped by {str(stop) or 'SIGINT'}; run the same command again to continue\n")
-        sys.exit(EXIT_SIGNAL + (stop.number if isinstance(stop, Stopped) else signal.SIGINT))
+        stopped = stop if isinstance(stop, Stopped) else Stopped(signal.SIGINT)
+        if LAUNCHER not in os.environ:  # which prints it once for all
+            sys.stderr.write(f"stopped by {stopped}; {stopped.remedy}\n")
+        sys.exit(EXIT_SIGNAL + stopped.number)
 
 
 def _invoke(app: typer.Typer) -> None:
@@ -127,13 +130,18 @@ def _show_usage(error: Any) -> NoReturn:
 
 
 def _print_error(message: str) -> None:
-    """An error as one line; of several processes of a run only the first prints it, the others give it to their
-    launcher."""
+    """An error as one line, printed once for all processes of a run.
+
+    They give it to their launcher: ours prints one. Under another launcher the first process prints it besides.
+    """
     report = os.environ.get("TORCHELASTIC_ERROR_FILE")
-    if report and os.environ.get("RANK", "0") != "0":
-        Path(report).write_text(json.dumps({"message": message, "timestamp": int(time.time())}), encoding="utf-8")
-    else:
+    if report is None or (LAUNCHER not in os.environ and os.environ.get("RANK", "0") == "0"):
         sys.stderr.write(f"error: {message}\n")
+        return
+    # Renamed when it is complete: the launcher may end this process while it writes.
+    unfinished = Path(f"{report}.tmp")
+    unfinished.write_text(json.dumps({"message": message, "timestamp": int(time.time())}), encoding="utf-8")
+    unfinished.replace(report)
 
 
 def print_report(report: Report, as_json: bool) -> None:
@@ -151,26 +159,27 @@ def print_json(data: Mapping[str, Any]) -> None:
 
 
 @contextmanager
-def progress(total: float, label: str, unit: str, stream: TextIO | None = None) -> Iterator[Progress]:
+def progress(total: float, label: str, unit: str, stream: TextIO | None = None, done: float = 0) -> Iterator[Progress]:
     """Show progress towards `total` (in `unit`) while the block runs.
 
     Args:
         stream: where to write; stderr by default.
+        done: how much was done before; the time left is estimated without it.
     """
     out = stream or sys.stderr
     if out.isatty():
-        with _rich_bar(total, label, unit, out) as shown:
+        with _rich_bar(total, label, unit, out, done) as shown:
             yield shown
     else:
-        yield _PlainLines(total, label, unit, out)
+        yield _PlainLines(total, label, unit, out, done)
 
 
 class _PlainLines:
     """Progress as log lines: `extract: 1200/6000 utterances (20 %), 40 s left, rejected=3`."""
 
-    def __init__(self, total: float, label: str, unit: str, out: TextIO) -> None:
+    def __init__(self, total: float, label: str, unit: str, out: TextIO, done: float) -> None:
         self._total, self._label, self._unit, self._out = total, label, unit, out
-        self._done = 0.0
+        self._done = self._done_before = float(done)
         self._started = time.monotonic()
         self._next_line = self._started + FIRST_LINE_AFTER
 
@@ -180,7 +189,8 @@ class _PlainLines:
         if now < self._next_line:
             return
         self._next_line = now + SECONDS_BETWEEN_LINES
-        left = (now - self._started) * max(self._total - self._done, 0) / max(self._done, 1e-9)
+        done_here = max(self._done - self._done_before, 1e-9)
+        left = (now - self._started) * max(self._total - self._done, 0) / done_here
         share = self._done / self._total if self._total else 1.0
         parts = [f"{self._done:g}/{self._total:g} {self._unit} ({share:.0%})", f"{left:.0f} s left"]
         parts += [f"{name}={_short(value)}" for name, value in figures.items()]
@@ -189,7 +199,7 @@ class _PlainLines:
 
 
 @contextmanager
-def _rich_bar(total: float, label: str, unit: str, out: TextIO) -> Iterator[Progress]:
+def _rich_bar(total: float, label: str, unit: str, out: TextIO, done: float) -> Iterator[Progress]:
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
@@ -202,7 +212,7 @@ def _rich_bar(total: float, label: str, unit: str, out: TextIO) -> Iterator[Prog
         TextColumn("{task.fields[figures]}"),
     )
     with Progress(*columns, console=Console(file=out)) as bar:
-        task = bar.add_task(label, total=total, figures="")
+        task = bar.add_task(label, total=total, completed=int(done), figures="")
 
         class Bar:
             def advance(self, steps: float = 1, **figures: object) -> None:

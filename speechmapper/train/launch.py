@@ -5,8 +5,9 @@
       python -m speechmapper.train.cli stage1 ...     RANK=1 ...
 
 torch's launcher starts and watches them; Accelerate finds what it needs in their environment. SIGTERM, SIGUSR1 and
-SIGINT are passed on, so that all of them save at the same step and end; where one dies, the others are ended. For
-several machines, run the same command under `accelerate launch` (jobs/).
+SIGINT are passed on, so that all of them save at the same step and end; a second Ctrl-C ends them at once. Where one
+fails, the others are ended. The workers hand their errors to this process, which prints one: whichever of them ends
+first, the line is there. For several machines, run the same command under `accelerate launch` (jobs/).
 """
 
 from __future__ import annotations
@@ -19,13 +20,14 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from sm_pipeline.console import EXIT_SIGNAL
+from sm_pipeline.console import LAUNCHER as PARENT  # the process a worker must not outlive
+from sm_pipeline.signals import RESUME, STOP_SIGNALS, Stopped
 from sm_store.errors import ConfigError, RunFailed
 
 if TYPE_CHECKING:
     from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
-PARENT = "SPEECHMAPPER_PARENT"  # the process a worker must not outlive
-PASSED_ON = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 POLL_SECONDS = 1.0
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 BAD_INPUT = 2
@@ -35,8 +37,8 @@ def run_processes(count: int, arguments: Sequence[str]) -> None:
     """Run this command line, without its `--processes`, in `count` processes until all have ended.
 
     Raises:
-        ConfigError: under a launcher already. RunFailed: a process failed or died.
-        SystemExit: the workers refused their input; the first of them has printed why.
+        ConfigError: under a launcher already, or the workers refused their input. RunFailed: a process failed or died.
+        Stopped: a signal ended the workers before they could save, or a second Ctrl-C came.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise ConfigError("--processes: a launcher has started several processes already; leave one of the two out")
@@ -55,36 +57,58 @@ def run_processes(count: int, arguments: Sequence[str]) -> None:
         logs_specs=DefaultLogsSpecs(),
     )
 
+    passed_on: list[int] = []
+
     def pass_on(number: int, _frame: object) -> None:
+        if number == signal.SIGINT and number in passed_on:
+            raise Stopped(number, RESUME)
+        passed_on.append(number)
         for pid in context.pids().values():
             try:
                 os.kill(pid, number)
             except ProcessLookupError:  # has ended already
                 continue
 
-    for number in PASSED_ON:
+    for number in STOP_SIGNALS:
         signal.signal(number, pass_on)
     result = None
     try:
         while result is None:
             result = context.wait(timeout=POLL_SECONDS)
+    except Stopped:
+        context.close(signal.SIGKILL)  # checkpoints are complete or absent
+        raise
     finally:
         context.close()
-    _raise_failures(result.failures)
+    _raise_failures(result.failures, passed_on)
 
 
-def _raise_failures(failures: Mapping[int, ProcessFailure]) -> None:
-    """Raise for the first process that failed by itself; the others were ended because of it."""
+def _raise_failures(failures: Mapping[int, ProcessFailure], passed_on: Sequence[int] = ()) -> None:
+    """Raise for the first process that failed by itself; the others were ended because of it.
+
+    Args:
+        passed_on: the signals that were sent to all of them.
+    """
     if not failures:
         return
     codes = {rank: failure.exitcode for rank, failure in failures.items()}
+    if passed_on and all(code in ending_codes(passed_on) for code in codes.values()):
+        raise Stopped(passed_on[-1], RESUME)
     by_itself = [rank for rank, code in codes.items() if code != -signal.SIGTERM] or list(codes)
-    if all(codes[rank] == BAD_INPUT for rank in by_itself) and 0 in by_itself:
-        raise SystemExit(BAD_INPUT)
+    errors = [text for rank in sorted(by_itself) if (text := failures[rank].error_file_data["message"])]
+    if all(codes[rank] == BAD_INPUT for rank in by_itself) and (errors or 0 in by_itself):
+        raise ConfigError(str(errors[0])) if errors else SystemExit(BAD_INPUT)
+    if errors:
+        sys.stderr.write(f"error: {errors[0]}\n")
     died = [rank for rank in by_itself if codes[rank] < 0]
     rank = min(died or by_itself, key=lambda each: failures[each].timestamp)
     how = signal.Signals(-codes[rank]).name if codes[rank] < 0 else f"exit code {codes[rank]}, for the reason above"
     raise RunFailed(f"process {rank} of the run ended with {how}; the others were ended; continue with --resume")
+
+
+def ending_codes(numbers: Sequence[int]) -> set[int]:
+    """Exit codes of processes that these signals, or the launcher after them, have ended."""
+    return {code for number in (*numbers, signal.SIGTERM) for code in (-number, EXIT_SIGNAL + number)}
 
 
 def is_main() -> bool:

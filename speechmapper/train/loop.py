@@ -3,7 +3,7 @@
     for each step:
         read this process's share of its micro-batches, once
         each run: counts, sums, loss, backward, optimizer step; then log, evaluate, save where it is due
-        after a stop signal: every run saves, and the loop ends
+        after a stop signal (Ctrl-C too): every run saves, and the loop ends
 
 It knows no stage: `Stage` says what a loss is, `Order` what each step reads, `Run` is a run. A run's state is its
 weights, AdamW's moments and the step. Under `accelerate launch` each process takes its share of every step's
@@ -24,6 +24,8 @@ from speechmapper.config import DataConfig, ScheduleConfig
 from speechmapper.loader.epoch import Order
 from speechmapper.loader.prefetch import Source, StepReader
 from speechmapper.train.run import Outcome, Run
+
+AT_CTRL_C = "stopping: saving after this step, to continue with --resume; Ctrl-C again stops at once, without saving"
 
 
 class Loop:
@@ -65,9 +67,10 @@ class Loop:
                 for run in runs:
                     run.resume()
             start = min((run.step for run in runs if not run.finished), default=self._steps)
-            stop_request = owned.enter_context(note_signals())
             is_main = self._accelerator.is_main_process
-            bar = owned.enter_context(progress(self._steps - start, self._name, "steps") if is_main else nullcontext())
+            stop_request = owned.enter_context(note_signals(AT_CTRL_C if is_main else ""))
+            shown = progress(self._steps, self._name, "steps", done=start) if is_main else nullcontext()
+            bar = owned.enter_context(shown)
             reader = owned.enter_context(self._reader())
             for run in runs:
                 run.start_timer()

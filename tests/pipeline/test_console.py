@@ -53,6 +53,7 @@ def arguments(monkeypatch):
         (typer.Exit(3), 3, ""),
         (KeyboardInterrupt(), 130, "stopped by SIGINT; run the same command again to continue"),
         (Stopped(15), 143, "stopped by SIGTERM; run the same command again to continue"),
+        (Stopped(2, "use --resume"), 130, "stopped by SIGINT; use --resume"),
     ],
 )
 def test_errors_become_one_line(capsys, error, code, line):
@@ -171,6 +172,37 @@ def test_plain_lines_come_every_ten_seconds(clock):
     assert lines[1] == "extract: 12/100 utterances (12%), 81 s left, rejected=11, loss=0.1235"
 
 
+def test_work_that_is_continued_counts_what_was_done_before(clock):
+    out = io.StringIO()
+    with console.progress(400, "stage 1", "steps", out, done=120) as shown:
+        clock[0] += 10
+        shown.advance(8)
+    assert out.getvalue() == "stage 1: 128/400 steps (32%), 340 s left\n"  # 272 steps, 8 in 10 s
+
+
+@pytest.mark.parametrize(
+    ("environment", "printed", "reported"),
+    [
+        ({}, True, False),
+        ({"TORCHELASTIC_ERROR_FILE": "r", "RANK": "0"}, True, False),  # of another launcher
+        ({"TORCHELASTIC_ERROR_FILE": "r", "RANK": "1"}, False, True),
+        ({"TORCHELASTIC_ERROR_FILE": "r", "RANK": "0", console.LAUNCHER: "7"}, False, True),  # ours prints it
+    ],
+)
+def test_of_several_processes_the_launcher_or_the_first_prints(
+    tmp_path, monkeypatch, capsys, environment, printed, reported
+):
+    monkeypatch.chdir(tmp_path)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(SystemExit):
+        console.run(raising(ConfigError("--x 1: give 2")))
+    assert capsys.readouterr().err == ("error: --x 1: give 2\n" if printed else "")
+    assert [path.name for path in tmp_path.iterdir()] == (["r"] if reported else [])
+    if reported:
+        assert json.loads((tmp_path / "r").read_text())["message"] == "--x 1: give 2"
+
+
 def test_short_work_is_silent(clock):
     out = io.StringIO()
     with console.progress(3, "extract", "shards", out) as shown:
@@ -194,12 +226,12 @@ def test_a_bar_on_a_terminal():
             return True
 
     out = Terminal()
-    with console.progress(4, "extract", "shards", out) as shown:
+    with console.progress(8, "extract", "shards", out, done=4) as shown:
         shown.advance(3, rejected=2)
         shown.advance(1)
     text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", out.getvalue())
     assert "extract" in text
-    assert "4/4 shards" in text
+    assert "8/8 shards" in text
     assert "rejected=2" in text
 
 

@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from sm_pipeline.signals import PREEMPTION_SIGNALS, STOP_SIGNALS, Stopped, note_signals, raise_on_signals
+from sm_pipeline.signals import RESUME, STOP_SIGNALS, Stopped, note_signals, raise_on_signals
 
 
 @pytest.mark.parametrize("number", STOP_SIGNALS)
@@ -42,7 +42,7 @@ def test_error_handlers_let_it_pass():
             pytest.fail("swallowed")
 
 
-@pytest.mark.parametrize("number", PREEMPTION_SIGNALS)
+@pytest.mark.parametrize("number", STOP_SIGNALS)
 def test_a_signal_is_noted_and_the_handler_restored(number):
     before = signal.getsignal(number)
     with note_signals() as request:
@@ -52,10 +52,16 @@ def test_a_signal_is_noted_and_the_handler_restored(number):
     assert signal.getsignal(number) == before
 
 
-def test_ctrl_c_is_not_noted_but_raised():
-    with pytest.raises(KeyboardInterrupt), note_signals():
+def test_ctrl_c_is_answered_and_a_second_one_raises(capfd):
+    with pytest.raises(Stopped) as stopped, note_signals("saving") as request:
+        os.kill(os.getpid(), signal.SIGTERM)
         os.kill(os.getpid(), signal.SIGINT)
-        pytest.fail("the signal was not noticed")
+        assert request.signal == "SIGINT"
+        assert capfd.readouterr().err == "\nsaving\n"
+        os.kill(os.getpid(), signal.SIGINT)
+        pytest.fail("the second signal was not noticed")
+    assert (stopped.value.number, stopped.value.remedy) == (signal.SIGINT, RESUME)
+    assert capfd.readouterr().err == ""
 
 
 @pytest.mark.parametrize("block", [raise_on_signals, note_signals])

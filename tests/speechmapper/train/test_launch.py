@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from dataclasses import dataclass
 
 import pytest
 
+from sm_pipeline.signals import RESUME, Stopped
 from sm_store.errors import ConfigError, RunFailed
 from speechmapper.train.launch import (
     PARENT,
@@ -63,6 +65,11 @@ class Failure:
 
     exitcode: int
     timestamp: int = 0
+    message: str = ""
+
+    @property
+    def error_file_data(self) -> dict[str, str]:
+        return {"message": self.message}
 
 
 def test_no_failures_raise_nothing():
@@ -73,6 +80,28 @@ def test_refused_input_keeps_its_exit_code():
     with pytest.raises(SystemExit) as end:
         _raise_failures({0: Failure(2), 1: Failure(2)})
     assert end.value.code == 2
+
+
+def test_refused_input_is_printed_whichever_process_ends_first():
+    for failures in ({0: Failure(-15), 1: Failure(2, 0, "no store")}, {1: Failure(2, 0, "no store")}):
+        with pytest.raises(ConfigError, match="no store"):
+            _raise_failures(failures)
+
+
+def test_the_reason_of_a_failure_is_printed_above_it(capsys):
+    with pytest.raises(RunFailed, match="process 1 of the run ended with exit code 1, for the reason above"):
+        _raise_failures({0: Failure(-15, 5), 1: Failure(1, 4, "not finite")})
+    assert capsys.readouterr().err == "error: not finite\n"
+
+
+@pytest.mark.parametrize("codes", [(-2, -2), (130, -15), (143,)])
+def test_workers_that_a_signal_ended_before_they_could_save_are_stopped(codes):
+    failures = {rank: Failure(code) for rank, code in enumerate(codes)}
+    with pytest.raises(Stopped) as stopped:
+        _raise_failures(failures, [signal.SIGINT])
+    assert (stopped.value.number, stopped.value.remedy) == (signal.SIGINT, RESUME)
+    with pytest.raises(RunFailed):
+        _raise_failures({**failures, 7: Failure(1)}, [signal.SIGINT])
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import io
+import os
+import signal
+import sys
 import weakref
 
 import pytest
@@ -112,6 +116,33 @@ def test_a_stop_reason_ends_the_run_before_its_last_step(world, tmp_path):
     assert (outcome.step, outcome.finished, outcome.ended) == (3, True, "good enough")
     again, stage, _ = train(world, tmp_path / "run", resume=True, run={"eval_every": 3, "eval_utterances": 1})
     assert (again.step, again.ended, stage.seen) == (3, "good enough", [])
+
+
+class Interrupted(Recording):
+    """Ctrl-C comes in the middle of a step."""
+
+    def sums(self, model, batch):
+        if batch.micro == 4:
+            os.kill(os.getpid(), signal.SIGINT)
+        return super().sums(model, batch)
+
+
+def test_ctrl_c_saves_and_says_how_to_continue(world, tmp_path, capfd):
+    outcome, _, _ = train(world, tmp_path / "run", stage=Interrupted())
+    assert (outcome.step, outcome.finished) == (6, False)
+    assert "--resume" in outcome.ended and "continue with --resume" in capfd.readouterr().err
+    assert (tmp_path / "run" / "checkpoints" / "step-00000006").is_dir()
+    rest, stage, _ = train(world, tmp_path / "run", resume=True)
+    assert (rest.step, rest.finished, len(stage.seen)) == (8, True, 2)
+
+
+def test_progress_of_a_resumed_run_counts_all_its_steps(world, tmp_path, monkeypatch):
+    train(world, tmp_path / "run", schedule={"steps": 5})
+    shown = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", shown)
+    monkeypatch.setattr("sm_pipeline.console.FIRST_LINE_AFTER", 0.0)
+    train(world, tmp_path / "run", resume=True)
+    assert shown.getvalue().startswith("test: 6/8 steps (75%)")
 
 
 def test_the_model_learns_with_the_schedules_rate(world, tmp_path):

@@ -47,9 +47,10 @@ def environment() -> dict[str, str]:
     return {**kept, "OMP_NUM_THREADS": "1"}
 
 
-def run(world, out: Path, config: Path, *more: str) -> subprocess.CompletedProcess:
+def run(world, out: Path, config: Path, *more: str, **variables: str) -> subprocess.CompletedProcess:
+    given = {**environment(), **variables}
     return subprocess.run(
-        command(world, out, config, *more), cwd=ROOT, capture_output=True, text=True, env=environment(), timeout=200
+        command(world, out, config, *more), cwd=ROOT, capture_output=True, text=True, env=given, timeout=200
     )
 
 
@@ -123,6 +124,18 @@ def test_bad_input_is_reported_once(world, config, tmp_path, setting, words):
     assert "Traceback" not in done.stderr
 
 
+def test_bad_input_is_reported_once_where_the_first_process_is_the_last(world, config, tmp_path):
+    """Process 0 is still importing when process 1 refuses the input and ends the run."""
+    slow = "import os, time\nif os.environ.get('RANK') == '0': time.sleep(60)\n"
+    (tmp_path / "sitecustomize.py").write_text(slow)
+    paths = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    more = ("--processes", "2", "--store", str(tmp_path / "none"))
+    done = run(world, tmp_path / "run", config, *more, PYTHONPATH=paths)
+    assert done.returncode == 2, done.stderr
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error:")]
+    assert len(errors) == 1 and str(tmp_path / "none") in errors[0], done.stderr
+
+
 def test_a_run_that_fails_says_why_and_which_process(world, config, tmp_path):
     settings = ["optimizer.lr=1e30", "optimizer.clip=0", "run.max_skipped=2", "schedule.steps=50"]
     flags = [part for setting in settings for part in ("--set", setting)]
@@ -154,11 +167,12 @@ def gone(processes: list[psutil.Process], seconds: float) -> bool:
     return not psutil.wait_procs(processes, timeout=seconds)[1]
 
 
-def test_a_signal_reaches_all_and_the_run_goes_on_from_there(world, config, tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_reaches_all_and_the_run_goes_on_from_there(world, config, tmp_path, number):
     process = begun(world, tmp_path / "run", config)
     own = workers(process)
     assert len(own) == 2
-    process.terminate()
+    process.send_signal(number)
     _, errors_text = process.communicate(timeout=60)
     assert process.returncode == 0, errors_text
     assert gone(own, 5)
@@ -168,6 +182,20 @@ def test_a_signal_reaches_all_and_the_run_goes_on_from_there(world, config, tmp_
     out = tmp_path / "run"
     trained(world, out, config, "--processes", "2", "--resume", "--set", f"schedule.steps={last + 2}")
     assert [line["step"] for line in read_metrics(out)] == list(range(1, last + 3))
+
+
+def test_a_second_ctrl_c_ends_all_at_once(world, config, tmp_path):
+    process = begun(world, tmp_path / "run", config)
+    own = workers(process)
+    own[1].suspend()  # it saves no step any more
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.5)
+    process.send_signal(signal.SIGINT)
+    _, errors_text = process.communicate(timeout=20)
+    assert process.returncode == 130, errors_text
+    lines = [line for line in errors_text.splitlines() if "stop" in line]
+    assert len(lines) == 2 and "--resume" in lines[1], errors_text
+    assert gone(own, 5)
 
 
 def test_a_worker_that_is_killed_ends_the_run(world, config, tmp_path):
