@@ -8,14 +8,15 @@
     log.write(500, {"dev_wer": 0.41})                {"step": 500, "dev_wer": 0.41}
 
 One JSON object per line, training and validation figures alike. A training figure is a mean over all positions of all
-steps since the line before. A resumed run first removes the lines after the step it continues from, so that each step
-is logged once.
+steps since the line before. Validation adds to `norms.jsonl` and `examples.txt`. A resumed run first removes from all
+three what came after the step it continues from, so that each step is there once.
 """
 
 from __future__ import annotations
 
 import json
 import math
+import re
 import resource
 import sys
 import time
@@ -33,7 +34,9 @@ from sm_store.durable import write_file
 from speechmapper.loader.prefetch import StepBatches
 
 METRICS_FILE = "metrics.jsonl"
+NORMS_FILE = "norms.jsonl"
 EXAMPLES_FILE = "examples.txt"
+_EXAMPLES_OF = re.compile(rb"^step (\d+)$", re.MULTILINE)  # the heading of one validation's examples
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +132,7 @@ class RunLog:
 
     def __init__(self, run: Path, accelerator: Accelerator, settings: Mapping[str, Any]) -> None:
         self._trackers = list(settings["run"]["trackers"])
-        self._path = run / METRICS_FILE
+        self._run, self._path = run, run / METRICS_FILE
         self._accelerator = accelerator
         if accelerator.log_with:
             # TensorBoard turns a configuration into folders of its own; config.yaml is beside it anyway.
@@ -139,9 +142,13 @@ class RunLog:
             )
 
     def truncate_after(self, step: int) -> None:
-        """Remove the lines after `step`."""
-        if self._accelerator.is_main_process and self._path.is_file():
-            write_file(self._path, kept_lines(self._path.read_bytes(), step))
+        """Remove what was written after `step`, from every file of the log."""
+        if not self._accelerator.is_main_process:
+            return
+        for name, kept in ((METRICS_FILE, kept_lines), (NORMS_FILE, kept_lines), (EXAMPLES_FILE, kept_examples)):
+            path = self._run / name
+            if path.is_file():
+                write_file(path, kept(path.read_bytes(), step))
 
     def write(self, step: int, figures: Mapping[str, float]) -> None:
         """Write one line; a figure that is not finite is written as null."""
@@ -170,7 +177,7 @@ def run_names(name: str) -> dict[str, dict[str, str]]:
 
 
 def kept_lines(data: bytes, step: int) -> bytes:
-    """The complete lines of `metrics.jsonl` up to `step`."""
+    """The complete lines of `metrics.jsonl` or `norms.jsonl` up to `step`."""
     kept = []
     for line in data.splitlines():
         try:
@@ -179,6 +186,12 @@ def kept_lines(data: bytes, step: int) -> bytes:
         except (ValueError, KeyError, TypeError):
             continue  # a line cut off when the run was killed
     return b"".join(kept)
+
+
+def kept_examples(data: bytes, step: int) -> bytes:
+    """`examples.txt` up to `step`: headings `step N`, each with its examples below it."""
+    later = (heading.start() for heading in _EXAMPLES_OF.finditer(data) if int(heading[1]) > step)
+    return data[: next(later, len(data))]
 
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:

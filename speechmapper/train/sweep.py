@@ -2,7 +2,8 @@
 
     sm-train sweep stage1 --alpha 5,7,9 --store S --out OUT
     OUT/alpha-5/ OUT/alpha-7/ OUT/alpha-9/     run folders, each as `sm-train stage1` would make it
-    OUT/sweep.json                             the last figures of each
+    OUT/sweep.json                             the last figures of each: a list, one object per run
+    --json                                     {"out": OUT, "runs": that list}
 
 Every batch is read and copied to the device once; the projectors take their steps on it one after the other. Where
 reading limits the speed, three alphas cost little more than one.
@@ -12,11 +13,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from sm_pipeline.console import print_json
 from sm_store.durable import write_file
 from sm_store.errors import ConfigError
 from speechmapper.config import Stage1Config
@@ -32,11 +33,14 @@ def sweep_stage1(request: Stage1Request, alphas: Sequence[float]) -> list[dict[s
         request: as for a single run; `out` is the folder that will hold the runs.
 
     Raises:
-        ConfigError: no alpha, or the same twice. Else as `train_stage1`.
+        ConfigError: no alpha, or two whose runs would have the same folder. Else as `train_stage1`.
     """
-    if not alphas or len(set(alphas)) < len(alphas):
-        raise ConfigError(f"--alpha {','.join(map(str, alphas))}: give different numbers, such as 5,7,9")
     variants = {request.out / f"alpha-{alpha:g}": with_alpha(request.config, alpha) for alpha in alphas}
+    if not alphas or len(variants) < len(alphas):
+        raise ConfigError(
+            f"--alpha {','.join(map(str, alphas))}: give different numbers, such as 5,7,9; they name the run folders, "
+            "rounded to six digits"
+        )
     outcomes = train_variants(request, variants)
     rows = [
         {"run": out.name, "alpha": alpha, **dataclasses.asdict(outcome)}
@@ -52,9 +56,9 @@ def with_alpha(config: Stage1Config, alpha: float) -> Stage1Config:
 
 
 def print_rows(rows: Sequence[dict[str, Any]], out: Path, as_json: bool) -> None:
-    """Print the table, or its rows as JSON, on stdout."""
+    """Print the table, or one JSON object `{"out": OUT, "runs": rows}`, on stdout."""
     if as_json:
-        sys.stdout.write(json.dumps(rows) + "\n")
+        print_json({"out": str(out), "runs": list(rows)})
         return
     from rich.console import Console
     from rich.table import Table

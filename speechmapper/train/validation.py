@@ -30,12 +30,11 @@ from speechmapper.measure.threshold import Threshold, read_threshold
 from speechmapper.measure.vectors import Closeness, Lengths, Norms
 from speechmapper.projector import Projector
 from speechmapper.readout.nearest import NearestToken
-from speechmapper.train.log import EXAMPLES_FILE
+from speechmapper.train.log import EXAMPLES_FILE, NORMS_FILE
 from speechmapper.train.stage import Evaluation
 
 EVAL_BATCH = 32  # utterances
 SMALLEST = 1e-12  # relative MSE; a threshold may be 0
-NORMS_FILE = "norms.jsonl"
 
 
 @dataclass(frozen=True, slots=True)

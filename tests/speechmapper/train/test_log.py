@@ -14,7 +14,16 @@ from accelerate.tracking import MLflowTracker
 from speechmapper.config import TRACKERS
 from speechmapper.config_file import to_plain
 from speechmapper.loader.prefetch import StepBatches
-from speechmapper.train.log import Interval, RunLog, flatten, kept_lines, peak_gigabytes, read_metrics, run_names
+from speechmapper.train.log import (
+    Interval,
+    RunLog,
+    flatten,
+    kept_examples,
+    kept_lines,
+    peak_gigabytes,
+    read_metrics,
+    run_names,
+)
 from speechmapper.train.run_folder import open_accelerator
 from tests.speechmapper.tiny import stage1_config
 
@@ -37,8 +46,17 @@ def test_resuming_cuts_what_came_after(tmp_path):
     log = log_of(tmp_path)
     for step in (10, 20, 30):
         log.write(step, {"loss": float(step)})
+    (tmp_path / "norms.jsonl").write_text('{"step": 20}\n{"step": 30}\n')
+    (tmp_path / "examples.txt").write_text("step 20\n  reference  a\n  output     step 30\nstep 30\n  reference  b\n")
     log_of(tmp_path).truncate_after(20)
     assert [line["step"] for line in read_metrics(tmp_path)] == [10, 20]
+    assert (tmp_path / "norms.jsonl").read_text() == '{"step": 20}\n'
+    assert (tmp_path / "examples.txt").read_text() == "step 20\n  reference  a\n  output     step 30\n"
+
+
+@pytest.mark.parametrize(("step", "kept"), [(4, b""), (5, b"step 5\n  a\n"), (9, b"step 5\n  a\nstep 9\n  b\n")])
+def test_examples_are_kept_up_to_the_step(step, kept):
+    assert kept_examples(b"step 5\n  a\nstep 9\n  b\n", step) == kept
 
 
 def test_a_half_written_line_is_dropped():

@@ -18,7 +18,7 @@ from speechmapper.train.cli import app
 from speechmapper.train.log import read_metrics
 from speechmapper.train.run import Run
 from speechmapper.train.stage1 import Stage1Request, train_stage1
-from speechmapper.train.sweep import sweep_stage1, with_alpha
+from speechmapper.train.sweep import print_rows, sweep_stage1, with_alpha
 from tests.speechmapper.tiny import stage1_config
 
 ALPHAS = (5.0, 7.0, 9.0)
@@ -139,7 +139,13 @@ def test_a_run_that_ended_early_is_not_waited_for(world, config, tmp_path, monke
 
 
 @pytest.mark.parametrize(
-    ("alphas", "words"), [((), "different numbers"), ((5.0, 5.0), "different"), ((5.0, 12.0), "12")]
+    ("alphas", "words"),
+    [
+        ((), "different numbers"),
+        ((5.0, 5.0), "different"),
+        ((5.0, 5.0000001), "they name the run folders"),
+        ((5.0, 12.0), "12"),
+    ],
 )
 def test_impossible_alphas_are_refused(world, config, tmp_path, alphas, words):
     with pytest.raises(ConfigError, match=words):
@@ -152,6 +158,14 @@ def test_trackers_that_support_one_run_per_process_are_refused(world, config, tm
     with pytest.raises(ConfigError, match=r"run.trackers mlflow: one run per process, and this process trains 2"):
         sweep_stage1(Stage1Request(world.path, tmp_path / "out", config), [5, 7])
     assert not (tmp_path / "out").exists()
+
+
+def test_a_program_reads_one_object(tmp_path, capsys):
+    print_rows([{"run": "alpha-5", "figures": {}}], tmp_path, as_json=True)
+    assert json.loads(capsys.readouterr().out) == {
+        "out": str(tmp_path),
+        "runs": [{"run": "alpha-5", "figures": {}}],
+    }
 
 
 def test_the_command_prints_a_table(world, tmp_path, singles):
