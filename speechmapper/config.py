@@ -184,8 +184,8 @@ class TuningConfig:
 
     task: str = "asr"  # a task, `mix`, or rates such as asr=0.5,sqa=0.5 (speechmapper/tasks)
     sigma: float = 0.9  # weight of the MSE term; paper: 0.9 for CE + MSE, 0 for CE alone
-    asr_share: float = 0.0  # share of utterances trained as ASR in st and sqa; paper: 0.5 for sqa
-    llm_dtype: str = "auto"  # auto: bfloat16 on a GPU, float32 on a CPU
+    asr_share: float = 0.0  # share of utterances trained as ASR in st and sqa; with task sqa 0.5 (paper)
+    llm_dtype: str = "auto"  # auto: bfloat16 on a GPU that has it, else float32
 
     def __post_init__(self) -> None:
         _require(0 <= self.sigma <= 1, f"tuning.sigma {self.sigma}: give a number from 0 to 1")

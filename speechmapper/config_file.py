@@ -5,7 +5,8 @@
                           --set optimizer.lr=2e-4               this run
     RUN/config.yaml       every value that was used; can be given as --config
 
-A key that is not in `speechmapper/config.py` is an error that names the nearest one.
+Below them all lie the defaults of `speechmapper/config.py`; two of stage 2 depend on its task and sigma
+(`tuning_defaults`). A key that is not in `speechmapper/config.py` is an error that names the nearest one.
 """
 
 from __future__ import annotations
@@ -22,12 +23,15 @@ from typing import Any, TypeVar
 import yaml
 
 from sm_store.errors import ConfigError, one_line, quoted
-from speechmapper.config import Stage1Config, Stage2Config
+from speechmapper.config import Stage1Config, Stage2Config, TuningConfig
 
 PRESETS = ("demo", "paper-llama", "paper-eurollm", "modern-gpu")
 PRESET_FOLDER = Path(__file__).parent / "presets"
 
 Config = TypeVar("Config")
+
+CE_RATE = 1e-4  # paper: the learning rate of cross-entropy alone; 5e-5 with the objective
+SQA, SQA_ASR_SHARE = "sqa", 0.5  # paper: as much ASR as question answering
 
 STAGES: dict[str, type] = {"stage1": Stage1Config, "stage2": Stage2Config}
 
@@ -38,8 +42,21 @@ def load_stage1(preset: str | None, file: Path | None, settings: Sequence[str]) 
 
 
 def load_stage2(preset: str | None, file: Path | None, settings: Sequence[str]) -> Stage2Config:
-    """The configuration of a stage 2 run; see `load_config`."""
-    return load_config("stage2", Stage2Config, layers_of("stage2", preset, file, settings))
+    """The configuration of a stage 2 run; see `load_config` and `tuning_defaults`."""
+    layers = layers_of("stage2", preset, file, settings)
+    given = load_config("stage2", Stage2Config, layers)
+    return load_config("stage2", Stage2Config, [("defaults", tuning_defaults(given.tuning)), *layers])
+
+
+def tuning_defaults(tuning: TuningConfig) -> dict[str, dict[str, float]]:
+    """Defaults of stage 2 that depend on its task and sigma (paper): a rate of 1e-4 for cross-entropy alone, and half
+    of the utterances as ASR beside spoken question answering."""
+    defaults: dict[str, dict[str, float]] = {}
+    if tuning.sigma == 0:
+        defaults["optimizer"] = {"lr": CE_RATE}
+    if tuning.task == SQA:
+        defaults["tuning"] = {"asr_share": SQA_ASR_SHARE}
+    return defaults
 
 
 def layers_of(

@@ -60,6 +60,33 @@ def test_paper_presets_hold_the_published_numbers(preset):
     assert (two.tuning.sigma, two.optimizer.lr, two.schedule.shape) == (0.9, 5e-5, "constant")
 
 
+@pytest.mark.parametrize("preset", PRESETS)
+def test_stage_2_of_every_preset_is_cross_entropy_and_mse_without_a_cosine(preset):
+    objective = load_stage2(preset, None, []).objective
+    assert (objective.name, objective.cosine_weight) == ("mse", None)
+
+
+@pytest.mark.parametrize("preset", [None, "paper-llama", "paper-eurollm", "modern-gpu"])
+def test_stage_2_has_the_papers_rate_and_share_unless_they_are_set(tmp_path, preset):
+    def values(file, *settings):
+        config = load_stage2(preset, file, settings)
+        return config.optimizer.lr, config.tuning.asr_share
+
+    assert values(None) == values(None, "tuning.task=st") == (5e-5, 0.0)
+    assert values(None, "tuning.sigma=0") == (1e-4, 0.0)
+    assert values(None, "tuning.sigma=0", "tuning.sigma=0.9", "tuning.task=sqa") == (5e-5, 0.5)
+    assert values(None, "tuning.sigma=0", "optimizer.lr=2e-4") == (2e-4, 0.0)
+    assert values(None, "tuning.task=sqa", "tuning.asr_share=0") == (5e-5, 0.0)
+    file = write(tmp_path / "mine.yaml", "stage2: {tuning: {task: sqa, sigma: 0.0}, optimizer: {weight_decay: 0.1}}")
+    assert values(file) == (1e-4, 0.5)
+    file = write(tmp_path / "mine.yaml", "stage2: {tuning: {asr_share: 0.25}, optimizer: {lr: 3.0e-4}}")
+    assert values(file, "tuning.task=sqa", "tuning.sigma=0") == (3e-4, 0.25)
+
+
+def test_a_presets_own_rate_stays_with_sigma_0():
+    assert load_stage2("demo", None, ["tuning.sigma=0"]).optimizer.lr == 3e-4
+
+
 def test_modern_gpu_reads_as_much_audio_as_the_paper():
     paper, modern = load_stage1("paper-llama", None, []), load_stage1("modern-gpu", None, [])
     assert modern.data.frames * modern.schedule.steps == pytest.approx(
