@@ -152,7 +152,7 @@ class ScheduleConfig:
 class RunConfig:
     """How the run is executed; of these only `precision` and `stop_at_eet` change the result."""
 
-    precision: str = "auto"  # auto: bf16 on a GPU, fp32 on a CPU
+    precision: str = "auto"  # auto: bf16 on a GPU that has it, else fp32
     device: str = "auto"  # auto or cpu
     log_every: int = 50  # steps
     eval_every: int = 5000  # steps; 0: only at the end

@@ -261,7 +261,7 @@ def load_llm(source: ModelSource, device: torch.device, dtype: str = "auto", tok
     """Load a causal LLM and its tokenizer from a folder or GGUF file; no code of the checkpoint is run.
 
     Args:
-        dtype: float32, bfloat16, float16, or auto: bfloat16 on a GPU, float32 on a CPU.
+        dtype: float32, bfloat16, float16, or auto: bfloat16 on a GPU that has it, else float32.
         tokenizer: its tokenizer if it is loaded already (making one from a GGUF takes seconds).
 
     Raises:

@@ -1,10 +1,12 @@
 """Where to compute and how precisely: what `auto` means, and the names of the dtypes.
 
     device = choose_device("auto")                 cuda where there is a GPU, else cpu
-    choose_dtype("auto", device)                   torch.bfloat16 on a GPU, torch.float32 on a CPU
+    choose_dtype("auto", device)                   torch.bfloat16 on a GPU that has it, torch.float32 elsewhere
     choose_dtype("float16", device)                torch.float16
-    mixed_precision("auto", device)                "bf16" on a GPU, "no" on a CPU: what Accelerate is given
-    with autocast(device): ...                     bfloat16 on a GPU; nothing changes on a CPU
+    mixed_precision("auto", device)                "bf16" or "no" alike: what Accelerate is given
+    with autocast(device): ...                     bfloat16 likewise; elsewhere nothing changes
+
+A GPU before Ampere (V100, T4) only emulates bfloat16, slowly: `auto` is float32 there.
 
 torch is imported inside the functions: command lines and configurations need only the names.
 """
@@ -21,7 +23,6 @@ if TYPE_CHECKING:
 # Name of a dtype in torch, in stores and on the command lines: its name in the training configuration and Accelerate.
 DTYPES = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
 PRECISIONS = ("auto", *DTYPES.values())
-DEFAULT_DTYPE = {"cuda": "bfloat16"}  # what `auto` means on a type of device; float32 on all others
 
 
 def choose_device(device: str) -> torch.device:
@@ -44,7 +45,7 @@ def choose_device(device: str) -> torch.device:
 
 
 def choose_dtype(dtype: str, device: torch.device, setting: str = "compute dtype") -> torch.dtype:
-    """The dtype of that name; `auto` is bfloat16 on a GPU and float32 elsewhere.
+    """The dtype of that name; `auto` is bfloat16 on a GPU that has it and float32 elsewhere.
 
     Args:
         setting: what is being set, for the message.
@@ -53,10 +54,19 @@ def choose_dtype(dtype: str, device: torch.device, setting: str = "compute dtype
         ConfigError: an unknown dtype.
     """
     if dtype == "auto":
-        dtype = DEFAULT_DTYPE.get(device.type, "float32")
+        dtype = "bfloat16" if has_bfloat16(device) else "float32"
     if dtype not in DTYPES:
         raise ConfigError(f"{setting} {dtype!r}: use auto, {', '.join(DTYPES)}")
     return torch_dtype(dtype)
+
+
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether this is a GPU that computes in bfloat16 without emulation; one of another machine is taken to be."""
+    import torch
+
+    if device.type != "cuda":
+        return False
+    return not torch.cuda.is_available() or torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 def torch_dtype(name: str) -> torch.dtype:
@@ -86,7 +96,7 @@ def mixed_precision(precision: str, device: torch.device) -> str:
 
 
 def autocast(device: torch.device) -> torch.autocast:
-    """A context that computes in the device's default dtype: bfloat16 on a GPU; on a CPU nothing changes."""
+    """A context that computes in bfloat16 on a GPU that has it; elsewhere nothing changes."""
     import torch
 
-    return torch.autocast(device.type, torch.bfloat16, enabled=device.type in DEFAULT_DTYPE)
+    return torch.autocast(device.type, torch.bfloat16, enabled=has_bfloat16(device))

@@ -99,7 +99,10 @@ CompressionOption = Annotated[
     ),
 ]
 ComputeDtypeOption = Annotated[
-    str, typer.Option("--compute-dtype", help="Precision of the encoder; auto: bfloat16 on a GPU, else float32.")
+    str,
+    typer.Option(
+        "--compute-dtype", help="Precision of the encoder; auto: bfloat16 on a GPU that has it, else float32."
+    ),
 ]
 SplitOption = Annotated[str | None, typer.Option("--split", help="Use only the utterances of this split.")]
 AudioRootOption = Annotated[

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -45,6 +46,24 @@ def test_auto_is_the_gpu_where_there_is_one(monkeypatch):
     assert choose_device("auto") == CPU
     with pytest.raises(ConfigError, match="no CUDA GPU"):
         choose_device("cuda")
+
+
+@pytest.mark.parametrize(("capability", "dtype", "precision"), [(7, "float32", "no"), (8, "bfloat16", "bf16")])
+def test_auto_is_bfloat16_only_where_the_gpu_has_it(monkeypatch, capability, dtype, precision):
+    """A V100 (7.0) makes bfloat16 tensors, but emulates their arithmetic."""
+    monkeypatch.setattr(torch.version, "hip", None)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    properties = SimpleNamespace(major=capability)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _device: properties)
+    monkeypatch.setattr(torch.cuda, "_check_bf16_tensor_supported", lambda _device: True)
+    assert choose_dtype("auto", GPU) == torch_dtype(dtype)
+    assert mixed_precision("auto", GPU) == precision
+    assert mixed_precision("bf16", GPU) == "bf16"  # named, it is used anyway
+    with_bfloat16 = []
+    monkeypatch.setattr(torch, "autocast", lambda *_args, enabled: with_bfloat16.append(enabled))
+    autocast(GPU)
+    assert with_bfloat16 == [dtype == "bfloat16"]
 
 
 @pytest.mark.parametrize("name", DTYPES)

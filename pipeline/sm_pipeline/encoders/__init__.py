@@ -56,7 +56,7 @@ def load_encoder(name: str, layer: int | None = None, device: str = "auto", dtyp
     Args:
         layer: layer to tap, from 1; None for the last (24 for seamless-m4t-v2-large).
         device: a torch device, or `auto`: the GPU where there is one.
-        dtype: precision of the forward pass, or `auto`: bfloat16 on a GPU, float32 on a CPU.
+        dtype: precision of the forward pass, or `auto`: bfloat16 on a GPU that has it, else float32.
 
     Raises:
         ModelError: unknown or incomplete checkpoint, a family without support, a layer it does not have.
