@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,6 +29,7 @@ from speechmapper.saved_projector import trained_for
 from speechmapper.train.loop import Loop
 from speechmapper.train.run import Outcome, Run, Setup
 from speechmapper.train.run_folder import open_accelerator, print_message, run_identity, start_run
+from speechmapper.train.run_lock import locked_run
 from speechmapper.train.stage import ObjectiveStage, ProjectorWithObjective
 from speechmapper.train.validation import vector_validation
 
@@ -70,6 +72,12 @@ def train_variants(request: Stage1Request, variants: Mapping[Path, Stage1Config]
     Raises:
         ConfigError: several variants with a tracker that supports only one run per process. Else as `train_stage1`.
     """
+    with ExitStack() as locks:
+        return _train_variants(request, variants, locks)
+
+
+def _train_variants(request: Stage1Request, variants: Mapping[Path, Stage1Config], locks: ExitStack) -> list[Outcome]:
+    """As `train_variants`; the locks of the run folders are held until `locks` is closed."""
     config = request.config
     single_run_trackers = [name for name in config.run.trackers if name != "tensorboard"]
     if len(variants) > 1 and single_run_trackers:
@@ -81,6 +89,7 @@ def train_variants(request: Stage1Request, variants: Mapping[Path, Stage1Config]
     accelerators = {out: open_accelerator(variant.run, out) for out, variant in variants.items()}
     first = next(iter(accelerators.values()))
     for out, variant in variants.items():
+        locks.enter_context(locked_run(out, first))
         start_run(out, variant, request.resume, first)
     runs = [build_run(out, variant, data, accelerators[out]) for out, variant in variants.items()]
     each = f" in each of {len(runs)} runs" if len(runs) > 1 else ""

@@ -11,6 +11,7 @@ With sigma 0 the text embeddings are not used, with sigma 1 the LLM is not run.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,7 @@ from speechmapper.tasks import ASR, Item, Mixture, StoreFields, mixture
 from speechmapper.train.loop import Loop
 from speechmapper.train.run import Outcome, Run, Setup, micro_seed
 from speechmapper.train.run_folder import open_accelerator, print_message, run_identity, start_run
+from speechmapper.train.run_lock import locked_run
 from speechmapper.train.stage import Evaluation, ProjectorOutput, ProjectorWithObjective
 from speechmapper.train.validation import DevSet, dev_set
 
@@ -73,6 +75,12 @@ def train_stage2(request: Stage2Request) -> Outcome:
         IdentityMismatch: a store, projector and LLM that do not belong together; carries the differences.
         ModelError: no usable LLM or projector. ConfigError: settings that do not fit.
     """
+    with ExitStack() as locks:
+        return _train(request, locks)
+
+
+def _train(request: Stage2Request, locks: ExitStack) -> Outcome:
+    """As `train_stage2`; the lock of the run folder is held until `locks` is closed."""
     config = request.config
     tasks = mixture(config.tuning.task, config.tuning.asr_share)  # refused before anything is loaded
     projector = load_projector(request.projector)
@@ -85,6 +93,7 @@ def train_stage2(request: Stage2Request) -> Outcome:
     qualifying = require_tasks(tasks, fields, data)
     source = resolve_model(request.llm, "llm")
     accelerator = open_accelerator(config.run, request.out)
+    locks.enter_context(locked_run(request.out, accelerator))
     start_run(request.out, config, request.resume, accelerator)
     targets = data.targets
     tokenizer = load_stored_tokenizer(targets)
