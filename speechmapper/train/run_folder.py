@@ -11,11 +11,12 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.util
 import sys
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
-from accelerate.utils import ProjectConfiguration
+from accelerate.utils import InitProcessGroupKwargs, ProjectConfiguration
 
 from sm_pipeline.devices import choose_device, mixed_precision
 from sm_store.durable import write_file
@@ -31,6 +32,9 @@ from speechmapper.train.log import METRICS_FILE
 
 CONFIG_FILE = "config.yaml"
 TRACKER_FOLDER = "tensorboard"
+# How long processes wait for each other. The main one validates alone, which may take long; torch's 10 or 30 minutes
+# would end the run. A process that died is noticed by its launcher and its peers, not by this.
+PATIENCE = timedelta(days=1)
 
 
 def start_run(out: Path, config: Stage1Config | Stage2Config, resume: bool, accelerator: Accelerator) -> None:
@@ -98,6 +102,7 @@ def open_accelerator(run: RunConfig, out: Path) -> Accelerator:
         cpu=device.type == "cpu",
         log_with=list(run.trackers) or None,
         project_config=folders,
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)],
     )
 
 

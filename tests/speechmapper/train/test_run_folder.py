@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+from datetime import timedelta
 
 import pytest
+import torch
+from accelerate.state import AcceleratorState
 
 from sm_store.errors import ConfigError, IdentityMismatch
 from speechmapper.config_file import load_stage1
@@ -66,3 +69,27 @@ def test_a_choice_that_older_runs_lack_does_not_part_them_from_what_they_were(wo
 
 def read_identity(run):
     return json.loads((list_checkpoints(run)[-1] / "state.json").read_text())["identity"]
+
+
+def test_processes_wait_for_a_long_validation_of_the_main_one(tmp_path, monkeypatch):
+    """Accelerate's default, 10 minutes on GPUs, would end the run."""
+    waits: list[timedelta] = []
+
+    class Joined(Exception):
+        """Instead of joining a process group."""
+
+    def join(*_args: object, timeout: timedelta, **_more: object) -> None:
+        waits.append(timeout)
+        raise Joined
+
+    world = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
+    for name, value in {**world, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(torch.distributed, "init_process_group", join)
+    AcceleratorState._reset_state(reset_partial_state=True)
+    try:
+        with pytest.raises(Joined):
+            open_accelerator(stage1_config().run, tmp_path)
+    finally:
+        AcceleratorState._reset_state(reset_partial_state=True)
+    assert waits == [timedelta(days=1)]
