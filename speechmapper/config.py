@@ -99,11 +99,12 @@ class DataConfig:
     max_frames: int | None = None  # longest utterance used, in a batch of its own if over `frames`; None: `frames`
     max_utterances: int | None = None  # of one micro-batch; None: as many as `frames` allows
     micro_batches: int = 1  # in one optimizer step, over all processes
-    window: int = 8192  # utterances shuffled, then bucketed by length, together
+    window: int = 32_768  # utterances shuffled, then bucketed by length, together
+    bucket_utterances: int = 512  # that a length bucket holds at least; 1: all buckets are 10 % wide
     prefetch: int = 4  # steps read ahead
 
     def __post_init__(self) -> None:
-        for name in ("frames", "micro_batches", "window", "prefetch"):
+        for name in ("frames", "micro_batches", "window", "bucket_utterances", "prefetch"):
             _require(getattr(self, name) >= 1, f"data.{name} {getattr(self, name)}: give 1 or more")
         for name in ("max_frames", "max_utterances"):
             value = getattr(self, name)

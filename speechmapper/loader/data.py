@@ -84,7 +84,14 @@ def open_data(request: DataRequest, geometry: Geometry, config: DataConfig, seed
     store = Store.open(request.store)
     source = Source(store, choose_target(store, request.target), geometry)
     spec = store.targets(source.target).spec
-    budget = Budget(config.frames, config.max_frames, config.max_utterances, config.micro_batches, config.window)
+    budget = Budget(
+        config.frames,
+        config.max_frames,
+        config.max_utterances,
+        config.micro_batches,
+        config.window,
+        config.bucket_utterances,
+    )
     chosen = choose_split(store, request.split, TRAIN_SPLIT)
     indices = store.select(split=chosen) if chosen else np.arange(len(store), dtype=np.int64)
     keep, left_out = _usable(source, indices, budget)

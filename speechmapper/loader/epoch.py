@@ -3,7 +3,7 @@
     frames      [ 90, 310,  95, 300, 900, 100]        stored frames of each utterance (25 Hz)
     usable      [  y,   y,   y,   y,   n,   y]        900 is over the budget: left out and counted
     shuffle     [300, 95, 90, 310, 100]               shards first, then windows of `window` utterances
-    bucket      [95, 90, 100 | 300, 310]              by length, shuffled inside a bucket of about 10 %
+    bucket      [95, 90, 100 | 300, 310]              by length, shuffled inside a bucket; see `buckets`
     cut         [95, 90, 100] [300, 310]              as many as fit `frames` after padding: 3 x 100, 2 x 310
     steps       micro-batches in random order, `micro_batches` of them a step
 
@@ -22,7 +22,7 @@ import numpy as np
 
 from sm_store.errors import ConfigError
 
-BUCKET_GROWTH = 1.1  # ratio of a length bucket's edges: padding is at most about 10 %, on average 5 %
+BUCKET_GROWTH = 1.1  # ratio of the narrowest bucket's edges: padding is at most about 10 %, on average 5 %
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,13 +35,15 @@ class Budget:
         max_utterances: of one micro-batch; None for no limit.
         micro_batches: of one step.
         window: utterances shuffled and bucketed together.
+        bucket_utterances: utterances of a window that a length bucket holds at least.
     """
 
     frames: int
     max_frames: int | None = None
     max_utterances: int | None = None
     micro_batches: int = 1
-    window: int = 8192
+    window: int = 32_768
+    bucket_utterances: int = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,15 +88,38 @@ def plan_epoch(
     """
     rng = np.random.default_rng(seed)
     order = _shuffle(shards, rng)
-    bucket = np.floor(np.log(np.maximum(frames, 1)) / np.log(BUCKET_GROWTH)).astype(np.int64)
     batches: list[np.ndarray] = []
     for start in range(0, len(order), budget.window):
         window = order[start : start + budget.window]
-        window = window[np.argsort(bucket[window], kind="stable")]
+        window = window[np.argsort(buckets(frames[window], budget.bucket_utterances), kind="stable")]
         pieces = _cut(frames[window].tolist(), budget)
         cut = [window[piece] for piece in pieces]
         batches.extend(cut[position] for position in rng.permutation(len(cut)))
     return [indices[batch] for batch in batches]
+
+
+def buckets(frames: np.ndarray, least: int) -> np.ndarray:
+    """The length bucket of each utterance of a window, (n,), int64, from 0: the shortest.
+
+        frames  [40, 41, 43, 60, 200, 210]   least 2   ->   [0, 0, 0, 1, 1, 1]; least 1: [0, 0, 0, 1, 2, 2]
+
+    A bucket is one step of 10 % in length where at least `least` utterances have that length, and as many neighbouring
+    steps as hold `least` where it has fewer. Utterances of one length have about the same number of words, and from a
+    small corpus, whose every batch would have one number of words, a projector learns slowly (docs/objectives.md).
+
+    Args:
+        frames: (n,), int64, of the window's utterances; least: 1 or more.
+    """
+    step = np.floor(np.log(np.maximum(frames, 1)) / np.log(BUCKET_GROWTH)).astype(np.int64)
+    _, position, counts = np.unique(step, return_inverse=True, return_counts=True)
+    bucket_of_step = np.zeros(len(counts), np.int64)
+    bucket, held, left = 0, 0, len(frames)
+    for number, count in enumerate(counts.tolist()):
+        bucket_of_step[number] = bucket
+        held, left = held + count, left - count
+        if held >= least and left >= least:
+            bucket, held = bucket + 1, 0
+    return bucket_of_step[position]
 
 
 def batches_by_length(indices: np.ndarray, frames: np.ndarray, budget: Budget) -> list[np.ndarray]:

@@ -127,6 +127,8 @@ def run_identity(config: Stage1Config | Stage2Config, projector: Projector, trai
     everything.pop("packages")
     plain = to_plain(config)
     data = {key: value for key, value in plain["data"].items() if key != "prefetch"}
+    if config.data.bucket_utterances == 1:
+        data.pop("bucket_utterances")
     return {
         "store": everything,
         "target": training.spec.to_json(),

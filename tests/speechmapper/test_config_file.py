@@ -23,7 +23,7 @@ def test_precedence_is_preset_then_file_then_set(tmp_path):
     assert config.optimizer.lr == 3e-4  # --set over the file
     assert (config.optimizer.clip, config.seed) == (0.5, 9)  # the file over the preset
     assert config.model.block_sizes == load_stage1("demo", None, []).model.block_sizes  # the preset's
-    assert config.data.window == 8192  # the default's
+    assert config.data.window == 32_768  # the default's
 
 
 def test_the_resolved_file_gives_the_same_configuration(tmp_path):

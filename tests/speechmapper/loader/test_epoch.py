@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from sm_store.errors import ConfigError
-from speechmapper.loader.epoch import Budget, LeftOut, Order, batches_by_length, plan_epoch, usable
+from speechmapper.loader.epoch import Budget, LeftOut, Order, batches_by_length, buckets, plan_epoch, usable
 from tests.speech import librispeech_seconds
 
 
@@ -45,6 +45,45 @@ def test_one_over_the_budget_is_alone_where_max_frames_allows_it():
 def test_little_padding_on_librispeech_lengths():
     for frames in (500, 4096, 32768):
         assert order(20_000, Budget(frames, max_frames=875)).padding(0) < 0.08
+
+
+def test_buckets_are_neighbouring_steps_of_length_that_hold_enough_together():
+    frames = np.array([40, 210, 41, 60, 43, 200])
+    assert buckets(frames, 2).tolist() == [0, 2, 0, 1, 1, 2]
+    assert buckets(frames, 1).tolist() == [0, 4, 0, 2, 1, 3]  # steps of 10 %, however few hold it
+    assert buckets(frames, 4).tolist() == [0] * 6  # two of four would need eight
+    assert buckets(frames[:0], 4).tolist() == []
+
+
+@pytest.mark.parametrize("count", [1, 100, 1000, 8000, 40_000])
+@pytest.mark.parametrize("least", [1, 64, 512])
+def test_every_bucket_holds_enough_or_is_the_only_one(count, least):
+    frames = librispeech_like(count)
+    bucket = buckets(frames, least)
+    sizes = np.bincount(bucket)
+    assert sizes.min() >= min(least, count)
+    by_length = bucket[np.argsort(frames, kind="stable")]
+    assert (np.diff(by_length) >= 0).all()  # a range of lengths each
+
+
+def test_batches_of_a_small_corpus_hold_all_lengths_and_of_a_large_one_near_ones():
+    """In a small corpus a batch of one length would always have the same number of words."""
+
+    def spread(count: int) -> float:
+        """Standard deviation of lengths inside a batch over that of all, mean of the batches."""
+        plan = order(count, Budget(4096, max_frames=875))
+        inside = [plan.frames[batch // 2].std() for batch in plan.epoch(0)]
+        return float(np.mean(inside) / plan.frames.std())
+
+    assert spread(1000) > 0.8
+    assert spread(20_000) < 0.2
+
+
+def test_buckets_of_one_step_are_as_they_were():
+    """`bucket_utterances=1` is the order of runs before there was a choice."""
+    frames = librispeech_like(3000)
+    expected = np.floor(np.log(np.maximum(frames, 1)) / np.log(1.1)).astype(np.int64)
+    assert buckets(frames, 1).tolist() == np.unique(expected, return_inverse=True)[1].tolist()
 
 
 def test_without_buckets_padding_would_be_much_more():

@@ -56,13 +56,16 @@ def test_precision_follows_the_device(tmp_path):
 
 
 def test_a_choice_that_older_runs_lack_does_not_part_them_from_what_they_were(world, tmp_path):
-    """Identities older than the two choices lack their names, as do those of runs that choose as before."""
+    """Identities older than the three choices lack their names, as do those of runs that choose as before."""
     as_before = {"norm_before_linear": True, "dropout_after_positions": True}
-    for out, model in (("before", as_before), ("today", {})):
-        train_stage1(Stage1Request(world.path, tmp_path / out, stage1_config(model=model, run={"save_every": 1})))
-    kept = {out: read_identity(tmp_path / out)["model"] for out in ("before", "today")}
-    assert not as_before.keys() & kept["before"].keys()
-    assert {name: kept["today"][name] for name in as_before} == dict.fromkeys(as_before, False)
+    settings = {"before": {"model": as_before, "data": {"bucket_utterances": 1}}, "today": {}}
+    for out, sections in settings.items():
+        train_stage1(Stage1Request(world.path, tmp_path / out, stage1_config(**sections, run={"save_every": 1})))
+    kept = {out: read_identity(tmp_path / out) for out in settings}
+    assert not as_before.keys() & kept["before"]["model"].keys()
+    assert {name: kept["today"]["model"][name] for name in as_before} == dict.fromkeys(as_before, False)
+    assert "bucket_utterances" not in kept["before"]["data"]
+    assert kept["today"]["data"]["bucket_utterances"] == 512
     with pytest.raises(IdentityMismatch, match=r"model\.norm_before_linear"):
         train_stage1(Stage1Request(world.path, tmp_path / "before", stage1_config(), resume=True))
 
