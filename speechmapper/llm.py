@@ -17,6 +17,7 @@ vocabulary, K all positions.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import takewhile
@@ -67,6 +68,8 @@ class FrozenLLM:
 
     Attributes:
         stop_ids: tokens that end an answer.
+        cache_argument: what the model calls its keys and values: `cache` from transformers 5.24 on, which warns of the
+            name before, `past_key_values`.
     """
 
     def __init__(self, model: Any, tokenizer: Any, source: ModelSource) -> None:
@@ -82,6 +85,8 @@ class FrozenLLM:
         self.stop_ids = frozenset([self.prompter.end_of_turn, *(token for token in own if token is not None)])
         model.generation_config = GenerationConfig(eos_token_id=sorted(self.stop_ids))
         self._starts: dict[tuple[int, ...], Any] = {}
+        known = inspect.signature(model.forward).parameters
+        self.cache_argument = "cache" if "cache" in known else "past_key_values"
         # A sliding window would be filled by the pads after the start; a recurrent state has no keys and values.
         layers = DynamicCache(config=model.config).layers
         self._can_share_start = all(type(layer) is DynamicLayer for layer in layers)
@@ -164,9 +169,9 @@ class FrozenLLM:
             inputs_embeds=batch.inputs_BSE,
             attention_mask=valid_BK.long(),
             position_ids=positions_BS,
-            past_key_values=self._start_cache(batch),
             use_cache=bool(batch.start),
             logits_to_keep=batch.answers_BN.shape[1],
+            **{self.cache_argument: self._start_cache(batch)},
         ).logits.float()
         return F.cross_entropy(logits_BNV.flatten(0, 1), batch.answers_BN.flatten(), ignore_index=-100, reduction="sum")
 
@@ -221,9 +226,9 @@ class FrozenLLM:
         ids_BN = self.model.generate(
             inputs_embeds=F.pad(batch.inputs_BSE, (0, 0, len(batch.start), 0)),  # of the start only the length is used
             attention_mask=self._with_start(batch).long(),
-            past_key_values=self._start_cache(batch),
             generation_config=greedy,
             streamer=streamer,
+            **{self.cache_argument: self._start_cache(batch)},
         )
         return [list(takewhile(lambda token: token not in self.stop_ids, ids)) for ids in ids_BN.tolist()]
 
@@ -240,7 +245,8 @@ class FrozenLLM:
         if batch.start not in self._starts:
             with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
                 ids = torch.tensor([batch.start], device=self.device)
-                cache = self.model(input_ids=ids, use_cache=True, logits_to_keep=1).past_key_values
+                cache = DynamicCache(config=self.model.config)
+                self.model(input_ids=ids, use_cache=True, logits_to_keep=1, **{self.cache_argument: cache})
             self._starts[batch.start] = [(layer.keys, layer.values) for layer in cache.layers]
         grown, rows = DynamicCache(config=self.model.config), len(batch.inputs_BSE)
         for index, (keys, values) in enumerate(self._starts[batch.start]):

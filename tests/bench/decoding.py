@@ -63,11 +63,11 @@ def by_hand(
             **inputs,
             attention_mask=valid_BK.long(),
             position_ids=positions_BS,
-            past_key_values=cache,
             use_cache=True,
             logits_to_keep=1,
+            **{llm.cache_argument: cache},
         )
-        cache, next_B = output.past_key_values, output.logits[:, -1].argmax(dim=-1)
+        cache, next_B = output[llm.cache_argument], output.logits[:, -1].argmax(dim=-1)
         going = [place for place, token in enumerate(next_B.tolist()) if token not in llm.stop_ids]
         if not going:
             break
