@@ -79,10 +79,10 @@ class FrozenLLM:
         self.model = model.eval().requires_grad_(False)
         self.tokenizer = tokenizer
         self.source = source
-        self.prompter = Prompter(tokenizer)
         listed = model.generation_config.eos_token_id
         own = listed if isinstance(listed, list) else [listed]
-        self.stop_ids = frozenset([self.prompter.end_of_turn, *(token for token in own if token is not None)])
+        self.prompter = Prompter(tokenizer, [token for token in own if token is not None])
+        self.stop_ids = self.prompter.stop_ids
         model.generation_config = GenerationConfig(eos_token_id=sorted(self.stop_ids))
         self._starts: dict[tuple[int, ...], Any] = {}
         known = inspect.signature(model.forward).parameters

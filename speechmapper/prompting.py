@@ -13,6 +13,7 @@ first in the user turn, inside double quotes, then the instruction (paper).
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,15 +51,26 @@ class Prompter:
 
     Args:
         tokenizer: the LLM's Hugging Face tokenizer. Without a chat template the turns are plain lines.
+        ends: ids that end an answer by the LLM's generation settings, whether or not they are flagged special.
+
+    Attributes:
+        end_of_turn: the id that ends an answer to learn.
+        stop_ids: every id that ends an answer: that one, others the template puts there, `ends`, end of sequence.
 
     Raises:
         ModelError: a chat template that changes or drops the quoted text, or no end-of-turn token.
     """
 
-    def __init__(self, tokenizer: Any) -> None:
+    def __init__(self, tokenizer: Any, ends: Iterable[int] = ()) -> None:
         self._tokenizer = tokenizer
         self._turns: dict[tuple[str, str], tuple[tuple[int, ...], tuple[int, ...]]] = {}
-        self.end_of_turn = self._find_end_of_turn()
+        own = [] if tokenizer.eos_token_id is None else [int(tokenizer.eos_token_id)]
+        known = {*ends, *own}
+        closing = self._closing_ids(known | special_ids(tokenizer)) or own
+        if not closing:
+            raise ModelError("the LLM's tokenizer names no end-of-sequence token")
+        self.end_of_turn = closing[0]
+        self.stop_ids = frozenset([*closing, *known])
 
     def write(self, instruction: Instruction) -> Prompt:
         """The prompt of an instruction, with the answer's ids where it has one."""
@@ -103,14 +115,24 @@ class Prompter:
         text: str = self._tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=answer is None)
         return text
 
-    def _find_end_of_turn(self) -> int:
-        """The token the template puts after an answer if it is a special one, else the end of sequence."""
-        ids = self._ids(self._render("s", "u", ANSWER_MARK).partition(ANSWER_MARK)[2])
-        if ids and ids[0] in self._tokenizer.all_special_ids:
-            return ids[0]
-        if self._tokenizer.eos_token_id is None:
-            raise ModelError("the LLM's tokenizer names no end-of-sequence token")
-        return int(self._tokenizer.eos_token_id)
+    def _closing_ids(self, ending: Collection[int]) -> list[int]:
+        """The ids among `ending` that the template puts after an answer, with at most spaces around them."""
+        closing = []
+        for token in self._ids(self._render("s", "u", ANSWER_MARK).partition(ANSWER_MARK)[2]):
+            if token in ending:
+                closing.append(token)
+            elif self._tokenizer.decode([token]).strip():
+                break
+        return closing
 
     def _ids(self, text: str) -> tuple[int, ...]:
         return tuple(self._tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def special_ids(tokenizer: Any) -> set[int]:
+    """Ids of the special tokens: those with a role (end of sequence, ...), and every added one flagged special.
+
+    Gemma's `<end_of_turn>` and Phi's `<|end|>` have no role.
+    """
+    flagged = {token for token, added in tokenizer.added_tokens_decoder.items() if added.special}
+    return flagged | set(tokenizer.all_special_ids)

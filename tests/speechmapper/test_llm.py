@@ -314,6 +314,18 @@ def test_stop_ids_hold_the_end_of_turn_and_the_models_own(llm):
     assert names == {"<|im_end|>", "</s>"}
 
 
+def test_an_end_of_turn_of_the_generation_settings_is_taught_and_stops(tmp_path):
+    """Flagged special nowhere: only `generation_config.eos_token_id` knows it."""
+    words, model = tokenizer(), llama()
+    words.add_tokens(["<end>"])
+    end = words.convert_tokens_to_ids("<end>")
+    words.chat_template = "{% for m in messages %}{{ m['role'] }} {{ m['content'] }} <end> {% endfor %}"
+    model.generation_config.eos_token_id = [2, end]
+    found = FrozenLLM(model, words, ModelSource("tiny", None, Path()))
+    assert found.prompter.write(ASR.instruction(Item("the dog"), learn=True)).answer[-1] == end
+    assert found.stop_ids == {2, end}
+
+
 def test_the_target_sets_llm_is_accepted_and_another_refused(llm, tmp_path):
     targets = make_world(tmp_path / "world").store.targets("tiny")
     llm.require_table(targets)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from tokenizers import AddedToken
+from transformers import PreTrainedTokenizerFast
 
 from sm_store.errors import ModelError
 from speechmapper.prompting import SPEECH_MARK, Instruction, Prompt, Prompter
@@ -70,3 +72,53 @@ def test_a_template_without_system_role_gets_it_in_the_user_turn():
 def test_a_template_that_loses_the_speech_is_refused():
     with pytest.raises(ModelError, match="chat template"):
         asr(Prompter(tokenizer("{% for m in messages %}<|im_start|> {{ m['role'] }} {% endfor %}")))
+
+
+TURNS = "{% for m in messages %}<|im_start|> {{ m['role'] }} {{ m['content'] }}CLOSING{% endfor %}"
+
+
+def closing_with(closing: str, special: bool) -> PreTrainedTokenizerFast:
+    """A tokenizer whose template closes each turn in another way; `<end>` is added, without a role."""
+    made = tokenizer(TURNS.replace("CLOSING", closing))
+    made.add_tokens([AddedToken("<end>", special=special)])
+    assert made.convert_tokens_to_ids("<end>") not in made.all_special_ids
+    return made
+
+
+@pytest.mark.parametrize("closing", ["<end>", "<end> ", " <end>"])
+def test_an_added_token_flagged_special_ends_a_turn_without_having_a_role(closing):
+    """Gemma's `<end_of_turn>`, Phi's `<|end|>`."""
+    made = closing_with(closing, special=True)
+    end = made.convert_tokens_to_ids("<end>")
+    assert Prompter(made).end_of_turn == end
+    assert Prompter(made).write(Instruction("s", "u", "the dog")).answer[-1] == end
+    assert Prompter(made).stop_ids == {end, made.eos_token_id}
+
+
+def test_every_token_that_closes_a_turn_ends_an_answer_and_the_first_is_learned():
+    made = closing_with("<end> </s>", special=True)
+    assert Prompter(made).end_of_turn == made.convert_tokens_to_ids("<end>")
+    assert made.eos_token_id in Prompter(made).stop_ids
+    swapped = closing_with("</s> <end>", special=True)
+    assert Prompter(swapped).end_of_turn == swapped.eos_token_id
+    assert swapped.convert_tokens_to_ids("<end>") in Prompter(swapped).stop_ids
+
+
+def test_an_unflagged_token_ends_a_turn_where_the_generation_settings_say_so():
+    made = closing_with("<end>", special=False)
+    end = made.convert_tokens_to_ids("<end>")
+    assert Prompter(made).end_of_turn == made.eos_token_id
+    assert Prompter(made, [end, 7]).end_of_turn == end
+    assert Prompter(made, [end, 7]).stop_ids == {end, 7, made.eos_token_id}
+
+
+def test_text_after_an_answer_is_no_end_of_turn():
+    made = closing_with(" the <end>", special=True)
+    assert Prompter(made).end_of_turn == made.eos_token_id
+
+
+def test_a_tokenizer_without_any_end_is_refused():
+    made = tokenizer("{% for m in messages %}{{ m['content'] }} {% endfor %}")
+    made.eos_token = None
+    with pytest.raises(ModelError, match="names no end-of-sequence token"):
+        Prompter(made)
