@@ -6,8 +6,12 @@
 
 Any problem with a file is a `SampleError` with a reason of `sm_store.ledger.REASONS`: one utterance is rejected
 and the run continues. No memory is allocated by what a header claims: samples are read block by block until
-the file ends or the limit is reached. A truncated WAV looks whole to libsndfile, so its RIFF size is checked
-here.
+the file ends or the limit is reached. A truncated file looks whole to libsndfile, so the size in its header is
+checked here (`audio_headers`).
+
+Without an offset the file is the utterance: one whose length is not what the manifest says is rejected, since the text
+would belong to other audio. Channels of opposite phase cancel in their average: where it loses more than nine tenths of
+the energy that independent channels would keep, the loudest channel is taken instead.
 """
 
 from __future__ import annotations
@@ -16,6 +20,7 @@ import errno
 import hashlib
 import os
 import stat
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,19 +28,19 @@ import numpy as np
 import soundfile
 import soxr
 
+from sm_pipeline import audio_headers
 from sm_pipeline.config import MAX_SECONDS
 from sm_store.errors import SampleError
 
 SAMPLE_RATE = 16_000  # Hz, of every waveform
 PROMISE_TOLERANCE = 0.1  # seconds a file may be shorter than its manifest line or header says
+LONGER_TOLERANCE = 0.25  # seconds it may be longer: MP3 encoders pad, manifests round
+CANCELLED = 0.1  # share of the energy that independent channels keep in their average, under which they cancel
 BLOCK_FRAMES = 1 << 18
 RATES = (1_000, 768_000)  # Hz, of plausible files
 MAX_CHANNELS = 64
 RESAMPLER = "soxr-hq"
-MAGIC_BYTES = 12
-RIFF_PREFIX_BYTES = 8  # "RIFF" and the size itself, which the size does not count
-WAV_HEADER_BYTES = 44  # of a plain WAV
-_STREAMED = (0, 0xFFFFFFFF)  # RIFF sizes of a writer that did not know the length
+HEADER_BYTES = 44  # of a plain WAV
 _NOT_THERE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.ENXIO)
 
 
@@ -69,15 +74,12 @@ def read_audio(
 ) -> Waveform:
     """Read one utterance as 16 kHz mono float32.
 
-    Without `offset` the whole file is the utterance; a file that is longer than the promised
-    duration by more than the tolerance is cut there.
-
     Args:
         sha256: of the whole file's bytes, where the manifest gives it.
 
     Raises:
-        SampleError: missing, not a plain file, of an unknown format, of another checksum, damaged, shorter than
-            the manifest says, too long, or with samples that are not finite.
+        SampleError: missing, not a plain file, of an unknown format, of another checksum, damaged, shorter or (without
+            an offset) longer than the manifest says, too long, or with samples that are not finite.
     """
     part = cut or Cut()
     if part.duration is not None and part.duration > max_seconds:
@@ -124,17 +126,15 @@ def _check_kind(path: Path) -> bytes:
     try:
         if not stat.S_ISREG(os.fstat(handle).st_mode):
             raise SampleError("audio_missing", f"{path.name}: not a plain file")
-        head = os.read(handle, MAGIC_BYTES)
+        head = os.read(handle, audio_headers.HEAD_BYTES)
     except OSError as error:
         raise SampleError("audio_unreadable", f"{path.name}: {os.strerror(error.errno or 0).lower()}") from error
     finally:
         os.close(handle)
     if not head:
         raise SampleError("audio_unreadable", f"{path.name}: an empty file")
-    riff = head[:4] in (b"RIFF", b"RF64") and head[8:12] == b"WAVE"
-    mpeg = head[:3] == b"ID3" or (head[0] == 0xFF and len(head) > 1 and head[1] & 0xE0 == 0xE0)
-    if not (riff or mpeg or head[:4] in (b"fLaC", b"OggS")):
-        raise SampleError("audio_format", f"{path.name}: not WAV, FLAC, Ogg, Opus or MP3 by its first bytes")
+    if audio_headers.format_of(head) is None:
+        raise SampleError("audio_format", f"{path.name}: not {audio_headers.NAMES} by its first bytes")
     return head
 
 
@@ -155,14 +155,12 @@ def _check_layout(file: soundfile.SoundFile, path: Path) -> None:
 
 
 def _claimed_seconds(file: soundfile.SoundFile, head: bytes, path: Path) -> float:
-    """Seconds of audio by the file's header; for WAV by its RIFF size, since libsndfile trims `frames` to
-    the data present."""
+    """Seconds of audio by the size in the file's header, since libsndfile trims `frames` to the data present."""
     frames = float(file.frames)
-    riff_bytes = int.from_bytes(head[4:8], "little")
-    if head[:4] == b"RIFF" and riff_bytes not in _STREAMED:
+    promised = audio_headers.promised_bytes(head)
+    if promised is not None:
         there = path.stat().st_size
-        missing = riff_bytes + RIFF_PREFIX_BYTES - there
-        frames += max(missing, 0) * frames / max(there - WAV_HEADER_BYTES, 1)
+        frames += max(promised - there, 0) * frames / max(there - HEADER_BYTES, 1)
     return frames / float(file.samplerate)
 
 
@@ -173,30 +171,50 @@ def _read_part(file: soundfile.SoundFile, part: Cut, max_seconds: float, path: P
     if start > file.frames:
         detail = f"{path.name}: begins at {part.offset:g} s of {file.frames / rate:.2f} s"
         raise SampleError("shorter_than_promised", detail)
-    if start:
-        file.seek(start)
     limit = int(max_seconds * rate)
-    wanted = limit + 1 if part.duration is None else round(part.duration * rate)
-    slack = 0 if part.duration is None or part.offset is not None else int(PROMISE_TOLERANCE * rate)
-    samples = _read_mono(file, wanted + slack + 1)
-    if len(samples) > wanted + slack:
-        samples = samples[:wanted]
-    if len(samples) > limit + slack:
-        raise SampleError("too_long", f"{path.name}: longer than --max-seconds {max_seconds:g}")
+    if part.duration is None:
+        samples = _read_mono(file, start, limit + 1)
+        if len(samples) > limit:
+            raise SampleError("too_long", f"{path.name}: longer than --max-seconds {max_seconds:g}")
+        return samples
+    wanted = round(part.duration * rate)
+    if part.offset is not None:
+        return _read_mono(file, start, wanted)
+    most = wanted + int(LONGER_TOLERANCE * rate)
+    samples = _read_mono(file, start, most + 1)
+    if len(samples) > most:
+        detail = f"{path.name}: {max(file.frames, len(samples)) / rate:.2f} s, the manifest says {part.duration:.2f} s"
+        raise SampleError("longer_than_promised", f"{detail}; give an offset if the text is of a part")
     return samples
 
 
-def _read_mono(file: soundfile.SoundFile, at_most: int) -> np.ndarray:
-    """Up to `at_most` frames, channels averaged, read in blocks."""
+def _read_mono(file: soundfile.SoundFile, start: int, at_most: int) -> np.ndarray:
+    """Up to `at_most` frames from frame `start` on: the average of the channels, or where they cancel the loudest."""
     blocks: list[np.ndarray] = []
+    energies_C = np.zeros(file.channels)
+    for block in _blocks(file, start, at_most):
+        if file.channels > 1:
+            energies_C += np.square(block, dtype=np.float64).sum(axis=0)
+        blocks.append(block[:, 0] if file.channels == 1 else block.mean(axis=1, dtype=np.float32))
+    samples = np.concatenate(blocks) if blocks else np.zeros(0, np.float32)
+    independent = energies_C.sum() / file.channels**2  # energy of the average of channels that are independent
+    if independent > 0 and np.square(samples, dtype=np.float64).sum() < CANCELLED * independent:
+        loudest = int(energies_C.argmax())
+        return np.concatenate([block[:, loudest] for block in _blocks(file, start, at_most)])
+    return samples
+
+
+def _blocks(file: soundfile.SoundFile, start: int, at_most: int) -> Iterator[np.ndarray]:
+    """(frames, channels) float32 blocks of up to `at_most` frames from frame `start` on."""
+    if start != file.tell():
+        file.seek(start)
     left = at_most
     while left > 0:
         block = file.read(min(left, BLOCK_FRAMES), dtype="float32", always_2d=True)
         if not len(block):
             break
-        blocks.append(block[:, 0] if block.shape[1] == 1 else block.mean(axis=1, dtype=np.float32))
+        yield block
         left -= len(block)
-    return np.concatenate(blocks) if blocks else np.zeros(0, np.float32)
 
 
 def _reason(error: Exception) -> str:

@@ -25,6 +25,7 @@ REASONS: dict[str, str] = {
     "audio_format": "not a supported audio format, by its first bytes",
     "audio_not_finite": "the audio holds NaN or infinite samples",
     "shorter_than_promised": "less audio than the manifest says",
+    "longer_than_promised": "more audio than the manifest says, and no offset",
     "checksum_mismatch": "the audio file is not the one the manifest describes",
     "too_short": "too few frames for one projector vector",
     "too_long": "longer than --max-seconds",
