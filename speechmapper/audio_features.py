@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
-from sm_pipeline.audio import SAMPLE_RATE, Cut, read_audio
+from sm_pipeline.audio import SAMPLE_RATE, Cut, as_float_samples, read_audio
 from sm_pipeline.encoders import Encoder, load_encoder
 from sm_pipeline.extraction.encoding import store_features
 from sm_store.errors import InputError, SampleError
@@ -74,13 +74,18 @@ def load_listening(made: Mapping[str, Any], encoder: str | None, device: str) ->
 def load_wave(audio: str | Path | np.ndarray, cut: Cut | None = None) -> np.ndarray:
     """Samples (n,) float32 at 16 kHz.
 
+    Args:
+        audio: a file, or samples (n,) at 16 kHz: floats, or integers of 8, 16 or 32 bits as in a WAV file, which are
+            scaled to -1..1.
+
     Raises:
         InputError: a file that cannot be read, or an array that is not one channel of finite samples.
     """
     if isinstance(audio, np.ndarray):
-        if audio.ndim != 1 or not np.isfinite(audio).all():
+        samples = as_float_samples(audio)
+        if samples.ndim != 1 or not np.isfinite(samples).all():
             raise InputError(f"audio array of shape {audio.shape}: give finite mono samples (n,) at {SAMPLE_RATE} Hz")
-        return np.ascontiguousarray(audio, np.float32)
+        return samples
     try:
         return read_audio(Path(audio), cut).samples
     except SampleError as error:

@@ -30,7 +30,7 @@ import soxr
 
 from sm_pipeline import audio_headers
 from sm_pipeline.config import MAX_SECONDS
-from sm_store.errors import SampleError
+from sm_store.errors import InputError, SampleError
 
 SAMPLE_RATE = 16_000  # Hz, of every waveform
 PROMISE_TOLERANCE = 0.1  # seconds a file may be shorter than its manifest line or header says
@@ -104,6 +104,20 @@ def read_audio(
     if rate != SAMPLE_RATE and len(samples):
         samples = soxr.resample(samples, rate, SAMPLE_RATE, quality="HQ")
     return Waveform(np.ascontiguousarray(samples, np.float32))
+
+
+def as_float_samples(samples: np.ndarray) -> np.ndarray:
+    """Samples as contiguous float32 of the same shape; integers as WAV files hold them are scaled to -1..1.
+
+    Raises:
+        InputError: neither floats nor uint8, int16 or int32.
+    """
+    if samples.dtype.kind == "f":
+        return np.ascontiguousarray(samples, np.float32)
+    if samples.dtype not in (np.uint8, np.int16, np.int32):
+        raise InputError(f"audio array of type {samples.dtype}: give float32 in -1..1, int16, int32 or uint8")
+    full = 2.0 ** (8 * samples.dtype.itemsize - 1)
+    return np.ascontiguousarray((samples - (full if samples.dtype == np.uint8 else 0.0)) / full, np.float32)
 
 
 def file_seconds(path: Path) -> float | None:

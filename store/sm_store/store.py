@@ -182,12 +182,14 @@ class Store:
         """A padded batch of the records at `indices`, in that order, with the rows of a target set if one is named.
 
         Args:
+            indices: positions as integers, (B,); of a mask: np.flatnonzero(mask).
             pin: into page-locked memory, for fast copies to a GPU; needs torch imported by the caller.
             geometry: pad the targets for vectors of another geometry than the set's own; a text that is longer
                 than that loses its end.
 
         Raises:
             StoreCorrupt: names shard and record. StoreMissing: no such target set, or not for every shard.
+            StoreError: indices that are no integers. IndexError: beyond the store.
         """
         return self._view.read(indices, self.targets(targets) if targets else None, pin, geometry)
 

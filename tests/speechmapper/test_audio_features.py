@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import soundfile
 
 from sm_store import Store
 from sm_store.errors import IdentityMismatch, InputError
@@ -49,6 +50,24 @@ def test_samples_become_contiguous_float32():
     wave = load_wave(samples)
     assert wave.dtype == np.float32 and wave.flags.c_contiguous
     assert np.array_equal(wave, samples.astype(np.float32))
+
+
+@pytest.mark.parametrize("dtype", [np.int16, np.int32, np.uint8])
+def test_integer_samples_are_scaled_as_in_a_file(tmp_path, dtype):
+    full = np.iinfo(dtype)
+    samples = np.linspace(full.min, full.max, 16_000).astype(dtype)
+    subtype = {np.int16: "PCM_16", np.int32: "PCM_32", np.uint8: "PCM_U8"}[dtype]
+    floats = np.linspace(-1, 1, 16_000)
+    soundfile.write(tmp_path / "a.wav", floats, 16_000, subtype=subtype)
+    np.testing.assert_allclose(load_wave(samples), load_wave(tmp_path / "a.wav"), atol=2.5 / 2**8)
+    assert load_wave(samples).dtype == np.float32
+    assert (load_wave(samples).min(), load_wave(samples)[len(samples) // 2]) == (-1, pytest.approx(0, abs=0.01))
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.int64, np.bool_, np.complex64, object])
+def test_samples_of_unknown_scale_are_refused(dtype):
+    with pytest.raises(InputError, match="audio array of type"):
+        load_wave(np.zeros(16_000, dtype))
 
 
 @pytest.mark.parametrize("samples", [np.zeros((2, 16_000)), np.array([0.0, np.inf]), np.array([np.nan])])

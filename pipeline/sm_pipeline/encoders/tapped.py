@@ -22,7 +22,7 @@ from sm_pipeline.devices import dtype_name
 from sm_pipeline.encoders.base import EncoderRequest, Outline
 from sm_pipeline.encoders.loading import weights_sha256
 from sm_pipeline.models.source import ModelSource
-from sm_store.errors import ModelError
+from sm_store.errors import InputError, ModelError
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +97,9 @@ class TappedEncoder(ABC):
     @torch.inference_mode()
     def encode(self, waves: Sequence[np.ndarray]) -> tuple[torch.Tensor, list[int]]:
         """See `Encoder.encode`."""
+        unscaled = [str(wave.dtype) for wave in waves if wave.dtype.kind != "f"]
+        if unscaled:
+            raise InputError(f"samples of type {unscaled[0]}: give float32 in -1..1, as sm_pipeline.audio reads them")
         frames_B = self._outline.num_frames(np.array([len(wave) for wave in waves])).tolist()
         features_BTD = torch.zeros(len(waves), max(frames_B, default=0), self.width, device=self._device)
         rows = [row for row, frames in enumerate(frames_B) if frames]

@@ -102,7 +102,7 @@ class View:
         self, indices: Sequence[int] | np.ndarray, target: TargetSet | None, pin: bool, geometry: Geometry | None
     ) -> Batch:
         """A padded batch of some records, in the order given."""
-        wanted = np.asarray(indices, np.int64).reshape(-1)
+        wanted = _positions(indices)
         if len(wanted) and not 0 <= int(wanted.min()) <= int(wanted.max()) < len(self):
             raise IndexError(f"records {wanted.min()} to {wanted.max()} of a store of {len(self)}")
         return self._batches.read(wanted, self.target(target) if target else None, pin, geometry)
@@ -125,3 +125,12 @@ class View:
         names = pa.array([entry.id for entry in entries], pa.string())
         since = set(there.filter(pc.is_in(there, value_set=names)).to_pylist())
         return [entry for entry in entries if entry.id not in since]
+
+
+def _positions(indices: Sequence[int] | np.ndarray) -> np.ndarray:
+    """Positions of records, int64 (records,). Refuses a mask or fractions, which numpy would turn into other ones."""
+    given = np.asarray(indices)
+    if given.size and given.dtype.kind not in "iu":
+        remedy = "np.flatnonzero(mask)" if given.dtype.kind == "b" else "integers"
+        raise StoreError(f"positions of records are of type {given.dtype}; give {remedy}")
+    return given.astype(np.int64).reshape(-1)

@@ -12,7 +12,7 @@ from transformers import PreTrainedConfig
 from sm_pipeline.encoders.base import EncoderRequest, Outline
 from sm_pipeline.encoders.tapped import Tap, TappedEncoder, cut_off
 from sm_pipeline.models.source import ModelSource
-from sm_store.errors import ModelError
+from sm_store.errors import InputError, ModelError
 
 SOURCE = ModelSource("models/some", None, Path("models/some"))
 
@@ -81,3 +81,9 @@ def test_an_output_of_another_length_is_refused():
     tap = Tap(SOURCE, "some", 3, "encoder.layers[2]", "hash")
     with pytest.raises(ModelError, match="this transformers version is not supported"):
         Plain(tap, frames=7).encode([np.zeros(1200, np.float32)])
+
+
+def test_integers_of_unknown_scale_are_refused():
+    tap = Tap(SOURCE, "some", 3, "encoder.layers[2]", "hash")
+    with pytest.raises(InputError, match="samples of type int16"):
+        Plain(tap).encode([np.zeros(1200, np.int16)])

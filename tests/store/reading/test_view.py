@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from sm_store import Store, StoreError
@@ -33,6 +34,17 @@ def test_positions_beyond_the_end(store, index):
         store[index]
     with pytest.raises(IndexError, match="of a store of 15"):
         store.read([0, index])
+
+
+def test_positions_are_integers(store):
+    """A mask read records 0 and 1, fractions those below: other records than meant, silently."""
+    with pytest.raises(StoreError, match=r"of type bool; give np\.flatnonzero\(mask\)"):
+        store.read(store.frames > 0)
+    for wrong in ([0.9], ["1"], [None], np.array([2.0])):
+        with pytest.raises(StoreError, match="give integers"):
+            store.read(wrong)
+    assert len(store.read([]).frames_B) == 0
+    assert store.read(np.uint8([3, 1])).frames_B.tolist() == store.frames[[3, 1]].tolist()
 
 
 def test_negative_position_counts_from_the_end(store):
