@@ -18,6 +18,7 @@ import os
 import signal
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sm_pipeline.console import EXIT_SIGNAL
@@ -95,9 +96,10 @@ def _raise_failures(failures: Mapping[int, ProcessFailure], passed_on: Sequence[
     if passed_on and all(code in ending_codes(passed_on) for code in codes.values()):
         raise Stopped(passed_on[-1], RESUME)
     by_itself = [rank for rank, code in codes.items() if code != -signal.SIGTERM] or list(codes)
-    errors = [text for rank in sorted(by_itself) if (text := failures[rank].error_file_data["message"])]
+    reports = [failures[rank] for rank in sorted(by_itself)]
+    errors = [str(report.message) for report in reports if Path(report.error_file).is_file()]
     if all(codes[rank] == BAD_INPUT for rank in by_itself) and (errors or 0 in by_itself):
-        raise ConfigError(str(errors[0])) if errors else SystemExit(BAD_INPUT)
+        raise ConfigError(errors[0]) if errors else SystemExit(BAD_INPUT)
     if errors:
         sys.stderr.write(f"error: {errors[0]}\n")
     died = [rank for rank in by_itself if codes[rank] < 0]

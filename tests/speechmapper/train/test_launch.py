@@ -61,15 +61,15 @@ def test_processes_under_a_launcher_are_refused(monkeypatch):
 
 @dataclass
 class Failure:
-    """As torch's launcher reports one: negative exit codes are signals."""
+    """As torch's launcher reports one: negative exit codes are signals; a process may have left its error in a file."""
 
     exitcode: int
     timestamp: int = 0
-    message: str = ""
+    message: str = "<NONE>"
 
     @property
-    def error_file_data(self) -> dict[str, str]:
-        return {"message": self.message}
+    def error_file(self) -> str:
+        return __file__ if self.message != "<NONE>" else "<N/A>"
 
 
 def test_no_failures_raise_nothing():
