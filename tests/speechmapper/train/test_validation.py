@@ -88,7 +88,7 @@ def test_another_llms_threshold_is_refused(world, tmp_path):
     (tmp_path / "eet.json").write_text(json.dumps(written))
     with pytest.raises(ConfigError, match="not that of target set tiny"):
         train(world, tmp_path / "run", run={"eet": path})
-    with pytest.raises(ConfigError, match="no threshold there"):
+    with pytest.raises(ConfigError, match=r"none\.json: cannot be read .*; measure the threshold with `sm-eval eet"):
         train(world, tmp_path / "run", run={"eet": str(tmp_path / "none.json")})
 
 
