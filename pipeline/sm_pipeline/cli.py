@@ -165,8 +165,7 @@ def extract(
 ) -> None:
     """Encode a corpus into a store. Run again, it continues; a finished store is left as it is.
 
-    An utterance that cannot be used (missing or broken audio, text too long for its audio, ...) goes to the
-    store's reject ledger with its reason, and the run continues.
+    An utterance that cannot be used (broken audio, text too long, ...) goes to the reject ledger with its reason.
     """
     if llm is None and pad_token is not None:
         raise ConfigError("--pad-token: needs --llm, whose token it names")

@@ -12,6 +12,13 @@ from sm_pipeline.console import new_app, run
 
 app = new_app("sm-eval", "Evaluate a run: predictions.jsonl and metrics.json.")
 
+NormalizerOption = Annotated[
+    str | None,
+    typer.Option(
+        "--normalizer",
+        help="Text normaliser of the error rates: mms-2, whisper or none. Default: the one the run was trained with.",
+    ),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print metrics.json on stdout and nothing else.")]
 
 
@@ -32,6 +39,7 @@ def asr(
     split: Annotated[str | None, typer.Option(help="Split to measure [default: test, where there are splits].")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda[:N].")] = "auto",
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer of the LLM, in tokens.")] = 150,
+    normalizer: NormalizerOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Word and character error rate of a run."""
@@ -39,18 +47,19 @@ def asr(
     from speechmapper.eval.score import evaluate_asr
 
     request = PredictRequest(run_folder, out, store, manifest, llm, split, device, max_new_tokens)
-    _tell(evaluate_asr(request), out, as_json)
+    _tell(evaluate_asr(request, normalizer), out, as_json)
 
 
 @app.command()
 def score(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder with predictions.jsonl.")],
+    normalizer: NormalizerOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Metrics again from predictions.jsonl; loads no model."""
     from speechmapper.eval.score import score as score_again
 
-    _tell(score_again(out), out, as_json)
+    _tell(score_again(out, normalizer), out, as_json)
 
 
 @app.command()

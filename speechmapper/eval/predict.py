@@ -74,7 +74,8 @@ def predict(request: PredictRequest) -> list[dict[str, Any]]:
             outputs = predict_batch(projector, readout, heard, instructions, scale)
             for number, item, instruction, line in zip(heard.numbers, items, instructions, outputs, strict=True):
                 asked = {"reference": item.reference, "prompt": readout.shown(instruction)}
-                lines[number] = {"id": source.id(number), **asked, **line}
+                lang = source.fields(number).lang
+                lines[number] = {"id": source.id(number), **({"lang": lang} if lang else {}), **asked, **line}
             bar.advance(len(heard.numbers))
     predictions = [lines[number] for number in sorted(lines)]
     write_predictions(

@@ -13,9 +13,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sm_pipeline.text import NORMALIZER
 from sm_store.durable import write_file
 from sm_store.errors import ConfigError
 from speechmapper.eval.predictions import ABOUT_FILE, read_predictions
+from speechmapper.measure.text import normaliser
 from speechmapper.tasks import ASR, TASKS
 
 if TYPE_CHECKING:
@@ -24,27 +26,39 @@ if TYPE_CHECKING:
 METRICS_FILE = "metrics.json"
 
 
-def evaluate_asr(request: PredictRequest) -> dict[str, Any]:
-    """Predict and score; returns what is in metrics.json. Errors: see `predict`."""
+def evaluate_asr(request: PredictRequest, normalizer: str | None = None) -> dict[str, Any]:
+    """Predict and score; returns what is in metrics.json. Errors: see `predict` and `score`."""
+    if normalizer is not None:
+        normaliser(normalizer)  # refused before anything is loaded
     from speechmapper.eval.predict import predict  # torch and transformers: `score` does without
 
     predict(request)
-    return score(request.out)
+    return score(request.out, normalizer)
 
 
-def score(out: Path) -> dict[str, Any]:
+def score(out: Path, normalizer: str | None = None) -> dict[str, Any]:
     """Metrics of the predictions in `out`, written to metrics.json; no model is loaded.
 
+    Args:
+        normalizer: name of the text normaliser; None: the one the run was trained with.
+
     Raises:
-        ConfigError: no predictions, or a bad line.
+        ConfigError: no predictions, a bad line, or no normaliser of that name.
     """
     predictions, about = read_predictions(out)
     task = TASKS.get(about.get("task", ASR.name))
     if task is None:
         raise ConfigError(f"{out / ABOUT_FILE}: unknown task {about['task']!r}; predict again")
+    task = task.with_normalizer(normalizer or recorded_normalizer(about))
     metrics = {**task.score(predictions), **embedding_error(predictions), **about}
     write_file(out / METRICS_FILE, json.dumps(metrics, indent=1, ensure_ascii=False).encode() + b"\n")
     return metrics
+
+
+def recorded_normalizer(about: Mapping[str, Any]) -> str:
+    """The text normaliser of the run that made the predictions: its target set's; the newest where none is recorded."""
+    target = (about.get("run") or {}).get("target") or {}
+    return str(target.get("normalizer", NORMALIZER))
 
 
 def embedding_error(predictions: Sequence[Mapping[str, Any]]) -> dict[str, float]:

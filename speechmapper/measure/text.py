@@ -1,36 +1,56 @@
 """Scores of output texts by jiwer, sacrebleu and the rules of SQuAD, over the whole corpus.
 
     error_rates(["He hoped for stew."], ["he hoped for a stew"])
-    -> {"wer": 0.25, "cer": 0.125, "utterances": 1, "normalizer": "mms-1"}
+    -> {"wer": 0.25, "cer": 0.125, "utterances": 1, "normalizer": "mms-2"}
     translation_scores(["Der Hund schlief."], ["Der Hund schlief."], "de")    {"bleu": 100.0, "chrf": 100.0, ...}
     answer_scores(["the dog"], ["A dog."])                                    {"exact_match": 1.0, "f1": 1.0, ...}
 
 Error rates are on normalised texts: the edits of all utterances divided by the words (characters) of all references. An
-utterance whose reference is empty once normalised has no error rate and is counted separately.
+utterance whose reference is empty once normalised has no error rate and is counted separately. The normaliser is one of
+`sm_pipeline.text`, `whisper` (Radford et al. 2022, package whisper-normalizer: its rules for English where the language
+is English or not known, else its basic ones), or `none`.
 """
 
 from __future__ import annotations
 
 import string
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import lru_cache, partial
 from typing import Any
 
-from sm_pipeline.text import NORMALIZER, normalise
+from sm_pipeline.text import NORMALIZER, NORMALIZERS, normalise
+from sm_store.errors import ConfigError
 
 ARTICLES = ("a", "an", "the")
+WHISPER = "whisper"
+NONE = "none"
 
 
-def error_rates(references: Sequence[str], outputs: Sequence[str]) -> dict[str, Any]:
+def error_rates(
+    references: Sequence[str],
+    outputs: Sequence[str],
+    normalizer: str = NORMALIZER,
+    languages: Sequence[str | None] | None = None,
+) -> dict[str, Any]:
     """`wer`, `cer`, `utterances`, `normalizer`, and `without_reference` if any utterance has no reference.
 
+    Args:
+        normalizer: name of the text normaliser. languages: of the utterances, where they are known.
+
     `wer` and `cer` are fractions, or None if no utterance has a reference.
+
+    Raises:
+        ConfigError: no normaliser of that name.
     """
     import jiwer
 
-    pairs = [(normalise(reference), normalise(output)) for reference, output in zip(references, outputs, strict=True)]
+    pairs = []
+    for reference, output, language in zip(references, outputs, languages or [None] * len(references), strict=True):
+        plain = normaliser(normalizer, language)
+        pairs.append((plain(reference), plain(output)))
     scored = [pair for pair in pairs if pair[0]]
-    rates: dict[str, Any] = {"wer": None, "cer": None, "utterances": len(scored), "normalizer": NORMALIZER}
+    rates: dict[str, Any] = {"wer": None, "cer": None, "utterances": len(scored), "normalizer": normalizer}
     if scored:
         expected, found = [pair[0] for pair in scored], [pair[1] for pair in scored]
         rates["wer"] = jiwer.wer(expected, found)
@@ -38,6 +58,26 @@ def error_rates(references: Sequence[str], outputs: Sequence[str]) -> dict[str, 
     if len(scored) < len(pairs):
         rates["without_reference"] = len(pairs) - len(scored)
     return rates
+
+
+@lru_cache
+def normaliser(name: str, language: str | None = None) -> Callable[[str], str]:
+    """The text normaliser of a name; `whisper` has one for English and one for other languages.
+
+    Raises:
+        ConfigError: none of that name.
+    """
+    if name in NORMALIZERS:
+        return partial(normalise, normalizer=name)
+    if name == NONE:
+        return str.strip
+    if name != WHISPER:
+        raise ConfigError(f"--normalizer {name}: choose {', '.join((NORMALIZER, WHISPER, NONE))}")
+    from whisper_normalizer.basic import BasicTextNormalizer
+    from whisper_normalizer.english import EnglishTextNormalizer
+
+    rules = BasicTextNormalizer() if language not in (None, "en") else EnglishTextNormalizer()
+    return lambda text: str(rules(text)).strip()
 
 
 def translation_scores(references: Sequence[str], outputs: Sequence[str], language: str | None) -> dict[str, Any]:

@@ -10,6 +10,7 @@ A new task is a file with one `Task` and a line in `TASKS`; see docs/adding-a-ta
 
 from __future__ import annotations
 
+from sm_pipeline.text import NORMALIZER
 from sm_store.errors import ConfigError
 from speechmapper.tasks.asr import SpeechRecognition
 from speechmapper.tasks.base import Item, Mixture, Task
@@ -24,12 +25,13 @@ TASKS: dict[str, Task] = {task.name: task for task in (ASR, SpeechTranslation(),
 EVERY_TASK = "mix"  # all tasks at equal rates
 
 
-def mixture(text: str, asr_share: float = 0.0) -> Mixture:
+def mixture(text: str, asr_share: float = 0.0, normalizer: str = NORMALIZER) -> Mixture:
     """The mixture that `--task` names.
 
     Args:
         text: a task, `mix` (every task at the same rate), or rates: `asr=0.5,sqa=0.5`.
         asr_share: rate of asr beside one other task.
+        normalizer: name of the text normaliser of the answers to learn.
 
     Raises:
         ConfigError: an unknown task, one named twice, a rate that is no positive number, or a share beside rates.
@@ -42,7 +44,8 @@ def mixture(text: str, asr_share: float = 0.0) -> Mixture:
         rates = dict.fromkeys(TASKS, 1.0)
     else:
         rates = _parse_rates(text)
-    return Mixture(tuple((TASKS[name], rate) for name, rate in rates.items()), ASR)
+    tasks = tuple((TASKS[name].with_normalizer(normalizer), rate) for name, rate in rates.items())
+    return Mixture(tasks, ASR.with_normalizer(normalizer))
 
 
 def _parse_rates(text: str) -> dict[str, float]:

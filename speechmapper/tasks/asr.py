@@ -8,16 +8,27 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
-from sm_pipeline.text import normalise
+from sm_pipeline.text import NORMALIZER, normalise
 from sm_store import Fields
 from speechmapper.measure.text import error_rates
 from speechmapper.tasks.base import Item, Task
 
 
 class SpeechRecognition(Task):
-    """Repeat the speech; the answer to learn is the normalised transcript."""
+    """Repeat the speech; the answer to learn is the normalised transcript.
+
+    Args:
+        normalizer: name of the text normaliser of answers and scores.
+    """
 
     name: ClassVar[str] = "asr"
+
+    def __init__(self, normalizer: str = NORMALIZER) -> None:
+        self._normalizer = normalizer
+
+    def with_normalizer(self, normalizer: str) -> SpeechRecognition:
+        """The same with another text normaliser."""
+        return SpeechRecognition(normalizer)
 
     def items(self, fields: Fields) -> list[Item]:
         """The transcript; every utterance has one."""
@@ -25,8 +36,9 @@ class SpeechRecognition(Task):
 
     def answer(self, item: Item) -> str:
         """The normalised transcript."""
-        return normalise(item.reference)
+        return normalise(item.reference, self._normalizer)
 
     def score(self, predictions: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """`wer`, `cer`, `utterances`, `normalizer`."""
-        return error_rates([line["reference"] for line in predictions], [line["output"] for line in predictions])
+        references, outputs = ([str(line[name]) for line in predictions] for name in ("reference", "output"))
+        return error_rates(references, outputs, self._normalizer, [line.get("lang") for line in predictions])

@@ -109,6 +109,10 @@ class Task(ABC):
     def score(self, predictions: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """Metrics of predictions, each with `reference` and `output`; loads no model."""
 
+    def with_normalizer(self, normalizer: str) -> Task:
+        """The task with this text normaliser, where it has one."""
+        return self
+
     def answer(self, item: Item) -> str:
         """The text the LLM learns to give."""
         return item.reference

@@ -22,6 +22,7 @@ from torch import nn
 
 from sm_pipeline.models.source import resolve_model
 from sm_pipeline.models.tokenizer import load_stored_tokenizer
+from sm_pipeline.text import NORMALIZER
 from sm_store import Store
 from sm_store.errors import ConfigError
 from speechmapper.config import Stage2Config
@@ -123,7 +124,7 @@ def _train(request: Stage2Request, locks: ExitStack) -> Outcome:
     print_message(accelerator, f"{learning_report(projector, llm, data)}\n  {qualifying}")
     dev = dev_set(request.out, data, config.run)
     validation = ReadValidation(dev, llm_readout(llm)) if dev else None
-    stage = TuningStage(config, objective, llm, fields, validation)
+    stage = TuningStage(config, objective, llm, fields, validation, data.spec.normalizer)
     setup = Setup(request.out, config, identity, data.order, data.store.identity.frame_rate)
     run = Run(setup, stage, ProjectorWithObjective(projector, objective), accelerator)
     loop = Loop("stage 2", data.source, data.order, config.data, config.schedule, accelerator)
@@ -173,9 +174,10 @@ class TuningStage:
         llm: FrozenLLM,
         examples: StoreFields,
         validation: ReadValidation | None = None,
+        normalizer: str = NORMALIZER,
     ) -> None:
         self._sigma, self._seed = config.tuning.sigma, config.seed
-        self._mixture = mixture(config.tuning.task, config.tuning.asr_share)
+        self._mixture = mixture(config.tuning.task, config.tuning.asr_share, normalizer)
         self._objective, self._llm, self._examples = objective, llm, examples
         self._validation = validation
 

@@ -45,6 +45,7 @@ class DevSet:
         source: a store of its own, since the training thread reads the other one.
         indices: store indices, sorted by length; references: their transcripts.
         out: the run's folder; examples: how many readouts are appended to its examples.txt.
+        normalizer: name of the text normaliser, the target set's.
     """
 
     source: Source
@@ -52,6 +53,7 @@ class DevSet:
     references: Sequence[str]
     out: Path
     examples: int
+    normalizer: str
 
     def batches(self, device: torch.device, size: int) -> Iterator[DeviceBatch]:
         """All of it, `size` utterances at a time."""
@@ -61,7 +63,7 @@ class DevSet:
     def rates(self, step: int, outputs: Sequence[str]) -> dict[str, float]:
         """`wer` and `cer` of the outputs, where there are any; appends examples."""
         write_examples(self.out, step, self.references, outputs, self.examples)
-        rates = error_rates(self.references, outputs)
+        rates = error_rates(self.references, outputs, self.normalizer)
         return {name: rates[name] for name in ("wer", "cer") if rates[name] is not None}
 
 
@@ -72,7 +74,7 @@ def dev_set(out: Path, data: TrainingData, run: RunConfig) -> DevSet | None:
         return None
     indices = indices[np.argsort(data.store.frames[indices], kind="stable")]
     references = data.store.columns(["text"])["text"].take(indices).to_pylist()
-    return DevSet(data.again(), indices, references, out, run.examples)
+    return DevSet(data.again(), indices, references, out, run.examples, data.spec.normalizer)
 
 
 @dataclass(frozen=True, slots=True)

@@ -110,7 +110,7 @@ def test_features_are_25_a_second_and_open_in_plain_zarr(chain):
 def test_the_store_says_what_made_it(chain):
     identity = json.loads((chain / "store/store.json").read_text())
     text = json.dumps(identity)
-    for said in ("tiny-seamless", "encoder.layer_norm", "mms-1", "SeamlessM4TFeatureExtractor", str(chain / "llm")):
+    for said in ("tiny-seamless", "encoder.layer_norm", "mms-2", "SeamlessM4TFeatureExtractor", str(chain / "llm")):
         assert said in text
 
 
@@ -141,7 +141,7 @@ def test_predictions_are_of_the_test_split_alone(chain, name):
         assert line["reference"] == test[line["id"]]
     metrics = json.loads((chain / name / "metrics.json").read_text())
     assert metrics["utterances"] == len(predictions) > 0
-    assert metrics["normalizer"] == "mms-1"
+    assert metrics["normalizer"] == "mms-2"
     assert metrics["wer"] >= 0
 
 

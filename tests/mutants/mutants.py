@@ -123,8 +123,8 @@ MUTANTS = (
         "raw-outputs",
         "outputs are scored without normalisation",
         "speechmapper/measure/text.py",
-        "(normalise(reference), normalise(output))",
-        "(normalise(reference), output)",
+        "(plain(reference), plain(output))",
+        "(plain(reference), output)",
         (f"{UNIT}/measure",),
     ),
     Mutant(

@@ -7,6 +7,7 @@ import json
 import pytest
 from typer.testing import CliRunner
 
+from sm_store.errors import ConfigError
 from speechmapper.eval.cli import app as eval_app
 from speechmapper.eval.predictions import write_predictions
 
@@ -23,6 +24,16 @@ def test_score_prints_the_metrics_alone_as_json(tmp_path):
     result = CliRunner().invoke(eval_app, ["score", str(tmp_path), "--json"], catch_exceptions=False)
     assert json.loads(result.stdout) == json.loads((tmp_path / "metrics.json").read_text(encoding="utf-8"))
     assert json.loads(result.stdout)["wer"] == 0.5
+
+
+def test_the_normaliser_is_an_option(world, stage1_run, tmp_path):
+    spoken = ["asr", str(stage1_run), "--store", str(world.path), "--out", str(tmp_path), "--json"]
+    for words in (spoken, ["score", str(tmp_path), "--json"]):
+        for more, name in ([], "mms-1"), (["--normalizer", "whisper"], "whisper"):  # the world's store is of mms-1
+            result = CliRunner().invoke(eval_app, [*words, *more], catch_exceptions=False)
+            assert json.loads(result.stdout)["normalizer"] == name
+    with pytest.raises(ConfigError, match="--normalizer upper: choose mms-2, whisper, none"):
+        CliRunner().invoke(eval_app, [*spoken, "--normalizer", "upper"], catch_exceptions=False)
 
 
 @pytest.mark.parametrize("words", ["asr RUN", "asr --out o", "score", "eet --out o", "dance"])

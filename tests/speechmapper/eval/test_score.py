@@ -35,6 +35,19 @@ def test_the_task_scores_and_what_made_them_follows(tmp_path):
     assert score(tmp_path)["exact_match"] == pytest.approx(2 / 3)
 
 
+def test_the_normaliser_is_that_of_the_run_unless_another_is_named(tmp_path):
+    lines = [{"reference": "It's five.", "output": "it s five", "lang": "en"}]
+    write_predictions(tmp_path, lines, {"task": "asr", "run": {"target": {"normalizer": "mms-1"}}})
+    assert (score(tmp_path)["wer"], score(tmp_path)["normalizer"]) == (0.0, "mms-1")
+    found = score(tmp_path, "mms-2")
+    assert (found["wer"], found["normalizer"]) == (1.0, "mms-2")
+    assert score(tmp_path, "whisper")["normalizer"] == "whisper"
+    write_predictions(tmp_path, lines, {"task": "asr", "run": {}})
+    assert score(tmp_path)["normalizer"] == "mms-2"
+    with pytest.raises(ConfigError, match="--normalizer upper: choose"):
+        score(tmp_path, "upper")
+
+
 def test_an_unknown_task_is_refused(tmp_path):
     write_predictions(tmp_path, LINES, {"task": "dance"})
     with pytest.raises(ConfigError, match=r"about\.json: unknown task 'dance'"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from sm_store.errors import ConfigError
 from speechmapper.measure.text import answer_scores, error_rates, translation_scores
 
 
@@ -15,7 +16,7 @@ def test_over_the_corpus_not_the_mean_of_rates():
     rates = error_rates(["one two three four", "five"], ["one two three four", "six"])
     assert rates["wer"] == pytest.approx(1 / 5)
     assert rates["utterances"] == 2
-    assert rates["normalizer"] == "mms-1"
+    assert rates["normalizer"] == "mms-2"
 
 
 def test_character_errors():
@@ -64,3 +65,19 @@ def test_answers_are_compared_by_words(reference, output, exact, f1):
 
 def test_no_answers_have_no_score():
     assert answer_scores([], []) == {"exact_match": None, "f1": None, "utterances": 0}
+
+
+def test_the_normaliser_is_a_choice():
+    references, outputs = ["Mr. Park's colour, co-op"], ["mister park is color co op"]
+    rates = {name: error_rates(references, outputs, name)["wer"] for name in ("mms-1", "mms-2", "whisper", "none")}
+    assert rates == {"mms-1": 5 / 6, "mms-2": 6 / 4, "whisper": 0.0, "none": 6 / 4}
+    assert error_rates(["Ein Wort."], ["Ein Wort."], "none")["normalizer"] == "none"
+    assert error_rates(["Ein Wort."], ["ein wort"], "none")["wer"] == 1.0
+    with pytest.raises(ConfigError, match="--normalizer upper: choose mms-2, whisper, none"):
+        error_rates(["a"], ["a"], "upper")
+
+
+def test_whispers_rules_for_english_are_for_english():
+    references, outputs = ["Mr. Müller"] * 3, ["mister muller", "mister muller", "mr müller"]
+    rates = error_rates(references, outputs, "whisper", ["en", None, "de"])
+    assert (rates["wer"], rates["normalizer"]) == (0.0, "whisper")

@@ -20,4 +20,11 @@ def test_score_is_the_error_rates_over_all_predictions():
     lines = [{"reference": "The dog ran.", "output": "the dog ran"}, {"reference": "a b", "output": "a c"}]
     found = ASR.score(lines)
     assert found["wer"] == pytest.approx(1 / 5)
-    assert (found["utterances"], found["normalizer"]) == (2, "mms-1")
+    assert (found["utterances"], found["normalizer"]) == (2, "mms-2")
+
+
+def test_answers_and_scores_follow_the_normaliser():
+    old = ASR.with_normalizer("mms-1")
+    assert (ASR.answer(Item("It's")), old.answer(Item("It's"))) == ("it's", "it s")
+    assert old.score([{"reference": "It's", "output": "it s"}])["wer"] == 0.0
+    assert ASR.score([{"reference": "It's", "output": "it s"}])["wer"] == 2.0

@@ -61,6 +61,12 @@ def test_a_share_of_asr_is_mixed_into_a_task():
     assert set(drawn("asr")) == {"asr"}
 
 
+def test_answers_are_normalised_as_the_mixture_says():
+    rng, example = np.random.default_rng(0), fields_of("It's late.")
+    answers = [mixture("st", 0.0, name).draw(example, rng).answer for name in ("mms-1", "mms-2")]
+    assert answers == ["it s late", "it's late"]
+
+
 def test_rates_are_kept():
     kinds = drawn("asr=1,sqa=3", count=2000)
     assert kinds.count("sqa") / len(kinds) == pytest.approx(0.75, abs=0.04)

@@ -13,4 +13,4 @@ def test_fields_are_the_records_own_but_for_where_it_is_from(tmp_path):
     found = StoreFields(store)
     assert (found[1].question, found[1].answer, found[0].translation["fr"]) == ("what?", "that", "bonjour")
     for index in range(len(store)):
-        assert found[index] == replace(store[index].fields, lang=None, speaker=None, split=None, corpus=None)
+        assert found[index] == replace(store[index].fields, speaker=None, split=None, corpus=None)
