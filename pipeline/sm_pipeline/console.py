@@ -31,6 +31,7 @@ import typer
 
 from sm_pipeline.signals import Stopped
 from sm_store.errors import SpeechMapperError, one_line
+from sm_store.extras import missing_extra
 from sm_store.version import __version__
 
 SECONDS_BETWEEN_LINES = 10.0
@@ -96,6 +97,12 @@ def run(app: typer.Typer) -> None:
         sys.exit(error.exit_code)
     except USAGE_ERROR as error:
         _show_usage(error)
+    except ModuleNotFoundError as error:  # of an extra, imported at the top of a file
+        missing = missing_extra(error)
+        if missing is None:
+            raise
+        _print_error(one_line(missing))
+        sys.exit(missing.exit_code)
     except BrokenPipeError:  # `sm-pipeline status STORE | head`
         # Python flushes stdout once more when it ends, which would fail again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -21,6 +21,7 @@ from typing import Any
 
 from sm_pipeline.text import NORMALIZER, NORMALIZERS, normalise
 from sm_store.errors import ConfigError
+from sm_store.extras import extra_module
 
 ARTICLES = ("a", "an", "the")
 WHISPER = "whisper"
@@ -43,7 +44,7 @@ def error_rates(
     Raises:
         ConfigError: no normaliser of that name.
     """
-    import jiwer
+    jiwer = extra_module("jiwer")
 
     pairs = []
     for reference, output, language in zip(references, outputs, languages or [None] * len(references), strict=True):
@@ -88,11 +89,11 @@ def translation_scores(references: Sequence[str], outputs: Sequence[str], langua
 
     `bleu` and `chrf` are None where there is nothing to score.
     """
-    from sacrebleu.metrics import BLEU, CHRF
+    metrics = extra_module("sacrebleu.metrics")
 
     scores: dict[str, Any] = {"bleu": None, "chrf": None, "utterances": len(references)}
     if references:
-        for name, metric in (("bleu", BLEU(trg_lang=language or "")), ("chrf", CHRF())):
+        for name, metric in (("bleu", metrics.BLEU(trg_lang=language or "")), ("chrf", metrics.CHRF())):
             scores[name] = metric.corpus_score(list(outputs), [list(references)]).score
             scores[f"{name}_signature"] = str(metric.get_signature())
     return scores

@@ -21,6 +21,7 @@ from accelerate.utils import InitProcessGroupKwargs, ProjectConfiguration
 from sm_pipeline.devices import choose_device, mixed_precision
 from sm_store.durable import write_file
 from sm_store.errors import ConfigError
+from sm_store.extras import not_installed
 from sm_store.paths import STORE
 from speechmapper.config import RunConfig, Stage1Config, Stage2Config
 from speechmapper.config_file import STAGES, to_plain, to_yaml
@@ -93,7 +94,7 @@ def open_accelerator(run: RunConfig, out: Path) -> Accelerator:
     """
     missing = [name for name in run.trackers if importlib.util.find_spec(name) is None]
     if missing:
-        raise ConfigError(f"run.trackers {', '.join(missing)}: not installed; pip install {' '.join(missing)}")
+        raise ConfigError(f"run.trackers: {not_installed(missing[0])}")
     device = choose_device(run.device)
     precision = mixed_precision(run.precision, device)
     folders = ProjectConfiguration(project_dir=str(out), logging_dir=str(out / TRACKER_FOLDER))

@@ -13,11 +13,11 @@ import ctypes
 from dataclasses import dataclass
 from functools import cache
 
-import espeakng_loader
 import numpy as np
 import soxr
 
 from sm_store.errors import RunFailed
+from sm_store.extras import extra_module
 
 SAMPLE_RATE = 16_000  # Hz, of the samples returned
 
@@ -42,6 +42,7 @@ class EspeakVoice:
 @cache
 def _engine() -> tuple[ctypes.CDLL, int]:
     """The initialised library and its sample rate."""
+    espeakng_loader = extra_module("espeakng_loader")
     library = ctypes.CDLL(espeakng_loader.get_library_path())
     data = espeakng_loader.get_data_path().encode()
     rate = library.espeak_Initialize(_OUTPUT_SYNCHRONOUS, _BUFFER_MS, data, 0)

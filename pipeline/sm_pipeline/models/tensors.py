@@ -18,6 +18,7 @@ from typing import Protocol
 import torch
 
 from sm_store.errors import ModelError
+from sm_store.extras import extra_module
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
@@ -121,10 +122,9 @@ class GgufTensors:
     too."""
 
     def __init__(self, path: Path) -> None:
-        from gguf import GGUFReader
-
+        gguf = extra_module("gguf")
         try:
-            reader = GGUFReader(path)
+            reader = gguf.GGUFReader(path)
             self._tensors = {tensor.name: tensor for tensor in reader.tensors}
             self.architecture = str(reader.fields["general.architecture"].contents())
         except Exception as error:  # the reader raises whatever numpy meets in a broken file
@@ -135,12 +135,10 @@ class GgufTensors:
         return sorted(self._tensors)
 
     def get(self, name: str) -> torch.Tensor:
-        from gguf.quants import dequantize
-
         if name not in self._tensors:
             raise ModelError(f"{self._path}: no tensor {name!r}; the checkpoint is incomplete")
         tensor = self._tensors[name]
-        return torch.from_numpy(dequantize(tensor.data, tensor.tensor_type).copy())
+        return torch.from_numpy(extra_module("gguf.quants").dequantize(tensor.data, tensor.tensor_type).copy())
 
 
 def _read_index(path: Path) -> dict[str, str]:

@@ -30,6 +30,7 @@ import fsspec
 from sm_store import durable
 from sm_store.durable import Written
 from sm_store.errors import RUN_VERIFY, ConfigError, StoreBusy, StoreCorrupt, StoreError, StoreMissing
+from sm_store.extras import missing_extra
 from sm_store.identity import canonical
 from sm_store.paths import STORE, is_shard_data
 from sm_store.reading.files import OpenFile, ShardFiles
@@ -230,7 +231,10 @@ def _store_errors(what: str) -> Iterator[None]:
         raise StoreMissing(f"{what}: nothing there") from None
     except StoreError:
         raise
-    except (OSError, ImportError, ValueError) as error:
+    except ImportError as error:  # fsspec's own, which names the package but no extra
+        missing = missing_extra(error.__cause__) if isinstance(error.__cause__, ModuleNotFoundError) else None
+        raise StoreError(f"{what}: {missing or error}") from error
+    except (OSError, ValueError) as error:
         raise StoreError(f"{what}: cannot be read ({error})") from error
 
 

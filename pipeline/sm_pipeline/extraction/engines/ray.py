@@ -17,6 +17,7 @@ from typing import Any
 from sm_pipeline.extraction.engines.local import BUSY_WAIT, Run
 from sm_pipeline.extraction.unit import UnitResult, UnitWork, UnitWorker, WorkerSetup
 from sm_store.errors import ConfigError, RunFailed, SpeechMapperError
+from sm_store.extras import extra_module
 
 LOSSES = 3  # of an actor, after which the run has failed
 
@@ -27,10 +28,7 @@ def connect() -> Any:
     Raises:
         ConfigError: Ray is not installed, or no cluster is found.
     """
-    try:
-        import ray
-    except ImportError as error:
-        raise ConfigError("--engine ray: Ray is not installed; run `pip install 'speechmapper[ray]'`") from error
+    ray = extra_module("ray")
     if not ray.is_initialized():
         try:
             ray.init(address="auto", log_to_driver=False, logging_level="ERROR")
