@@ -13,6 +13,8 @@ torch is imported inside the functions: command lines and configurations need on
 
 from __future__ import annotations
 
+import sys
+from functools import cache
 from typing import TYPE_CHECKING
 
 from sm_store.errors import ConfigError
@@ -28,13 +30,18 @@ PRECISIONS = ("auto", *DTYPES.values())
 def choose_device(device: str) -> torch.device:
     """The device of a `--device` option; `auto` is the first GPU where there is one, else the CPU.
 
+    Where torch is built for a GPU and sees none, `auto` warns once: the same work may take a hundred times longer.
+
     Raises:
         ConfigError: not a torch device, or a GPU on a machine without one.
     """
     import torch
 
     if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        seen = torch.cuda.is_available()
+        if not seen and torch.version.cuda:
+            _warn_of_cpu(torch.version.cuda)
+        return torch.device("cuda" if seen else "cpu")
     try:
         chosen = torch.device(device)
     except RuntimeError as error:
@@ -42,6 +49,14 @@ def choose_device(device: str) -> torch.device:
     if chosen.type == "cuda" and not torch.cuda.is_available():
         raise ConfigError(f"--device {device}: no CUDA GPU is visible here; use cpu")
     return chosen
+
+
+@cache
+def _warn_of_cpu(cuda: str) -> None:
+    sys.stderr.write(
+        f"warning: this build of torch is for CUDA {cuda}, but sees no GPU: computing on the CPU. Compare the driver "
+        "that `nvidia-smi` shows with README, Install, or name the CPU as the device\n"
+    )
 
 
 def choose_dtype(dtype: str, device: torch.device, setting: str = "compute dtype") -> torch.dtype:

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from sm_pipeline import devices
 from sm_pipeline.devices import (
     DTYPES,
     PRECISIONS,
@@ -64,6 +65,21 @@ def test_auto_is_bfloat16_only_where_the_gpu_has_it(monkeypatch, capability, dty
     monkeypatch.setattr(torch, "autocast", lambda *_args, enabled: with_bfloat16.append(enabled))
     autocast(GPU)
     assert with_bfloat16 == [dtype == "bfloat16"]
+
+
+@pytest.mark.parametrize(
+    ("built_for", "sees", "device", "warnings"),
+    [("13.0", False, "auto", 1), ("13.0", False, "cpu", 0), ("13.0", True, "auto", 0), (None, False, "auto", 0)],
+)
+def test_a_gpu_build_that_sees_no_gpu_warns_once(monkeypatch, capsys, built_for, sees, device, warnings):
+    monkeypatch.setattr(torch.version, "cuda", built_for)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: sees)
+    devices._warn_of_cpu.cache_clear()
+    for _ in range(2):
+        choose_device(device)
+    out, err = capsys.readouterr()
+    assert (out, err.count("warning: "), err.count("\n")) == ("", warnings, warnings)
+    assert ("for CUDA 13.0, but sees no GPU: computing on the CPU" in err) == bool(warnings)
 
 
 @pytest.mark.parametrize("name", DTYPES)
