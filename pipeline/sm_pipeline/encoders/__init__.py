@@ -68,7 +68,7 @@ def load_encoder(name: str, layer: int | None = None, device: str = "auto", dtyp
     if place in ENCODER_PRESETS:
         require_options(name, options, FAMILIES[PRESET_FAMILY])
         return seamless.load_preset(place, request)
-    source = resolve_model(place, "encoder")
+    source = resolve_model(place, "encoder", weights=False)  # they come shard by shard, as the encoder's are read
     settings = read_settings(source)
     family = choose_family(name, settings)
     require_options(name, options, family)

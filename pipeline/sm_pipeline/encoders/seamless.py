@@ -30,6 +30,8 @@ from sm_store.errors import ModelError
 
 STACKED = 2  # filter-bank frames in one encoder frame
 MIN_SAMPLES = WINDOW + (STACKED - 1) * HOP
+# `speech_encoder.save_pretrained` writes no feature extractor; all of SeamlessM4T-v2 have the class's own settings.
+ALONE, OF_AUDIO = "SeamlessM4Tv2SpeechEncoder", ("preprocessor_config.json", "processor_config.json")
 PRESET_SEED = 20417  # of the random weights of a preset
 
 
@@ -85,7 +87,8 @@ def load(source: ModelSource, settings: Mapping[str, Any], request: EncoderReque
     """
     config = read_config(SeamlessM4Tv2Config, settings, str(source.folder))
     config.add_adapter = False
-    extractor = read_filter_bank(source, config)
+    alone = settings.get("architectures") == [ALONE] and not any((source.folder / each).is_file() for each in OF_AUDIO)
+    extractor = SeamlessM4TFeatureExtractor() if alone else read_filter_bank(source, config)
     model = build(SeamlessM4Tv2SpeechEncoder, config, source)
     drop_after_tap(model)
     load_weights(model, source, ("speech_encoder.", ""))

@@ -16,11 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sm_pipeline.models.tensors import TensorFiles, open_checkpoint
+from sm_pipeline.models.tensors import TensorFiles, open_checkpoint, weight_files
 from sm_store.errors import ModelError
 
 SMALL_FILES = ("*.json", "tokenizer*", "*.model", "*.jinja", "*.txt")  # configuration and tokenizer
-WEIGHT_FILES = ("*.safetensors",)
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -130,9 +129,10 @@ def _from_hub(hub_id: str, revision: str | None, what: str, weights: bool) -> Mo
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-    patterns = list(SMALL_FILES + (WEIGHT_FILES if weights else ()))
     try:
-        folder = Path(snapshot_download(hub_id, revision=revision, allow_patterns=patterns))
+        folder = Path(snapshot_download(hub_id, revision=revision, allow_patterns=list(SMALL_FILES)))
+        if weights:  # a repository may hold them in other precisions too
+            snapshot_download(hub_id, revision=folder.name, allow_patterns=[*SMALL_FILES, *weight_files(folder)])
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ModelError(

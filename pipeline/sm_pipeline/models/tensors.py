@@ -12,6 +12,8 @@ runs code.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
@@ -22,6 +24,8 @@ from sm_store.extras import extra_module
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
+PIECE_BYTES = 32 * 2**20  # of float32, converted at once
+CONVERTER = "SFconvertbot"  # the Hub's account that opens pull requests with converted weights
 MAX_INDEX_BYTES = 64 * 2**20  # the largest public indexes are a few MB
 
 
@@ -37,6 +41,9 @@ class TensorFiles(Protocol):
         Raises:
             ModelError: no tensor of that name, or a file that cannot be read.
         """
+
+    def get_float32(self, name: str) -> torch.Tensor:
+        """One tensor with rows as float32, without holding it in another dtype too. Raises as `get`."""
 
 
 def open_checkpoint(
@@ -54,16 +61,54 @@ def open_checkpoint(
     if gguf_file is not None:
         return GgufTensors(folder / gguf_file)
     fetch = HubFiles(folder, repository, revision)
-    index = fetch.find(INDEX_FILE)
-    if index is not None:
-        return SafeTensors(fetch, _read_index(index))
+    if (folder / INDEX_FILE).is_file():  # of a Hub snapshot, it was fetched with the configuration
+        return SafeTensors(fetch, read_index(folder / INDEX_FILE))
     single = fetch.find(SINGLE_FILE)
     if single is None:
         raise ModelError(
-            f"{folder}: neither {SINGLE_FILE} nor {INDEX_FILE}; only safetensors and GGUF weights "
-            "are read (save the model again with save_pretrained)"
+            f"{repository or folder}: neither {SINGLE_FILE} nor {INDEX_FILE}; only safetensors and GGUF weights are "
+            f"read, since opening others can run code; {_other_weights(folder, repository)}"
         )
     return SafeTensors(fetch, dict.fromkeys(_names_in(single), SINGLE_FILE))
+
+
+def weight_files(folder: Path) -> list[str]:
+    """Names of the files that hold a checkpoint's weights, by its index where it has one; not of its other variants."""
+    index = folder / INDEX_FILE
+    return sorted(set(read_index(index).values())) if index.is_file() else [SINGLE_FILE]
+
+
+def _other_weights(folder: Path, repository: str | None) -> str:
+    """What to do about a checkpoint without safetensors: a branch of the Hub that has them, and how to convert it."""
+    branch = _converted_branch(repository) if repository is not None else None
+    way = f"use {repository}@{branch}, where the Hub has converted them, or " if branch is not None else ""
+    try:
+        model = str(json.loads((folder / "config.json").read_text(encoding="utf-8"))["architectures"][0])
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        model = "AutoModel"
+    if not model.isidentifier():
+        model = "AutoModel"
+    fetch, place = "", str(folder)
+    if repository is not None:
+        place = repository.partition("/")[2]
+        fetch = f"from huggingface_hub import snapshot_download as d; d('{repository}', local_dir='{place}'); "
+    code = f"{fetch}from transformers import {model} as M; M.from_pretrained('{place}').save_pretrained('{place}')"
+    return f'{way}convert them once, if you trust them, and give the folder: python -c "{code}"'
+
+
+def _converted_branch(repository: str) -> str | None:
+    """The Hub's own open pull request that adds safetensors, as `refs/pr/N`; None where there is none, or where the
+    Hub does not answer."""
+    from huggingface_hub import get_repo_discussions
+    from huggingface_hub.errors import HfHubHTTPError
+
+    try:
+        for each in get_repo_discussions(repository, author=CONVERTER, discussion_type="pull_request"):
+            if each.author == CONVERTER and each.status in ("open", "draft") and each.git_reference:
+                return each.git_reference
+    except (HfHubHTTPError, OSError, ValueError):
+        return None
+    return None
 
 
 class HubFiles:
@@ -75,19 +120,29 @@ class HubFiles:
         self._revision = revision
 
     def find(self, name: str) -> Path | None:
-        """The file's path, or None where it does not exist."""
+        """The file's path, or None where it does not exist.
+
+        Raises:
+            ModelError: it may exist, but the Hub does not answer or there is no room for it.
+        """
         path = self.folder / name
         if path.is_file():
             return path
         if self._repository is None:
             return None
         from huggingface_hub import hf_hub_download
-        from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+        from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError
 
         try:
             return Path(hf_hub_download(self._repository, name, revision=self._revision))
-        except (HfHubHTTPError, LocalEntryNotFoundError, OSError):
-            return None
+        except (HfHubHTTPError, EntryNotFoundError, OSError, ValueError) as error:
+            if isinstance(error, EntryNotFoundError) and not isinstance(error, LocalEntryNotFoundError):
+                return None
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0][:160]
+            raise ModelError(
+                f"{self._repository}: its {name} is not in the local cache and not fetched from the Hub ({reason}); "
+                "check network and free space, and run the same command again"
+            ) from error
 
 
 class SafeTensors:
@@ -101,8 +156,29 @@ class SafeTensors:
         return sorted(self._shard_of)
 
     def get(self, name: str) -> torch.Tensor:
-        from safetensors import SafetensorError, safe_open
+        from safetensors import safe_open
 
+        path = self._file_of(name)
+        with self._reading(path, name), safe_open(path, framework="pt") as opened:
+            return opened.get_tensor(name)
+
+    def get_float32(self, name: str) -> torch.Tensor:
+        from safetensors import safe_open
+
+        path, start, whole = self._file_of(name), 0, torch.empty(0)
+        with self._reading(path, name):
+            while start == 0 or start < len(whole):
+                # Opened anew for each piece: the file is mapped, and its pages stay in memory until it is closed.
+                with safe_open(path, framework="pt") as opened:
+                    stored = opened.get_slice(name)
+                    if start == 0:
+                        whole = torch.empty(stored.get_shape(), dtype=torch.float32)
+                    stop = start + max(PIECE_BYTES // max(whole[:1].nbytes, 1), 1)
+                    whole[start:stop] = stored[start:stop]
+                start = stop
+        return whole
+
+    def _file_of(self, name: str) -> Path:
         if name not in self._shard_of:
             raise ModelError(f"{self._files.folder}: no tensor {name!r} in its weights; the checkpoint is incomplete")
         path = self._files.find(self._shard_of[name])
@@ -110,9 +186,14 @@ class SafeTensors:
             raise ModelError(
                 f"{self._files.folder / self._shard_of[name]}: missing, and {name!r} is in it; complete the checkpoint"
             )
+        return path
+
+    @contextmanager
+    def _reading(self, path: Path, name: str) -> Iterator[None]:
+        from safetensors import SafetensorError
+
         try:
-            with safe_open(path, framework="pt") as opened:
-                return opened.get_tensor(name)
+            yield
         except (SafetensorError, OSError) as error:
             raise ModelError(f"{path}: cannot read {name!r} ({error}); fetch the file again") from error
 
@@ -138,10 +219,14 @@ class GgufTensors:
         if name not in self._tensors:
             raise ModelError(f"{self._path}: no tensor {name!r}; the checkpoint is incomplete")
         tensor = self._tensors[name]
-        return torch.from_numpy(extra_module("gguf.quants").dequantize(tensor.data, tensor.tensor_type).copy())
+        values = extra_module("gguf.quants").dequantize(tensor.data, tensor.tensor_type)
+        return torch.from_numpy(values if values.flags.writeable else values.copy())
+
+    def get_float32(self, name: str) -> torch.Tensor:
+        return self.get(name).to(torch.float32)
 
 
-def _read_index(path: Path) -> dict[str, str]:
+def read_index(path: Path) -> dict[str, str]:
     """Shard file name by tensor name; only plain names inside the folder are allowed."""
     if path.stat().st_size > MAX_INDEX_BYTES:
         raise ModelError(f"{path}: larger than {MAX_INDEX_BYTES // 2**20} MB; not a weight index")

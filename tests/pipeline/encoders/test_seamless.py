@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 
+import huggingface_hub
 import numpy as np
 import pytest
 import torch
@@ -226,6 +228,61 @@ def test_a_checkpoint_folder_gives_the_layer_of_the_whole_model(whole_checkpoint
         torch.testing.assert_close(features[0, : frames[0]], expected, rtol=0, atol=1e-5)
     assert encoder.layer == 3
     assert (encoder.width, encoder.identity()["id"]) == (64, str(folder))
+
+
+def test_a_speech_encoder_saved_alone_is_the_one_in_the_whole_model(whole_checkpoint, tmp_path):
+    folder, model = whole_checkpoint
+    model.speech_encoder.save_pretrained(tmp_path / "alone")
+    assert not (tmp_path / "alone" / "preprocessor_config.json").exists()
+    alone, whole = (load_encoder(str(each), device="cpu") for each in (tmp_path / "alone", folder))
+    wave = waves(0.7)
+    assert torch.equal(alone.encode(wave)[0], whole.encode(wave)[0])
+    assert alone.identity()["weights_sha256"] == whole.identity()["weights_sha256"]
+    assert alone.front_end() == whole.front_end()
+
+
+def test_a_whole_model_without_its_feature_extractor_is_incomplete(whole_checkpoint, tmp_path):
+    copy = shutil.copytree(whole_checkpoint[0], tmp_path / "copy")
+    (copy / "preprocessor_config.json").unlink()
+    with pytest.raises(ModelError, match="no feature extractor"):
+        load_encoder(str(copy), device="cpu")
+
+
+@pytest.mark.parametrize("sharded", [True, False])
+def test_of_a_hub_id_only_the_files_that_hold_the_encoder_are_fetched(whole_checkpoint, tmp_path, monkeypatch, sharded):
+    """The Hub is a folder here: beside the weights it holds them in other forms, which nobody wants."""
+    there, fetched = tmp_path / "there", []
+    whole_checkpoint[1].save_pretrained(there, max_shard_size="100KB" if sharded else "1GB")
+    SeamlessM4TFeatureExtractor().save_pretrained(there)
+    (there / "model.fp32-00001-of-00002.safetensors").write_bytes(b"twice as large")
+    (there / "pytorch_model.bin").write_bytes(b"would run code")
+    snapshot = tmp_path / "snapshots" / ("c0ffee" * 6 + "0000")
+
+    def hf_hub_download(repository, name, revision):
+        assert (repository, revision) == ("me/seamless", snapshot.name)
+        fetched.append(name)
+        return shutil.copy(there / name, snapshot / name)
+
+    def snapshot_download(repository, revision, allow_patterns):
+        snapshot.mkdir(parents=True, exist_ok=True)
+        for path in there.iterdir():
+            if any(path.match(pattern) for pattern in allow_patterns):
+                hf_hub_download(repository, path.name, snapshot.name)
+        return str(snapshot)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", hf_hub_download)
+    encoder = load_encoder("me/seamless", device="cpu")
+    assert encoder.identity()["revision"] == snapshot.name
+    weights = {name for name in fetched if not name.endswith(".json")}
+    if not sharded:
+        assert weights == {"model.safetensors"}
+        return
+    shard_of = json.loads((there / "model.safetensors.index.json").read_text())["weight_map"]
+    wanted = (name for name in shard_of if name.startswith("speech_encoder.") and ".adapter." not in name)
+    not_built = ("speech_encoder.intermediate_ffn", "speech_encoder.inner_layer_norm")
+    assert weights == {shard_of[name] for name in wanted if not name.startswith(not_built)}
+    assert len(weights) < len(set(shard_of.values()))
 
 
 def test_the_whole_models_hidden_states_are_a_trap(whole_checkpoint):

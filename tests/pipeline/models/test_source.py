@@ -9,8 +9,12 @@ from pathlib import Path
 
 import huggingface_hub
 import pytest
-from huggingface_hub.errors import LocalEntryNotFoundError
+import torch
+import transformers
+from huggingface_hub.community import Discussion
+from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
+from sm_pipeline.encoders import load_encoder
 from sm_pipeline.models.source import LLM_PRESETS, ModelSource, open_tensors, resolve_model
 from sm_store.errors import ModelError
 
@@ -82,14 +86,14 @@ def hub(monkeypatch, tiny_llm, tmp_path):
             raise LocalEntryNotFoundError("cannot find it\nsecond line")
         snapshot.mkdir(parents=True, exist_ok=True)
         for path in tiny_llm.iterdir():
-            if path.suffix == ".json" or "*.safetensors" in allow_patterns:
+            if path.suffix == ".json" or path.name in allow_patterns:
                 (snapshot / path.name).write_bytes(path.read_bytes())
         return str(snapshot)
 
     def hf_hub_download(name, filename, revision):
         asked.append((name, revision, filename))
-        if not (tiny_llm / filename).is_file():
-            raise LocalEntryNotFoundError(filename)
+        if name != "me/tiny" or not (tiny_llm / filename).is_file():
+            raise EntryNotFoundError(filename)
         (snapshot / filename).write_bytes((tiny_llm / filename).read_bytes())
         return str(snapshot / filename)
 
@@ -103,9 +107,11 @@ def test_hub_ids_carry_their_commit(hub):
     source = resolve_model("me/tiny@main", "llm")
     assert (source.id, source.revision, source.gguf_file) == ("me/tiny", commit, None)
     assert asked[0][:2] == ("me/tiny", "main")
+    assert asked[1][:2] == ("me/tiny", commit)  # weights of that very commit
     assert resolve_model("me/tiny", "llm").revision == commit
-    assert asked[1][1] is None
-    assert not any("bin" in pattern or "pt" in pattern or ".py" in pattern for pattern in asked[0][2])
+    assert asked[2][1] is None
+    assert not any("bin" in pattern or "pt" in pattern or ".py" in pattern for each in asked for pattern in each[2])
+    assert not any("*.safetensors" in pattern for each in asked for pattern in each[2])
 
 
 def test_weights_come_from_the_hub_one_by_one_when_asked_for(hub):
@@ -120,6 +126,64 @@ def test_a_hub_that_does_not_answer(hub):
     message = refusal("you/other@v1")
     assert "--llm you/other: not in the local cache and not fetched from the Hub (cannot find it)" in message
     assert "check name and network" in message
+
+
+def test_a_repository_without_safetensors_names_the_branch_that_has_them(hub, monkeypatch, tmp_path):
+    """The Hub's converter opens a pull request; a stranger's is not recommended."""
+    commit = hub[1]
+    folder = tmp_path / "models--me--old" / "snapshots" / commit
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps({"architectures": ["HubertModel"], "model_type": "hubert"}))
+    requests = [Discussion("safetensors", "open", 4, "me/old", "model", "stranger", True, None, "https://hub")]
+    requests += [Discussion("any", "closed", 5, "me/old", "model", "SFconvertbot", True, None, "https://hub")]
+    monkeypatch.setattr(huggingface_hub, "get_repo_discussions", lambda *_, **__: iter(requests))
+    source = ModelSource("me/old", commit, folder)
+    with pytest.raises(ModelError, match=r"^me/old: neither model\.safetensors nor .*; convert them once") as caught:
+        open_tensors(source)
+    assert "refs/pr" not in str(caught.value) and str(folder) not in str(caught.value)
+    code = str(caught.value).split('python -c "')[1].removesuffix('"')
+    compile(code, "converting", "exec")
+    assert "import HubertModel as M" in code and "d('me/old', local_dir='old')" in code
+    requests += [Discussion("any", "open", 7, "me/old", "model", "SFconvertbot", True, None, "https://hub")]
+    with pytest.raises(ModelError, match=r"use me/old@refs/pr/7, where the Hub has converted them, or convert"):
+        open_tensors(source)
+    assert resolve_model("me/tiny@refs/pr/7", "llm").id == "me/tiny"
+    assert hub[0][0][1] == "refs/pr/7"
+
+
+def test_the_line_that_converts_does(tmp_path):
+    """Run in a shell on a model that was saved as pickles, as old ones are."""
+    old = tmp_path / "old"
+    config = transformers.HubertConfig(
+        hidden_size=12, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8, conv_dim=(4,) * 7,
+        num_conv_pos_embeddings=4, num_conv_pos_embedding_groups=2, vocab_size=5,
+    )  # fmt: skip
+    model = transformers.HubertModel(config)
+    model.save_pretrained(old)
+    torch.save(model.state_dict(), old / "pytorch_model.bin")
+    (old / "model.safetensors").unlink()
+    transformers.Wav2Vec2FeatureExtractor().save_pretrained(old)
+    with pytest.raises(ModelError, match="convert them once") as caught:
+        load_encoder(str(old), device="cpu")
+    command = "python -c " + str(caught.value).split("python -c ")[1]
+    subprocess.run(command, shell=True, check=True, cwd=tmp_path, capture_output=True)
+    converted = load_encoder(str(old), device="cpu")
+    assert torch.equal(
+        converted._model.feature_projection.projection.weight, model.feature_projection.projection.weight
+    )
+
+
+def test_a_hub_that_fails_between_two_files_is_no_incomplete_checkpoint(hub, monkeypatch):
+    source = resolve_model("me/tiny", "llm", weights=False)
+
+    def fails(*_, **__):
+        raise LocalEntryNotFoundError("no connection\nsecond line")
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", fails)
+    with pytest.raises(
+        ModelError, match=r"me/tiny: its model\.safetensors is not in .*\(no connection\); check network"
+    ):
+        open_tensors(source)
 
 
 def test_presets_are_complete():

@@ -11,6 +11,7 @@ import safetensors
 import torch
 from safetensors.torch import save_file
 
+from sm_pipeline.models import tensors as tensors_module
 from sm_pipeline.models.tensors import open_checkpoint
 from sm_store.errors import ModelError
 from tests.pipeline import llms
@@ -59,6 +60,16 @@ def test_only_the_file_of_the_tensor_is_opened(sharded, monkeypatch):
 def test_dtypes_stay(tmp_path):
     save_file({"a": torch.arange(4).to(torch.bfloat16)}, tmp_path / "model.safetensors")
     assert open_checkpoint(tmp_path, None).get("a").dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+@pytest.mark.parametrize("shape", [(10, 3), (7,), (1, 2, 2)])
+def test_float32_is_read_in_pieces(tmp_path, monkeypatch, dtype, shape):
+    values = torch.randn(shape).to(dtype)
+    save_file({"a": values}, tmp_path / "model.safetensors")
+    monkeypatch.setattr(tensors_module, "PIECE_BYTES", 36)
+    found = open_checkpoint(tmp_path, None).get_float32("a")
+    assert found.dtype == torch.float32 and torch.equal(found, values.to(torch.float32))
 
 
 def test_unknown_tensors(tiny_llm):
