@@ -15,7 +15,7 @@ from typing import Any
 
 from sm_store.durable import checksum, write_file
 from sm_store.errors import ConfigError, SpeechMapperError, StoreCorrupt, StoreFormatError, StoreMissing
-from sm_store.identity import Identity, canonical
+from sm_store.identity import Identity, canonical, utf8
 from sm_store.paths import STORE
 from sm_store.records import TargetSpec
 
@@ -30,7 +30,7 @@ def encode(body: Mapping[str, Any]) -> bytes:
     full = {**body, "format": FORMAT, "version": FORMAT_VERSION}
     sealed = {**full, "crc32c": checksum(canonical(full))}
     text = json.dumps(sealed, sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False)
-    return text.encode() + b"\n"
+    return utf8(text) + b"\n"
 
 
 def read(path: Path) -> dict[str, Any]:

@@ -24,7 +24,7 @@ import os
 import secrets
 import shutil
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -35,8 +35,9 @@ from typing import Any
 import google_crc32c
 import numpy as np
 
-from sm_store.errors import RUN_VERIFY, StoreBusy, StoreCorrupt, StoreFormatError
+from sm_store.errors import RUN_VERIFY, StoreBusy, StoreCorrupt, StoreError, StoreFormatError
 from sm_store.paths import LOCKS
+from sm_store.space import writing
 
 _SYNCS_AT_ONCE = 8
 _LARGE = 64 * 1024  # bytes worth handing to another thread
@@ -218,43 +219,53 @@ def staged(final: Path, folder: bool = True) -> Iterator[Stage]:
 
     What is already at `final` is replaced: call this only while holding the lock of its shard.
     """
-    make_folder(final.parent)
-    remove_leftovers(final)
-    stage = Stage(_temporary(final))
-    if folder:
-        stage.path.mkdir()
-    try:
-        yield stage
-        stage.sync()
-        _replace(stage.path, final)
-    except BaseException:
-        stage.abandon()
-        raise
+    with writing(final):
+        make_folder(final.parent)
+        remove_leftovers(final)
+        stage = Stage(_temporary(final))
+        if folder:
+            stage.path.mkdir()
+        try:
+            yield stage
+            stage.sync()
+            _replace(stage.path, final)
+        except BaseException:
+            stage.abandon()
+            raise
 
 
 def write_file(path: Path, data: bytes) -> Written:
     """Replace one file by `data`, atomically and durably. One writer of a path at a time."""
-    make_folder(path.parent)
-    remove_leftovers(path)
-    temporary = _temporary(path)
-    out = DurableFile(temporary)
-    try:
-        out.write(data)
-        written = out.close()
-        os.rename(temporary, path)
-    except BaseException:
-        out.abandon()
-        _discard(temporary)
-        raise
-    sync_folder(path.parent)
+    with writing(path):
+        make_folder(path.parent)
+        remove_leftovers(path)
+        temporary = _temporary(path)
+        out = DurableFile(temporary)
+        try:
+            out.write(data)
+            written = out.close()
+            os.rename(temporary, path)
+        except BaseException:
+            out.abandon()
+            _discard(temporary)
+            raise
+        sync_folder(path.parent)
     return written
 
 
 def make_folder(path: Path) -> None:
-    """Create a folder, and what is missing above it, durably."""
+    """Create a folder, and what is missing above it, durably.
+
+    Raises:
+        StoreFormatError: a file is there, or a link to nothing.
+    """
     if not path.is_dir():
         make_folder(path.parent)
-        path.mkdir(exist_ok=True)
+        try:
+            path.mkdir(exist_ok=True)
+        except FileExistsError:
+            what = "a link to nothing" if path.is_symlink() else "a file"
+            raise StoreFormatError(f"{path}: {what} is there; remove it, or choose another folder") from None
         sync_folder(path.parent)
 
 
@@ -315,7 +326,8 @@ def locked(root: Path, name: str, wait: bool = False) -> Iterator[None]:
     folder = root / LOCKS
     make_folder(folder)
     path = folder / name
-    fd = _acquire(path, f"{root}: {name}", fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+    with writing(path):
+        fd = _acquire(path, f"{root}: {name}", fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
     try:
         yield
     finally:
@@ -334,6 +346,12 @@ def _acquire(path: Path, what: str, how: int) -> int:
         except BlockingIOError:
             os.close(fd)
             raise StoreBusy(f"{what} is being written by another process; wait for it to end") from None
+        except OSError as error:
+            os.close(fd)
+            raise StoreError(
+                f"{path}: cannot be locked ({error.strerror}); a store is written to file systems that have flock: "
+                "write it to a local disk, or mount the network's with locks"
+            ) from error
         except BaseException:
             os.close(fd)
             raise
@@ -375,14 +393,3 @@ def _discard(path: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
     else:
         path.unlink(missing_ok=True)
-
-
-def sizes_of(paths: Sequence[Path]) -> list[int | None]:
-    """Size in bytes of each file, None where it is missing."""
-    found: list[int | None] = []
-    for path in paths:
-        try:
-            found.append(path.stat().st_size)
-        except (FileNotFoundError, NotADirectoryError):
-            found.append(None)
-    return found

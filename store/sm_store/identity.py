@@ -127,7 +127,13 @@ def diff_json(ours: Mapping[str, Any], theirs: Mapping[str, Any], ignore: frozen
 def canonical(data: Any) -> bytes:
     """The one byte form of a JSON value: sorted keys, no spaces, UTF-8."""
     text = json.dumps(data, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-    return text.encode()
+    return utf8(text)
+
+
+def utf8(json_text: str) -> bytes:
+    """JSON as UTF-8. A byte of a file's name that is no UTF-8 is half a surrogate pair in Python: it is written as JSON
+    escapes it (`\\udce4`), and read back as the same name."""
+    return json_text.encode("utf-8", "backslashreplace")
 
 
 _ABSENT = object()

@@ -124,6 +124,12 @@ class Store:
 
     # -- reading -----------------------------------------------------------------------------------------
 
+    def __repr__(self) -> str:
+        sets = f", targets: {', '.join(self.target_names)}" if self.target_names else ""
+        encoder = self.identity.encoder.get("id", "an encoder")
+        kind = f"{self.identity.width} {self.identity.dtype}"
+        return f"<Store {self.path}: {len(self)} records of {kind} from {encoder}{sets}>"
+
     def __len__(self) -> int:
         return len(self._view)
 

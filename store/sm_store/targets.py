@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -26,12 +26,14 @@ from typing import Any
 import numpy as np
 
 from sm_store import catalog, document, paths
-from sm_store.dtypes import to_float32, to_storage
+from sm_store.dtypes import numpy_dtype, to_float32, to_storage
 from sm_store.durable import Written, move_files, staged
 from sm_store.errors import ConfigError, StoreCorrupt, StoreError, StoreFormatError
 from sm_store.identity import canonical, diff_json, require_same
 from sm_store.records import TargetSpec
 from sm_store.shards.shard_zarr import group_json
+
+PIECE_BYTES = 16 * 2**20  # of a table, as float32
 
 
 class TargetSet:
@@ -138,18 +140,24 @@ class DenseRows(Sequence[np.ndarray]):
         return self._target.rows(self._ids[row], self._vectors[row])
 
 
+def table_rows(table: np.ndarray) -> Iterator[np.ndarray]:
+    """A table (V, E) in pieces of at most PIECE_BYTES as float32: whatever is computed of it needs no second table."""
+    rows = max(PIECE_BYTES // (4 * table.shape[1]), 1)
+    return (table[start : start + rows] for start in range(0, len(table), rows))
+
+
 def table_sha256(table: np.ndarray) -> str:
     """Fingerprint of an embedding table (V, E): its shape, then its numbers as little-endian float32."""
     digest = hashlib.sha256(f"{table.shape[0]}x{table.shape[1]}:".encode())
-    for start in range(0, len(table), 4096):
-        digest.update(np.ascontiguousarray(table[start : start + 4096], "<f4").tobytes())
+    for rows in table_rows(table):
+        digest.update(np.ascontiguousarray(rows, "<f4").tobytes())
     return digest.hexdigest()
 
 
 def table_scale(table: np.ndarray) -> float:
     """Mean square of a table's numbers."""
     total = 0.0
-    for start in range(0, len(table), 4096):
+    for start in range(0, len(table), 4096):  # in these pieces ever since: other sums would differ in their last bits
         total += float(np.square(table[start : start + 4096], dtype=np.float64).sum())
     return total / table.size
 
@@ -175,14 +183,15 @@ def write_target_set(
         StoreError: the table or the tokenizer is not what the spec says.
     """
     _check_spec(spec, table, tokenizer)
-    stored, dtype = narrowest(np.asarray(table, np.float32))
+    dtype = narrowest(table)
     with staged(folder) as stage:
         if zarr:
             stage.add(paths.GROUP, group_json({"target": spec.to_json()}))
             stage.add(f"{paths.SHARDS}/{paths.GROUP}", group_json())
         with stage.create(paths.TABLE) as out:
-            out.write(_npy_header(stored))
-            out.write(stored)
+            out.write(_npy_header(table.shape, numpy_dtype(dtype)))
+            for rows in table_rows(table):
+                out.write(to_storage(np.asarray(rows, np.float32), dtype))
         for name in sorted(tokenizer):
             stage.add(f"{paths.TOKENIZER}/{name}", tokenizer[name])
         files = {name: [entry.size, entry.crc32c] for name, entry in stage.files.items()}
@@ -202,14 +211,13 @@ def restore_target_set(root: Path, spec: TargetSpec, table: np.ndarray, tokenize
     move_files(made, folder)
 
 
-def narrowest(table: np.ndarray) -> tuple[np.ndarray, str]:
-    """A float32 table in the narrowest storage dtype that holds every number of it exactly, and that
-    dtype."""
+def narrowest(table: np.ndarray) -> str:
+    """The narrowest storage dtype that holds every number of a table (V, E) of floats exactly."""
     for dtype in ("bfloat16", "float16"):
-        stored = to_storage(table, dtype)
-        if np.array_equal(to_float32(stored, dtype), table):
-            return stored, dtype
-    return np.ascontiguousarray(table, "<f4"), "float32"
+        pieces = (np.asarray(rows, np.float32) for rows in table_rows(table))
+        if all(np.array_equal(to_float32(to_storage(rows, dtype), dtype), rows) for rows in pieces):
+            return dtype
+    return "float32"
 
 
 def _check_spec(spec: TargetSpec, table: np.ndarray, tokenizer: Mapping[str, bytes]) -> None:
@@ -220,7 +228,7 @@ def _check_spec(spec: TargetSpec, table: np.ndarray, tokenizer: Mapping[str, byt
         raise StoreError(f"{what}: pad_id {spec.pad_id} is not a row of its table of {spec.vocabulary}")
     if spec.kind not in ("dense", "table"):
         raise ConfigError(f"{what}: kind {spec.kind!r}: choose dense or table")
-    if not np.isfinite(table).all():
+    if not all(np.isfinite(rows).all() for rows in table_rows(table)):
         raise StoreError(f"{what}: the embedding table holds NaN or infinite numbers")
     if spec.table_sha256 != table_sha256(table):
         raise StoreError(f"{what}: table_sha256 is not sm_store.targets.table_sha256 of the table")
@@ -231,7 +239,8 @@ def _check_spec(spec: TargetSpec, table: np.ndarray, tokenizer: Mapping[str, byt
             raise StoreError(f"{what}: tokenizer file name {name!r}: plain names only")
 
 
-def _npy_header(array: np.ndarray) -> bytes:
+def _npy_header(shape: tuple[int, ...], dtype: np.dtype) -> bytes:
     out = io.BytesIO()
-    np.lib.format.write_array_header_1_0(out, np.lib.format.header_data_from_array_1_0(array))
+    header = {"shape": shape, "fortran_order": False, "descr": np.lib.format.dtype_to_descr(dtype)}
+    np.lib.format.write_array_header_1_0(out, header)
     return out.getvalue()

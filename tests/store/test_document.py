@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
 from sm_store import (
@@ -67,3 +69,10 @@ def test_no_store_there(tmp_path):
     for path in (tmp_path, tmp_path / "nowhere"):
         with pytest.raises(StoreMissing, match="no store there"):
             Store.open(path)
+
+
+def test_names_of_files_that_are_no_utf8(tmp_path):
+    body = {"manifest": os.fsdecode(b"/data/\xe4/m.jsonl"), "text": "\u00e4 \u2028"}
+    (tmp_path / "d.json").write_bytes(document.encode(body))
+    assert document.read(tmp_path / "d.json") == body
+    (tmp_path / "d.json").read_text(encoding="utf-8")

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import shutil
 import threading
@@ -7,8 +9,9 @@ import threading
 import numpy as np
 import pytest
 
-from sm_store import StoreBusy, StoreCorrupt, StoreFormatError, durable
+from sm_store import StoreBusy, StoreCorrupt, StoreError, StoreFormatError, durable
 from sm_store.durable import Written, checksum, locked, staged, write_file
+from sm_store.errors import RunFailed
 from tests.reference.store_reader import crc32c
 
 
@@ -279,6 +282,32 @@ def test_a_lock_of_a_dead_process_is_free(tmp_path):
         pass
 
 
-def test_sizes_of(tmp_path):
-    write_file(tmp_path / "f", b"123")
-    assert durable.sizes_of([tmp_path / "f", tmp_path / "g", tmp_path / "f" / "x"]) == [3, None, None]
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_names_the_file_and_the_remedy(tmp_path, monkeypatch, number):
+    def full(fd, pieces):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "writev", full)
+    said = rf"{tmp_path}/f: {os.strerror(number).lower()}; free some and run the same command again"
+    with pytest.raises(RunFailed, match=said):
+        write_file(tmp_path / "f", b"data")
+    with pytest.raises(RunFailed, match=said), staged(tmp_path / "f") as stage:
+        stage.add("inner", b"data")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_system_without_locks_is_named_with_the_remedy(tmp_path, monkeypatch):
+    def no_locks(fd, how):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    with pytest.raises(StoreError, match=r"locks/index: cannot be locked \(No locks available\).*local disk"):
+        locked(tmp_path, "index").__enter__()
+
+
+def test_a_file_or_a_link_to_nothing_in_place_of_a_folder(tmp_path):
+    (tmp_path / "link").symlink_to("nowhere")
+    (tmp_path / "file").write_text("")
+    for name, what in (("link", "a link to nothing"), ("file", "a file")):
+        with pytest.raises(StoreFormatError, match=f"{tmp_path / name}: {what} is there; remove it"):
+            durable.make_folder(tmp_path / name / "below")

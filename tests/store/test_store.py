@@ -57,6 +57,17 @@ def test_shard_numbers_beyond_five_digits(tmp_path, layout):
     assert [entry.id for entry in store] == ["utt-7.0/a", "utt-7.1/a", "utt-123456.0/a", "utt-123456.1/a"]
 
 
+def test_a_store_shows_what_it_is(tmp_path):
+    store = Store.create(tmp_path / "s", building.identity())
+    assert repr(store) == f"<Store {tmp_path / 's'}: 0 records of {building.WIDTH} float16 from {_encoder(store)}>"
+    store = building.build(tmp_path / "t")
+    assert repr(store).endswith(f"from {_encoder(store)}, targets: {', '.join(store.target_names)}>")
+
+
+def _encoder(store: Store) -> str:
+    return store.identity.encoder["id"]
+
+
 def test_the_store_itself_loads_no_torch(tmp_path):
     import subprocess
 

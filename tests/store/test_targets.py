@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from sm_store import IdentityMismatch, Store, StoreCorrupt, StoreError, StoreFormatError, TargetSpec
+from sm_store import targets as targets_module
 from sm_store.dtypes import to_float32, to_storage
 from sm_store.errors import ConfigError
-from sm_store.targets import narrowest, table_scale, table_sha256, tokenizer_sha256
+from sm_store.targets import narrowest, table_rows, table_scale, table_sha256, tokenizer_sha256
 from tests.store import building
 
 
@@ -69,8 +70,21 @@ def test_fingerprints_by_their_definition():
 def test_the_table_is_stored_in_the_narrowest_exact_dtype(dtype):
     values = np.random.default_rng(1).standard_normal((50, 4)).astype(np.float32)
     exact = to_float32(to_storage(values, dtype), dtype)
-    stored, name = narrowest(exact)
-    assert name == dtype and np.array_equal(to_float32(stored, name), exact)
+    name = narrowest(exact)
+    assert name == dtype and np.array_equal(to_float32(to_storage(exact, name), name), exact)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
+def test_a_table_of_several_pieces_is_the_same(bare, monkeypatch, dtype):
+    """One piece alone may need the wider dtype."""
+    values = to_float32(to_storage(np.random.default_rng(1).standard_normal((50, 4)), "bfloat16"), "bfloat16")
+    values[-1] = to_float32(to_storage(np.float32([0.1, 0.2, 0.3, 70.1]), dtype), dtype)
+    wanted = (narrowest(values), table_sha256(values))
+    monkeypatch.setattr(targets_module, "PIECE_BYTES", 7 * 4 * 4)
+    assert (narrowest(values), table_sha256(values)) == wanted
+    assert [len(rows) for rows in table_rows(values)] == [7] * 7 + [1]
+    add(bare, values, vocabulary=50, width=4, table_sha256=wanted[1], table_scale=table_scale(values))
+    assert np.array_equal(bare.targets("llm").table, values)
 
 
 def test_adding_the_same_again_is_nothing_and_another_is_refused(bare):

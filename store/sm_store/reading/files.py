@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sm_store.durable import Written, sizes_of
+from sm_store.durable import Written
 from sm_store.errors import RUN_VERIFY, StoreCorrupt
 
 _OPEN_FILES = 256
@@ -79,3 +79,14 @@ class ShardFiles:
         if problem is not None:
             raise StoreCorrupt(f"{path}: {problem}; {RUN_VERIFY}")
         return opened
+
+
+def sizes_of(paths: Sequence[Path]) -> list[int | None]:
+    """Size in bytes of each file, None where it is missing."""
+    found: list[int | None] = []
+    for path in paths:
+        try:
+            found.append(path.stat().st_size)
+        except (FileNotFoundError, NotADirectoryError):
+            found.append(None)
+    return found

@@ -6,7 +6,7 @@ import gc
 import os
 
 from sm_store.durable import Written
-from sm_store.reading.files import ShardFiles
+from sm_store.reading.files import ShardFiles, sizes_of
 
 
 def test_no_more_than_so_many_files_stay_open(tmp_path):
@@ -22,3 +22,8 @@ def test_no_more_than_so_many_files_stay_open(tmp_path):
     del files, held
     gc.collect()
     assert len(os.listdir("/proc/self/fd")) <= before
+
+
+def test_sizes_of(tmp_path):
+    (tmp_path / "f").write_bytes(b"123")
+    assert sizes_of([tmp_path / "f", tmp_path / "g", tmp_path / "f" / "x"]) == [3, None, None]
