@@ -88,7 +88,7 @@ def read_audio(
     if sha256 is not None:
         _check_bytes(path, sha256)
     try:
-        with soundfile.SoundFile(path) as file:
+        with soundfile.SoundFile(os.fsencode(path)) as file:
             _check_layout(file, path)
             promised = part.duration if part.duration is not None else _claimed_seconds(file, head, path)
             samples = _read_part(file, part, max_seconds, path)
@@ -124,7 +124,7 @@ def file_seconds(path: Path) -> float | None:
     """Length of a file in seconds by its header, None where that is unknown. For planning only: reading decides."""
     try:
         _check_kind(path)
-        with soundfile.SoundFile(path) as file:
+        with soundfile.SoundFile(os.fsencode(path)) as file:
             return float(file.frames / file.samplerate) if file.samplerate else None
     except (SampleError, soundfile.SoundFileError, OSError, RuntimeError):
         return None

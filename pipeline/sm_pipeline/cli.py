@@ -50,6 +50,7 @@ from sm_pipeline.options import (
 )
 from sm_pipeline.store_cli import add_store_commands
 from sm_store.errors import ConfigError, RunFailed
+from sm_store.space import writing
 
 app = new_app(
     "sm-pipeline", "From speech corpora to feature stores: encode a corpus once, train projectors on it many times."
@@ -66,7 +67,8 @@ def demo_corpus(
     """Synthesise a small spoken corpus for trying things out (espeak-ng, several voices)."""
     from sm_pipeline.corpora.demo import write_demo_corpus
 
-    counts = write_demo_corpus(out, utterances, seed)
+    with writing(out):
+        counts = write_demo_corpus(out, utterances, seed)
     if as_json:
         print_json({"manifest": str(out / "manifest.jsonl"), **counts})
     else:

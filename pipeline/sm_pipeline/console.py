@@ -17,6 +17,7 @@ stderr, so that `--json` on stdout stays clean.
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -89,6 +90,7 @@ def run(app: typer.Typer) -> None:
     A wrong flag keeps typer's own message; an unexpected exception keeps its traceback. The command is invoked without
     typer's `main`, which would end on Ctrl-C before it can be told how to continue.
     """
+    _print_anything(sys.stdout)
     try:
         _invoke(app)
         sys.stdout.flush()
@@ -116,6 +118,12 @@ def run(app: typer.Typer) -> None:
         if LAUNCHER not in os.environ:  # which prints it once for all
             sys.stderr.write(f"stopped by {stopped}; {stopped.remedy}\n")
         sys.exit(EXIT_SIGNAL + stopped.number)
+
+
+def _print_anything(stream: TextIO) -> None:
+    """Have a stream escape what its encoding cannot say, as stderr does: a locale may lack UTF-8, a file's name too."""
+    if isinstance(stream, io.TextIOWrapper):
+        stream.reconfigure(errors="backslashreplace")
 
 
 def _invoke(app: typer.Typer) -> None:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from sm_store import Store
-from tests.bench import decoding, encoding, opening, reading, training
+from tests.bench import decoding, encoding, opening, reading, startup, training
 from tests.speechmapper.tiny import save_llm
 
 
@@ -77,3 +77,8 @@ def test_flop_of_the_papers_projector():
     with FlopCounterMode(display=False) as counter:
         projector(features, frames)[0].sum().backward()
     assert counter.get_total_flops() / 16 / 1e9 == pytest.approx(12.6, rel=0.1)
+
+
+def test_a_manifest_is_read_and_planned(tmp_path):
+    found = startup.measure(tmp_path, 2000)
+    assert found["units"] == 4 and found["read"] > found["plan"] >= 0 and found["peak_bytes"] > 0

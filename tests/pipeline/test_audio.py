@@ -229,6 +229,12 @@ def test_things_that_are_no_audio_file(tmp_path):
     assert all(file_seconds(tmp_path / name) is None for name in expected)
 
 
+def test_a_path_that_is_no_utf8(tmp_path):
+    path = tmp_path / os.fsdecode(b"\xe4.wav")
+    write_audio(tmp_path / "a.wav", 1.0).rename(path)
+    assert read_audio(path).seconds == file_seconds(path) == 1.0
+
+
 def test_the_suffix_does_not_matter(tmp_path):
     write_audio(tmp_path / "a.flac", 1.0).rename(tmp_path / "a.wav")
     assert read_audio(tmp_path / "a.wav").seconds == 1.0

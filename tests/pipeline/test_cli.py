@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
 from sm_pipeline.cli import app
 from sm_pipeline.corpora import KINDS
+from sm_store.errors import RunFailed
 from sm_store.version import __version__
+from tests.speech import write_corpus
 
 COMMANDS = (
     "demo-corpus", "manifest", "plan", "extract", "embed",
@@ -91,3 +96,45 @@ def test_extract_embed_and_a_run_with_too_many_rejects(tmp_path, tiny_corpus, ti
     assert "--max-rejects allows 0" in failed.stderr
     embedded = run("embed", "--store", tmp_path / "s", "--llm", tiny_llm, "--pad-token", "</s>")
     assert "3" in embedded.stdout
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "iso-8859-1", "utf-8"])
+def test_names_and_locales_that_are_not_utf8(tmp_path, encoding):
+    """A byte 0xE4 in every path, and a terminal that cannot show it."""
+    corpus = write_corpus(tmp_path / "corpus", 2).parent
+    folder = corpus.rename(tmp_path / os.fsdecode(b"\xe4"))
+    locale = {
+        "LC_ALL": "POSIX",
+        "PYTHONUTF8": "0",
+        "PYTHONCOERCECLOCALE": "0",
+        "PYTHONIOENCODING": f"{encoding}:strict",
+    }
+    for arguments in (
+        [
+            "extract",
+            folder / "manifest.jsonl",
+            "--store",
+            folder / "s",
+            "--encoder",
+            "tiny-seamless",
+            "--device",
+            "cpu",
+        ],
+        ["status", folder / "s"],
+        ["status", folder / "s", "--json"],
+        ["retry", folder / "s"],
+    ):
+        line = [sys.executable, "-m", "sm_pipeline.cli", *map(str, arguments)]
+        done = subprocess.run(line, capture_output=True, check=False, env={**os.environ, **locale})
+        assert done.returncode == 0, done.stderr
+        assert b"\\udce4" in done.stdout
+
+
+def test_a_full_disk_while_the_demo_corpus_is_written(tmp_path, monkeypatch):
+    def full(path, data):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    result = CliRunner().invoke(app, ["demo-corpus", str(tmp_path / "out"), "--utterances", "30"])
+    assert isinstance(result.exception, RunFailed)
+    assert f"{tmp_path / 'out'}: no space left on device; free some" in str(result.exception)

@@ -11,6 +11,7 @@ bytes for the same arguments; within a process that has spoken before, espeak-ng
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -94,7 +95,9 @@ def write_demo_corpus(out: Path, utterances: int = DEFAULT_UTTERANCES, seed: int
 def _write(out: Path, sentence: SpokenSentence, samples: np.ndarray) -> dict[str, object]:
     """Write the audio; return the manifest line."""
     audio = f"audio/{sentence.id}.flac"
-    soundfile.write(out / audio, samples, SAMPLE_RATE, subtype="PCM_16")
+    flac = io.BytesIO()  # written in Python, whose errors say why
+    soundfile.write(flac, samples, SAMPLE_RATE, format="FLAC", subtype="PCM_16")
+    (out / audio).write_bytes(flac.getvalue())
     return {
         "id": sentence.id,
         "audio": audio,

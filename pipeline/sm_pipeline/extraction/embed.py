@@ -20,9 +20,11 @@ from sm_pipeline.console import Progress, progress
 from sm_pipeline.extraction.llm_targets import build_targets
 from sm_pipeline.models.tokenizer import TextTokenizer
 from sm_pipeline.signals import raise_on_signals
-from sm_store import Store
+from sm_store import Store, TargetSpec
+from sm_store.dtypes import numpy_dtype
 from sm_store.errors import StoreBusy
 from sm_store.reading.remote import local_folder
+from sm_store.space import require_space
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,16 +68,19 @@ def embed(path: Path, config: TargetConfig) -> EmbedSummary:
     began = time.monotonic()
     store = Store.open(local_folder(path))
     targets = build_targets(config, store.identity.dtype, store.identity.normalizer)
+    spec = targets.spec
+    require_space(store.root, _bytes_of(store, spec), f"the target set {spec.name!r}")
     targets.add_to(store)
-    name = targets.spec.name
-    todo = sorted(store.done_shards() - store.done_shards(name))
+    name = spec.name
+    del targets  # the table is in the store now, which maps it
+    todo = lacking_shards(store, name)
     with raise_on_signals(), progress(len(todo), f"embed {name}", "shards") as shown:
         counts = embed_shards(store, name, todo, shown)
     store.compact()
     return EmbedSummary(
         name,
-        targets.spec.llm,
-        targets.spec.pad_token,
+        spec.llm,
+        spec.pad_token,
         counts.shards,
         counts.busy,
         counts.records,
@@ -94,8 +99,27 @@ class EmbedCounts:
     too_long: int
 
 
+def _bytes_of(store: Store, spec: TargetSpec) -> int:
+    """What a target set will take on disk at least, as far as it is not written."""
+    there = spec.name in store.target_names
+    table = 0 if there else 2 * spec.vocabulary * spec.width  # in the narrowest float
+    if spec.kind != "dense":
+        return table
+    lacking = set(lacking_shards(store, spec.name))
+    ranges = zip(store.parts, store.starts, store.starts[1:], strict=False)
+    frames = [store.frames[start:end] for part, start, end in ranges if part.shard in lacking]
+    vectors = sum(int(spec.geometry.num_vectors(each).sum()) for each in frames)
+    return table + vectors * spec.width * numpy_dtype(spec.dtype).itemsize
+
+
+def lacking_shards(store: Store, name: str) -> list[int]:
+    """Shards without the targets `name`, ascending, of those that were committed when the store was opened or
+    refreshed; what another process commits meanwhile is for the next call."""
+    return sorted({part.shard for part in store.parts} - store.done_shards(name))
+
+
 def embed_shards(store: Store, name: str, shards: Iterable[int], shown: Progress | None = None) -> EmbedCounts:
-    """Write the targets `name` of committed shards."""
+    """Write the targets `name` of some of the shards that `store.parts` shows."""
     tokenizer = TextTokenizer.from_target_set(store.targets(name))
     texts = store.columns(["text"]).column("text")
     row_of = {part.shard: row for row, part in enumerate(store.parts)}

@@ -19,19 +19,22 @@ from collections.abc import Collection, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
+from sm_pipeline.announce import announced
 from sm_pipeline.audio import RESAMPLER
 from sm_pipeline.config import ExtractConfig
 from sm_pipeline.console import progress
 from sm_pipeline.devices import choose_dtype, dtype_name
 from sm_pipeline.encoders import load_encoder
 from sm_pipeline.encoders.base import Encoder
-from sm_pipeline.extraction.embed import embed_shards
+from sm_pipeline.extraction.embed import embed_shards, lacking_shards
 from sm_pipeline.extraction.engines import ENGINES, Run
-from sm_pipeline.extraction.llm_targets import build_targets
+from sm_pipeline.extraction.llm_targets import build_targets, check_llm
 from sm_pipeline.extraction.plan import UnitRule, WorkUnit, plan_units
 from sm_pipeline.extraction.recipe import Recipe
 from sm_pipeline.extraction.unit import UnitResult, UnitWork, WorkerSetup
@@ -39,10 +42,12 @@ from sm_pipeline.manifest import Manifest, Utterance, read_manifest
 from sm_pipeline.signals import raise_on_signals
 from sm_pipeline.text import NORMALIZER, NUMBERS
 from sm_store import Identity, Store
+from sm_store.catalog import committed_shards
 from sm_store.dtypes import numpy_dtype
-from sm_store.errors import RunFailed
+from sm_store.errors import IdentityMismatch, RunFailed
 from sm_store.ledger import count
 from sm_store.paths import STORE
+from sm_store.space import require_space
 
 RECORDED_PACKAGES = ("numpy", "soundfile", "soxr", "torch", "transformers")
 
@@ -90,7 +95,8 @@ class Summary:
         if rejects:
             state += f"; rejected {self.rejected} ({rejects})"
         if not self.shards_done:
-            return f"{state}; already finished, nothing to do"
+            again = f"; `sm-pipeline retry {self.store}` tries the rejected ones again" if self.rejected else ""
+            return f"{state}; already finished, nothing to do{again}"
         halved = f"; {self.halved} batches halved, a lower --batch-seconds avoids that" if self.halved else ""
         return (
             f"{state}\n{self.hours:.2f} hours of audio in {self.seconds:.0f} s, "
@@ -102,7 +108,12 @@ class Summary:
         """Why the run has failed although it ended; None where it has not."""
         reasons = ", ".join(f"{reason}: {number}" for reason, number in self.rejects.items())
         if self.rejected >= self.utterances:
-            return f"every utterance was rejected ({reasons}); `sm-pipeline status {self.store}` names them"
+            missing = "audio_missing" in self.rejects
+            root = "; where their folder was wrong, run this again with --audio-root" if missing else ""
+            return (
+                f"every utterance was rejected ({reasons}); `sm-pipeline status {self.store}` names them{root}; "
+                f"then `sm-pipeline retry {self.store}` extracts what can be read now"
+            )
         if max_rejects is not None and self.rejected > max_rejects:
             return f"{self.rejected} utterances were rejected ({reasons}); --max-rejects allows {max_rejects}"
         return None
@@ -130,20 +141,24 @@ def extract(config: ExtractConfig) -> Summary:
         RunFailed: more rejects than allowed, or a worker died; what was committed stays.
     """
     started = time.monotonic()
+    if config.targets is not None:
+        check_llm(config.targets)  # a wrong name fails before minutes of loading
     job = prepare(config)
     there = Store.open(config.store).identity if (config.store / STORE).exists() else None
     identity = make_identity(job, choose_normalizer(config, there))
     if there is not None:
-        there.require_same(identity, str(config.store))  # before the LLM is read
+        require_continued(there, identity, config.store)  # before the LLM is read
     targets = None
     if config.targets is not None:
         targets = build_targets(config.targets, config.dtype, identity.normalizer)
+    require_room(job, targets.spec.width if targets is not None else 0)
     store = Store.open_or_create(config.store, identity)
     name = targets.spec.name if targets is not None else None
     if targets is not None:
         targets.add_to(store)
-        lacking = sorted(store.done_shards() - store.done_shards(targets.spec.name))
-        embed_shards(store, targets.spec.name, lacking)  # shards of an earlier run without this LLM
+        targets = None  # the table is in the store now, which maps it
+    if name is not None:
+        embed_shards(store, name, lacking_shards(store, name))  # of an earlier run without this LLM
     Recipe.of(config, name, config.batch_on(job.device)).save(store.root)
     units_started = time.monotonic()
     workers, results = run_job(job, worker_setup(job, name))
@@ -152,6 +167,45 @@ def extract(config: ExtractConfig) -> Summary:
     store.refresh()
     now = time.monotonic()
     return _summary(job, store, results, (workers, now - started, now - units_started))
+
+
+def require_room(job: Job, width: int) -> None:
+    """Check that the disk has room for what is not committed yet, as far as the manifest gives durations.
+
+    Args:
+        width: of the LLM's embeddings, 0 without targets.
+
+    Raises:
+        StoreError: it has not.
+    """
+    config = job.config
+    committed = committed_shards(config.store)
+    units = [unit for unit in ENGINES[config.engine].share(job.units) if unit.shard not in committed]
+    known = (each.duration or 0.0 for unit in units for each in job.utterances[unit.start : unit.stop])
+    seconds = sum(each for each in known if each <= config.max_seconds)
+    frames = int(seconds * job.encoder.frame_rate / config.average)
+    itemsize = numpy_dtype(config.dtype).itemsize
+    needed = frames * job.encoder.width * (itemsize if config.codec is None else 1)
+    if config.targets is not None and config.targets.kind == "dense":
+        needed += int(config.targets.geometry.num_vectors(np.asarray([frames]))[0]) * width * itemsize
+    require_space(config.store, needed, "what is to be extracted")
+
+
+def require_continued(there: Identity, identity: Identity, store: Path) -> None:
+    """Check that an extraction would continue the store that is there; one of a manifest that grew is told the way.
+
+    Raises:
+        IdentityMismatch: with the difference.
+    """
+    try:
+        there.require_same(identity, str(store))
+    except IdentityMismatch as mismatch:
+        if there.manifest_sha256 == identity.manifest_sha256:
+            raise
+        raise IdentityMismatch(
+            f"{mismatch}; the manifest is another than the store was made of: if it has grown, extract its new lines "
+            "as a manifest of their own into a second store, and join the two with `sm-pipeline merge`"
+        ) from None
 
 
 def run_job(job: Job, setup: WorkerSetup, only: Collection[int] | None = None) -> tuple[int, list[UnitResult]]:
@@ -199,7 +253,8 @@ def prepare(config: ExtractConfig) -> Job:
     manifest = read_manifest(config.manifest, config.audio_root)
     utterances = manifest.select(config.split)
     precision = choose_dtype(config.compute_dtype, torch.device(device))
-    encoder = load_encoder(config.encoder, config.layer, here, dtype_name(precision))
+    with announced(f"loading encoder {config.encoder}"):
+        encoder = load_encoder(config.encoder, config.layer, here, dtype_name(precision))
     itemsize = numpy_dtype(config.dtype).itemsize
     rule = UnitRule(encoder.frame_rate / config.average * encoder.width * itemsize, config.shard_utterances)
     return Job(config, device, manifest, utterances, encoder, rule, plan_units(utterances, rule))

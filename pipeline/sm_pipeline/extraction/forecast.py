@@ -81,8 +81,11 @@ class Forecast:
             cost = (
                 f"{_short(self.device_hours)} GPU-hours at {self.rate:.0f} hours of audio per hour ({self.rate_from})"
             )
+        hours = f"{self.hours:.2f} hours of audio"
+        if self.unknown == self.utterances:
+            hours = "hours unknown: no length in the manifest, and no audio file can be read; check --audio-root"
         return (
-            f"{self.utterances} utterances{without}, {self.hours:.2f} hours of audio\n"
+            f"{self.utterances} utterances{without}, {hours}\n"
             f"{self.gigabytes:.3f} GB ({parts}) in {self.shards} shards\n{cost}"
         )
 

@@ -21,18 +21,23 @@ from pathlib import PurePath
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
+from sm_pipeline.announce import announced
 from sm_pipeline.config import TargetConfig
 from sm_pipeline.models.llm_table import LlmTable, load_llm_table
+from sm_pipeline.models.source import resolve_model
+from sm_pipeline.models.tokenizer import load_tokenizer
 from sm_pipeline.text import NORMALIZER
 from sm_store import Store, TargetSpec
+from sm_store.document import check_target_name
 from sm_store.errors import ConfigError, ModelError
-from sm_store.targets import table_scale, table_sha256, tokenizer_sha256
+from sm_store.targets import table_rows, table_scale, table_sha256, tokenizer_sha256
 
 # A pad row is degenerate outside these norms, relative to the median row (method, section 1) ...
 PAD_NORM_RANGE = (0.3, 3.0)
 # ... or nearer than this to another reserved row: squared distance over the pad row's squared norm. Rows that
 # training never touched stay equal up to quantisation, which moves a row by 0.5 % at 4 bits.
 PAD_COPY_DISTANCE = 0.01
+PAD_ROWS_AT_ONCE = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +73,26 @@ class Targets:
         store.add_target_set(self.spec, self.llm.table_VE, self.llm.tokenizer_files)
 
 
+def check_llm(config: TargetConfig) -> None:
+    """Check what can be known without the LLM's weights: that it exists, its tokenizer, and the names given.
+
+    Raises:
+        ModelError: no such LLM, or no usable tokenizer. ConfigError: a bad name of the target set or pad token.
+    """
+    check_target_name(config.name or default_name(config.llm))
+    tokenizer = load_tokenizer(resolve_model(config.llm, "llm", weights=False))
+    if config.pad_token is not None:
+        require_token(tokenizer, config.pad_token, config.llm)
+
+
+def require_token(tokenizer: PreTrainedTokenizerBase, token: str, llm: str) -> int:
+    """The id of the pad token that was named. Raises ConfigError where the vocabulary does not have it."""
+    vocabulary = tokenizer.get_vocab()
+    if token not in vocabulary:
+        raise ConfigError(f"--pad-token {token!r}: not a token of {llm}; name one of its vocabulary")
+    return int(vocabulary[token])
+
+
 def build_targets(config: TargetConfig, dtype: str, normalizer: str = NORMALIZER) -> Targets:
     """Read tokenizer and table of the LLM and determine the target set's identity.
 
@@ -77,7 +102,8 @@ def build_targets(config: TargetConfig, dtype: str, normalizer: str = NORMALIZER
     Raises:
         ModelError: an LLM that cannot be used; no usable pad token. ConfigError: a bad name.
     """
-    llm = load_llm_table(config.llm)
+    with announced(f"reading the embedding table of {config.llm}"):
+        llm = load_llm_table(config.llm)
     table = llm.table_VE
     largest = max(llm.tokenizer.get_vocab().values(), default=-1)
     if largest >= len(table):
@@ -113,11 +139,9 @@ def choose_pad(
     Raises:
         ConfigError: `wanted` is no token. ModelError: no usable pad token; the message says how to name one.
     """
-    vocabulary = tokenizer.get_vocab()
     if wanted is not None:
-        if wanted not in vocabulary:
-            raise ConfigError(f"--pad-token {wanted!r}: not a token of {llm}; name one of its vocabulary")
-        return wanted, vocabulary[wanted]
+        return wanted, require_token(tokenizer, wanted, llm)
+    vocabulary = tokenizer.get_vocab()
     for known in KNOWN_PADS:
         if all(vocabulary.get(token) == row for token, row in ((known.token, known.pad_id), *known.also)):
             return known.token, known.pad_id
@@ -145,12 +169,16 @@ def pad_problem(table_VE: np.ndarray, pad_id: int, reserved: np.ndarray) -> str 
     """
     pad_E = table_VE[pad_id].astype(np.float64)
     norm = float(np.linalg.norm(pad_E))
-    median = float(np.median(np.linalg.norm(table_VE, axis=1)))
+    norms_V = np.concatenate([np.linalg.norm(rows, axis=1) for rows in table_rows(table_VE)])
+    median = float(np.median(norms_V))
     if not PAD_NORM_RANGE[0] * median <= norm <= PAD_NORM_RANGE[1] * median:
         return f"has an embedding of {norm / max(median, 1e-30):.2g} times the median norm"
     others = reserved[reserved != pad_id]
-    distances = np.square(table_VE[others] - pad_E).sum(axis=1) / norm**2
-    if len(others) and distances.min() < PAD_COPY_DISTANCE:
+    if not len(others):
+        return None
+    pieces = np.array_split(others, -(-len(others) // PAD_ROWS_AT_ONCE))
+    distances = np.concatenate([np.square(table_VE[rows] - pad_E).sum(axis=1) for rows in pieces]) / norm**2
+    if distances.min() < PAD_COPY_DISTANCE:
         twin = int(others[distances.argmin()])
         return f"has the same embedding as reserved row {twin}, so it was never trained"
     return None

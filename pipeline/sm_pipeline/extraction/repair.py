@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from sm_pipeline.config import TargetConfig
-from sm_pipeline.extraction.embed import embed_shards
+from sm_pipeline.extraction.embed import embed_shards, lacking_shards
 from sm_pipeline.extraction.extract import Job, make_identity, prepare, run_job, worker_setup
 from sm_pipeline.extraction.llm_targets import Targets, build_targets
 from sm_pipeline.extraction.recipe import load_recipe
@@ -236,9 +236,8 @@ def _make_again(path: Path, found: VerifyReport, plan: Plan) -> None:
             only = {shard for shard, written_with in lost.shards.items() if written_with == name}
             run_job(plan.job, worker_setup(plan.job, name), only)
     store = Store.open(path)
-    done = store.done_shards()
     for name, shards in lost.targets.items():
-        embed_shards(store, name, sorted(set(shards) & done - store.done_shards(name)))
+        embed_shards(store, name, [shard for shard in lacking_shards(store, name) if shard in set(shards)])
     store.compact()
 
 

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from sm_pipeline.extraction.embed import embed_shards
+from sm_pipeline.extraction.embed import embed_shards, lacking_shards
 from sm_pipeline.extraction.extract import make_identity, prepare, run_job, worker_setup
 from sm_pipeline.extraction.plan import plan_units
 from sm_pipeline.extraction.recipe import load_recipe
@@ -83,7 +83,7 @@ def retry(path: Path, manifest: Path | None = None, device: str = "auto") -> Ret
         _, results = run_job(replace(job, utterances=again, units=units), setup, {unit.shard for unit in units})
         store.refresh()
         for name in store.target_names:
-            embed_shards(store, name, sorted(store.done_shards() - store.done_shards(name)))
+            embed_shards(store, name, lacking_shards(store, name))
         store.compact()
     return _summary(path, len(rejects), results)
 

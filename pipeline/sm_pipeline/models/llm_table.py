@@ -22,6 +22,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerBa
 from sm_pipeline.models.source import ModelSource, open_tensors, resolve_model
 from sm_pipeline.models.tensors import GgufTensors, TensorFiles
 from sm_pipeline.models.tokenizer import load_tokenizer, tokenizer_files
+from sm_store.dtypes import is_finite
 from sm_store.errors import ModelError
 
 GGUF_TABLE = "token_embd.weight"  # llama.cpp's name, whatever the architecture
@@ -61,10 +62,10 @@ def load_llm_table(name: str, what: str = "llm") -> LlmTable:
     """
     source = resolve_model(name, what, weights=False)
     tokenizer = load_tokenizer(source, what)
-    table_VE = _read_table(source, open_tensors(source), what)
-    if not bool(torch.isfinite(table_VE).all()):
+    table_VE = np.ascontiguousarray(_read_table(source, open_tensors(source), what).numpy())
+    if not is_finite(table_VE, "float32"):
         raise ModelError(f"--{what} {name}: its embedding table is not finite; fetch the checkpoint again")
-    return LlmTable(source, np.ascontiguousarray(table_VE.numpy()), tokenizer, tokenizer_files(source, tokenizer))
+    return LlmTable(source, table_VE, tokenizer, tokenizer_files(source, tokenizer))
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,16 +80,16 @@ class _TableModule:
 def _read_table(source: ModelSource, tensors: TensorFiles, what: str) -> torch.Tensor:
     """The table as the layers receive its rows, (V, E) float32."""
     if isinstance(tensors, GgufTensors) and not tensors.architecture.startswith(SCALED_GGUF):
-        return tensors.get(GGUF_TABLE)  # asking the architecture would parse the file's vocabulary once more
+        return tensors.get_float32(GGUF_TABLE)  # asking the architecture would parse the file's vocabulary once more
     module = _table_module(source, what)
     name = GGUF_TABLE if source.gguf_file is not None else _stored_name(module, tensors)
-    table_VE = tensors.get(name).to(torch.float32)
+    table_VE = tensors.get_float32(name)
     if tuple(table_VE.shape) != module.shape:
         raise ModelError(
             f"--{what} {source.id}: {name} has shape {tuple(table_VE.shape)}, its configuration says "
             f"{module.shape}; fetch the checkpoint again"
         )
-    return table_VE * module.scale if module.scale != 1.0 else table_VE
+    return table_VE.mul_(module.scale) if module.scale != 1.0 else table_VE
 
 
 def _stored_name(module: _TableModule, tensors: TensorFiles) -> str:

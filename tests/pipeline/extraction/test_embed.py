@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from sm_pipeline.config import TargetConfig
+from sm_pipeline.extraction import embed as embed_module
 from sm_pipeline.extraction.embed import embed
+from sm_pipeline.extraction.llm_targets import build_targets
 from sm_pipeline.text import normalise
 from sm_store import Geometry, Record, Store
-from sm_store.errors import ConfigError, IdentityMismatch, ModelError, StoreMissing
+from sm_store.errors import ConfigError, IdentityMismatch, ModelError, StoreError, StoreMissing
 from sm_store.verify import verify
 from tests.pipeline import llms
 from tests.store import building
@@ -103,6 +113,22 @@ def test_a_shard_another_process_is_embedding_is_left_to_it(store, tiny_llm):
     assert embed(store.root, TargetConfig(str(tiny_llm))).shards == 1
 
 
+def test_shards_that_an_extraction_commits_meanwhile_are_left_to_the_next_call(store, tiny_llm, monkeypatch):
+    """Shards and parts are of one version of the store: reading the first live was a KeyError."""
+
+    def while_another_process_writes(*arguments):
+        features = np.zeros((60, building.WIDTH), np.float16)
+        Store.open(store.root).commit(len(store.done_shards()), [Record("new", features, _fields("one"))], [])
+        return build_targets(*arguments)
+
+    monkeypatch.setattr(embed_module, "build_targets", while_another_process_writes)
+    assert embed(store.root, TargetConfig(str(tiny_llm))).shards == 2
+    monkeypatch.undo()
+    assert Store.open(store.root).done_shards("tiny-llm") == {0, 1}
+    assert embed(store.root, TargetConfig(str(tiny_llm))).shards == 1
+    assert len(Store.open(store.root).token_counts("tiny-llm")) == 7
+
+
 def test_what_cannot_be(store, tiny_llm, tmp_path):
     with pytest.raises(StoreMissing):
         embed(tmp_path / "nowhere", TargetConfig(str(tiny_llm)))
@@ -113,3 +139,49 @@ def test_what_cannot_be(store, tiny_llm, tmp_path):
     embed(store.root, TargetConfig(str(tiny_llm)))
     with pytest.raises(IdentityMismatch, match=r'kind: "dense" != "table"'):
         embed(store.root, TargetConfig(str(tiny_llm), kind="table"))
+
+
+def test_a_disk_without_room_is_refused_before_anything_is_written(store, tiny_llm, monkeypatch):
+    vectors = int(Geometry().num_vectors(store.frames).sum())
+    needed = 2 * llms.VOCABULARY * llms.WIDTH + 2 * vectors * llms.WIDTH
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=needed - 1))
+    with pytest.raises(StoreError, match=r"the target set 'tiny-llm' takes about .* free on its disk"):
+        embed(store.root, TargetConfig(str(tiny_llm)))
+    assert Store.open(store.root).target_names == []
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=needed))
+    assert embed(store.root, TargetConfig(str(tiny_llm))).shards == 2
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=0))
+    assert embed(store.root, TargetConfig(str(tiny_llm))).shards == 0
+
+
+MEMORY = """
+import sys
+from pathlib import Path
+import sm_pipeline.extraction.embed as embed_module
+from sm_pipeline.config import TargetConfig
+from sm_pipeline.models.llm_table import load_llm_table
+
+def peak():
+    return int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) * 1024
+
+load_llm_table(sys.argv[3])  # what a process needs anyway
+before = peak()
+embed_module.embed(Path(sys.argv[1]), TargetConfig(sys.argv[2], name="large"))
+print(peak() - before)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="no VmHWM")
+def test_the_table_is_never_held_twice(store, tiny_llm, tmp_path):
+    """2.1 GB of float32 may take 3 GB: here 256 MB, stored in half of that, may take 1.43 times as much."""
+    rows, width = 65_536, 1_024
+    config = llms.llama(0).config.to_dict() | {"vocab_size": rows, "hidden_size": width, "head_dim": 16}
+    large = shutil.copytree(tiny_llm, tmp_path / "large")
+    (large / "config.json").write_text(json.dumps(config))
+    table = torch.randn(rows, width).to(torch.bfloat16)
+    save_file({"model.embed_tokens.weight": table}, large / "model.safetensors", metadata={"format": "pt"})
+    arguments = [sys.executable, "-c", MEMORY, str(store.root), str(large), str(tiny_llm)]
+    grown = int(subprocess.run(arguments, check=True, capture_output=True, text=True).stdout)
+    assert grown < 3.0 / 2.1 * 4 * rows * width
+    kept = Store.open(store.root).targets("large")
+    assert kept.table.shape == (rows, width) and kept.stored_table.dtype == np.uint16

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -10,17 +11,21 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import zarr
 
 from sm_pipeline.config import ExtractConfig, TargetConfig
+from sm_pipeline.encoders import load_encoder
+from sm_pipeline.extraction import extract as extract_module
 from sm_pipeline.extraction.engines.local import default_workers
 from sm_pipeline.extraction.extract import Summary, extract
+from sm_pipeline.extraction.retry import retry
 from sm_pipeline.text import normalise
 from sm_store import Store
-from sm_store.errors import IdentityMismatch, ManifestError, ModelError, RunFailed
+from sm_store.errors import IdentityMismatch, InputError, ManifestError, ModelError, RunFailed, StoreError
 from sm_store.verify import verify
 from tests.speech import write_audio, write_corpus, write_lines
 
@@ -263,6 +268,68 @@ def test_a_run_that_rejected_everything_has_failed(tmp_path):
     for _ in range(2):  # and stays failed when it finds everything done
         summary = extract(settings)
         assert "every utterance was rejected (audio_missing: 4)" in (summary.failure(None) or "")
+        assert "with --audio-root; then `sm-pipeline retry " in (summary.failure(None) or "")
+    assert f"nothing to do; `sm-pipeline retry {settings.store}`" in summary.in_words()
+
+
+def test_a_forgotten_audio_root_is_mended_as_the_message_says(tmp_path):
+    write_audio(tmp_path / "audio" / "a.wav", 2.0)
+    manifest = write_lines(tmp_path / "lists" / "m.jsonl", [{"id": "a", "audio": "a.wav", "text": "one two"}])
+    settings = config(manifest, tmp_path / "s.store")
+    assert extract(settings).rejects == {"audio_missing": 1}
+    assert extract(replace(settings, audio_root=tmp_path / "audio")).written == 0
+    assert retry(settings.store, device="cpu").extracted == 1
+
+
+@pytest.mark.parametrize(
+    ("targets", "said"),
+    [
+        (TargetConfig("no-such-llm"), "--llm no-such-llm: no such preset or folder"),
+        (TargetConfig("{tmp}"), "its tokenizer cannot be loaded"),
+        (TargetConfig("{llm}", pad_token="<nope>"), "--pad-token '<nope>': not a token of"),
+        (TargetConfig("{llm}", name="a/b"), "target set name"),
+    ],
+)
+def test_an_llm_that_cannot_be_is_refused_before_the_encoder_is_loaded(
+    tiny_corpus, tiny_llm, tmp_path, monkeypatch, targets, said
+):
+    monkeypatch.setattr(extract_module, "load_encoder", lambda *_: pytest.fail("loaded the encoder"))
+    (tmp_path / "config.json").write_text("{}")
+    llm = targets.llm.format(tmp=tmp_path, llm=tiny_llm)
+    with pytest.raises(InputError, match=re.escape(said)):
+        extract(config(tiny_corpus, tmp_path / "s.store", targets=replace(targets, llm=llm)))
+    assert not (tmp_path / "s.store").exists()
+
+
+def test_a_disk_without_room_is_refused_before_the_store_is_made(made, tmp_path, monkeypatch):
+    settings = replace(made[0], store=tmp_path / "s.store")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=100_000))
+    with pytest.raises(StoreError, match=r"what is to be extracted takes about .* GB are free on its disk"):
+        extract(settings)
+    assert not settings.store.exists()
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=0))
+    assert extract(made[0]).shards_done == 0  # a finished store needs none
+
+
+def test_a_manifest_that_grew_is_told_the_way(made, tmp_path):
+    corpus = made[0].manifest.parent
+    grown = tmp_path / "m.jsonl"
+    grown.write_text(made[0].manifest.read_text() + '{"id": "new", "audio": "audio/u0.wav", "text": "one"}\n')
+    with pytest.raises(IdentityMismatch, match=r"manifest_sha256: .*into a second store, and join .*sm-pipeline merge"):
+        extract(replace(made[0], manifest=grown, audio_root=corpus))
+    with pytest.raises(IdentityMismatch) as other:
+        extract(replace(made[0], average=1))
+    assert "merge" not in str(other.value)
+
+
+def test_a_slow_encoder_is_announced(tiny_corpus, monkeypatch, capsys):
+    def slow(*arguments):
+        time.sleep(1.3)
+        return load_encoder(*arguments)
+
+    monkeypatch.setattr(extract_module, "load_encoder", slow)
+    extract_module.prepare(config(tiny_corpus, Path("unused")))
+    assert "loading encoder tiny-seamless ..." in capsys.readouterr().err
 
 
 def test_no_work_is_no_failure_without_rejects():

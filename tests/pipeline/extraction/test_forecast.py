@@ -13,7 +13,7 @@ from sm_pipeline.extraction.extract import extract
 from sm_pipeline.extraction.forecast import forecast
 from sm_store import Store
 from sm_store.errors import ManifestError
-from tests.speech import write_lines
+from tests.speech import write_corpus, write_lines
 
 
 @pytest.fixture(scope="module")
@@ -81,3 +81,21 @@ def test_what_is_too_long_counts_as_nothing(tiny_corpus):
     whole = forecast(replace(config, max_seconds=1000.0))
     assert whole.too_long == 0 and whole.hours > 0
     assert "GB (features" in whole.in_words()
+
+
+def test_lengths_come_from_headers_where_the_manifest_has_none(tmp_path):
+    with_durations = write_corpus(tmp_path / "with")
+    without = write_corpus(tmp_path / "without", durations=False)
+    config = ExtractConfig(with_durations, Path("unused"), encoder="tiny-seamless")
+    known, read = forecast(config), forecast(replace(config, manifest=without))
+    assert read.hours == pytest.approx(known.hours, rel=0.02) and read.unknown == 0
+
+
+def test_unknown_hours_are_not_zero_hours(tmp_path):
+    manifest = write_corpus(tmp_path / "corpus", durations=False)
+    elsewhere = tmp_path / "lists"
+    elsewhere.mkdir()
+    moved = manifest.rename(elsewhere / "m.jsonl")
+    said = forecast(ExtractConfig(moved, Path("unused"), encoder="tiny-seamless"))
+    assert "hours unknown" in said.in_words() and "0.00 hours" not in said.in_words()
+    assert "check --audio-root" in said.in_words()

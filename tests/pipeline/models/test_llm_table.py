@@ -75,9 +75,9 @@ def test_of_a_sharded_model_one_tensor_is_read(tmp_path, monkeypatch):
         def __exit__(self, *details):
             return self._opened.__exit__(*details)
 
-        def get_tensor(self, name):
+        def get_slice(self, name):
             read.append(name)
-            return self._inside.get_tensor(name)
+            return self._inside.get_slice(name)
 
     monkeypatch.setattr(safetensors, "safe_open", Spy)
     llm = load_llm_table(str(folder))

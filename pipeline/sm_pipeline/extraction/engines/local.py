@@ -199,7 +199,7 @@ def serve(setup: WorkerSetup, pipe: Connection) -> None:
                     pipe.send(result)
     except (EOFError, BrokenPipeError, ConnectionResetError, Stopped):
         return
-    except SpeechMapperError as error:
+    except (SpeechMapperError, OSError) as error:  # bad input, a full disk, a folder without permission
         pipe.send(error)
     except Exception:
         pipe.send(RunFailed(f"a worker process failed: {traceback.format_exc(limit=-3)}"))

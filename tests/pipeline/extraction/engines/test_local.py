@@ -17,7 +17,7 @@ from sm_pipeline.encoders import load_encoder
 from sm_pipeline.extraction.engines.local import Run, run_units
 from sm_pipeline.extraction.plan import UnitRule, plan_units
 from sm_pipeline.extraction.unit import UnitWork
-from sm_store import Identity, Store
+from sm_store import Identity, Store, paths
 from sm_store.errors import IdentityMismatch, ModelError, RunFailed
 from tests.pipeline.extraction.test_unit import ConstantEncoder, corpus, make_store, setup_for
 from tests.speech import write_audio
@@ -86,6 +86,16 @@ def test_a_bug_in_a_worker_is_a_failed_run_with_its_trace(tmp_path, tasks):
     setup = replace(setup_for(tiny_store(tmp_path / "s"), tmp_path), average=0)
     with pytest.raises(RunFailed, match=r"a worker process failed: Traceback (.|\n)*ZeroDivisionError"):
         list(run_units(Run(setup, 2), tasks))
+    assert children() == []
+
+
+def test_what_the_system_refuses_a_worker_names_its_path(tmp_path, tasks):
+    store = tiny_store(tmp_path / "s")
+    in_the_way = store.root / paths.LOCKS / paths.shard_lock(0)
+    in_the_way.mkdir(parents=True)
+    with pytest.raises(IsADirectoryError) as caught:
+        list(run_units(Run(setup_for(store, tmp_path), 2), tasks))
+    assert caught.value.filename == str(in_the_way) and "Traceback" not in str(caught.value)
     assert children() == []
 
 
