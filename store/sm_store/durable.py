@@ -46,6 +46,12 @@ _SENT = 4 * 1024 * 1024  # bytes handed to the disk at a time, while the next ar
 _MOST_PIECES = 512  # half of Linux's IOV_MAX
 
 
+def advise(fd: int, start: int, size: int, what: str) -> None:
+    """Tell the system how bytes of a file will be used (`POSIX_FADV_` and `what`); macOS cannot be told."""
+    if hasattr(os, "posix_fadvise"):
+        os.posix_fadvise(fd, start, size, getattr(os, f"POSIX_FADV_{what}"))
+
+
 def checksum(data: Any, start: int = 0) -> int:
     """crc32c of a buffer (bytes or a C-contiguous array), continuing from `start`."""
     if isinstance(data, np.ndarray):
@@ -148,7 +154,7 @@ class DurableFile:
         _write_all(self._fd, pieces)
         ready = (end - self._sent) // _SENT * _SENT  # its last pages may be written to again
         if ready:
-            os.posix_fadvise(self._fd, self._sent, ready, os.POSIX_FADV_DONTNEED)
+            advise(self._fd, self._sent, ready, "DONTNEED")
             self._sent += ready
 
     def _drain(self) -> None:

@@ -19,7 +19,7 @@ import google_crc32c
 import numpy as np
 
 from sm_store.codec import Codec
-from sm_store.durable import Written
+from sm_store.durable import Written, advise
 from sm_store.errors import RUN_VERIFY, ConfigError, StoreCorrupt
 from sm_store.reading.files import OpenFile, ShardFiles
 from sm_store.reading.plan_reads import Run, plan_reads, shares
@@ -27,6 +27,7 @@ from sm_store.threads import THREADS, in_threads
 
 ChecksumPolicy = Literal["always", "first-epoch", "never"]
 POLICIES = ("always", "first-epoch", "never")
+_ONLY_CACHED: int | None = getattr(os, "RWF_NOWAIT", None)  # of preadv: fail where the disk is needed; Linux only
 _MOST_PACKED = 32768  # decoded bytes that a stored byte can stand for at most: zstd's blocks of one value
 
 
@@ -143,7 +144,7 @@ class Reader:
                 self._check_run(run, indices, buffer)  # while the processor still holds the bytes
             else:  # ask the disk for all of it before waiting for any
                 opened = self._open(run)
-                os.posix_fadvise(opened.fd, run.offset, run.size, os.POSIX_FADV_WILLNEED)
+                advise(opened.fd, run.offset, run.size, "WILLNEED")
                 cold.append(run)
         for run in cold:
             self._read_run(run, indices, view)
@@ -159,8 +160,10 @@ class Reader:
     def _read_cached(self, run: Run, view: memoryview) -> bool:
         """Read a run if all of it is in the page cache."""
         opened = self._open(run)
+        if _ONLY_CACHED is None:
+            return False
         try:
-            return os.preadv(opened.fd, run.pieces(view), run.offset, os.RWF_NOWAIT) == run.size
+            return os.preadv(opened.fd, run.pieces(view), run.offset, _ONLY_CACHED) == run.size
         except OSError:  # not there (EAGAIN), or a file system that cannot tell (EOPNOTSUPP)
             return False
 

@@ -329,7 +329,7 @@ def test_a_remote_store_is_never_written(tmp_path, bucket):
     [
         ("memory://bucket/none", r"memory://bucket/none: no store there \(store.json is missing\)"),
         ("nosuch://bucket/s", r"nosuch://bucket/s: cannot be read \(Protocol not known: nosuch\)"),
-        ("s3://bucket/s", r"s3://bucket/s: cannot be read \(Install s3fs to access S3\)"),
+        ("s3://bucket/s", r"s3://bucket/s: s3fs is not installed; run .pip install .speechmapper\[s3\]"),
     ],
 )
 def test_urls_without_a_store(url, message):

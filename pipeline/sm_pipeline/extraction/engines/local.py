@@ -14,7 +14,6 @@ pipe closes.
 from __future__ import annotations
 
 import multiprocessing
-import os
 import signal
 import time
 import traceback
@@ -31,6 +30,7 @@ from sm_pipeline.extraction.encoding import single_thread
 from sm_pipeline.extraction.unit import UnitResult, UnitWork, UnitWorker, WorkerSetup
 from sm_pipeline.signals import Stopped, raise_on_signals
 from sm_store.errors import RunFailed, SpeechMapperError
+from sm_store.threads import cpus
 
 SECONDS_WORTH_A_WORKER = 600.0  # of audio: a worker takes several seconds to start
 BUSY_WAIT = 0.5  # seconds before a unit that another run has claimed is tried again
@@ -66,7 +66,7 @@ def default_workers(device: str, seconds: float) -> int:
 
         return torch.cuda.device_count()
     worth = 1 + int(seconds / SECONDS_WORTH_A_WORKER)
-    return 1 if device.startswith("cuda") else min(len(os.sched_getaffinity(0)), worth)
+    return 1 if device.startswith("cuda") else min(cpus(), worth)
 
 
 def run_units(run: Run, work: Sequence[UnitWork]) -> Generator[UnitResult]:
