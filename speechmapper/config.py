@@ -33,17 +33,17 @@ def _require_seed(seed: int) -> None:
 class ModelConfig:
     """Projector sizes; the input width comes from the store, the output width from its target set."""
 
-    block_sizes: tuple[int, ...] = (1024, 2048)  # paper
-    block_outputs: tuple[int, ...] = (2048, 4096)  # paper
-    num_layers: tuple[int, ...] = (6, 6)  # paper
-    num_heads: int = 8
-    ffn_size: int = 2048  # follows from the paper's 277 M parameters
-    kernel_sizes: tuple[int, ...] = (6, 6)  # paper
-    strides: tuple[int, ...] = (2, 2)  # paper
-    paddings: tuple[int, ...] = (2, 2)
-    dropout: float = 0.1
-    attention_dropout: float = 0.0
-    norm_order: str = "pre"
+    block_sizes: tuple[int, ...] = (1024, 2048)  # width inside each block (paper)
+    block_outputs: tuple[int, ...] = (2048, 4096)  # width that each block hands on (paper)
+    num_layers: tuple[int, ...] = (6, 6)  # Transformer layers of each block (paper)
+    num_heads: int = 8  # attention heads of each layer
+    ffn_size: int = 2048  # width of the feed-forward layers; follows from the paper's 277 M parameters
+    kernel_sizes: tuple[int, ...] = (6, 6)  # frames that each block's convolution sees (paper)
+    strides: tuple[int, ...] = (2, 2)  # frames per output of each convolution: 25 Hz / 2 / 2 = 6.25 Hz (paper)
+    paddings: tuple[int, ...] = (2, 2)  # zeros on either side of each convolution's input
+    dropout: float = 0.1  # share of activations dropped in training
+    attention_dropout: float = 0.0  # share of attention weights dropped in training
+    norm_order: str = "pre"  # layer norm before (pre) or after (post) attention and feed-forward
     norm_before_linear: bool = False  # a final norm before each pre-norm block's linear (docs/objectives.md)
     dropout_after_positions: bool = False  # dropout on convolution + positions too (docs/objectives.md)
     scale_to_table: bool = False  # multiply the head's output by the embedding table's RMS
@@ -62,13 +62,13 @@ class ObjectiveConfig:
     A part's weight is used where the part is named; mse and l1 have the weight 1.
     """
 
-    name: str = "mse"
-    alpha: float = 5.0  # of word against pad positions in mse and l1; paper: 5, 7 and 9 tried, 5 kept
-    reduction: str = "normalized"  # of mse and l1
-    cosine_weight: float | None = None  # gamma, 1; paper: 100 in one summary of it, absent in another
-    contrastive_weight: float | None = None  # 0.1 (arXiv 2607.01960)
-    contrastive_temperature: float = 0.1  # of the cosine
-    ctc_weight: float | None = None  # of the auxiliary CTC after block 1, 0.1
+    name: str = "mse"  # parts joined by +: mse, l1, cosine, contrastive, ctc-embedding, ... (docs/objectives.md)
+    alpha: float = 5.0  # weight of word against pad positions in mse and l1; paper: 5, 7 and 9 tried, 5 kept
+    reduction: str = "normalized"  # of mse and l1: normalized, mean_dim or sum_dim (docs/objectives.md)
+    cosine_weight: float | None = None  # weight of cosine; null: 1; paper: 100 in one summary of it, absent in another
+    contrastive_weight: float | None = None  # weight of contrastive; null: 0.1 (arXiv 2607.01960)
+    contrastive_temperature: float = 0.1  # temperature of the cosines in contrastive
+    ctc_weight: float | None = None  # weight of the auxiliary CTC after block 1; null: 0.1
     ctc_temperature: float = 0.1  # of ctc-embedding's squared distances over the table's mean squared row norm
     negatives: int = 0  # rows of the vocabulary drawn at random in contrastive and both CTCs; 0: all of it
 
@@ -96,12 +96,12 @@ class DataConfig:
     """Batches. One optimizer step is `micro_batches` micro-batches, whatever the number of processes."""
 
     frames: int = 4096  # stored frames (25 Hz) of one micro-batch, counted after padding
-    max_frames: int | None = None  # longest utterance used, in a batch of its own if over `frames`; None: `frames`
-    max_utterances: int | None = None  # of one micro-batch; None: as many as `frames` allows
-    micro_batches: int = 1  # in one optimizer step, over all processes
+    max_frames: int | None = None  # longest utterance used, in a batch of its own if over `frames`; null: `frames`
+    max_utterances: int | None = None  # most utterances of one micro-batch; null: as many as `frames` allows
+    micro_batches: int = 1  # micro-batches in one optimizer step, over all processes
     window: int = 32_768  # utterances shuffled, then bucketed by length, together
-    bucket_utterances: int = 512  # that a length bucket holds at least; 1: all buckets are 10 % wide
-    prefetch: int = 4  # steps read ahead
+    bucket_utterances: int = 512  # utterances that a length bucket holds at least; 1: all buckets are 10 % wide
+    prefetch: int = 4  # steps read ahead of training
 
     def __post_init__(self) -> None:
         for name in ("frames", "micro_batches", "window", "bucket_utterances", "prefetch"):
@@ -115,9 +115,9 @@ class DataConfig:
 class OptimizerConfig:
     """AdamW (paper)."""
 
-    lr: float = 1e-4  # paper
-    betas: tuple[float, ...] = (0.9, 0.98)
-    weight_decay: float = 0.01
+    lr: float = 1e-4  # largest learning rate (paper)
+    betas: tuple[float, ...] = (0.9, 0.98)  # decay of AdamW's two moments
+    weight_decay: float = 0.01  # AdamW's decay of weights towards 0
     clip: float = 1.0  # largest gradient norm; 0 switches clipping off
     ema: float = 0.0  # decay of a moving average of the weights, which is then validated and kept; 0: none
 
@@ -136,8 +136,8 @@ class OptimizerConfig:
 class ScheduleConfig:
     """Learning rate over the steps."""
 
-    steps: int = 2_000_000  # paper; 0 writes the untrained projector
-    warmup: int = 100_000  # steps, linear from 0; paper
+    steps: int = 2_000_000  # optimizer steps (paper); 0 writes the untrained projector
+    warmup: int = 100_000  # steps in which the learning rate rises linearly from 0 (paper)
     shape: str = "cosine"  # after the warm-up: cosine to 0 (paper, stage 1) or constant (paper, stage 2)
 
     def __post_init__(self) -> None:
@@ -154,18 +154,18 @@ class RunConfig:
     """How the run is executed; of these only `precision` and `stop_at_eet` change the result."""
 
     precision: str = "auto"  # auto: bf16 on a GPU that has it, else fp32
-    device: str = "auto"  # auto or cpu
-    log_every: int = 50  # steps
-    eval_every: int = 5000  # steps; 0: only at the end
-    eval_utterances: int = 500  # of the validation split; 0 switches validation off
-    save_every: int = 5000  # steps; 0: only at the end
+    device: str = "auto"  # auto (a GPU where there is one) or cpu
+    log_every: int = 50  # steps between lines of metrics.jsonl
+    eval_every: int = 5000  # steps between validations; 0: only at the end
+    eval_utterances: int = 500  # utterances of the validation split that are used; 0 switches validation off
+    save_every: int = 5000  # steps between checkpoints; 0: only at the end
     keep: int = 2  # newest checkpoints kept
     max_skipped: int = 20  # steps in a row with a non-finite gradient before the run stops
     examples: int = 5  # validation readouts written to examples.txt
     compile: bool = False  # torch.compile the projector's blocks; needs a C++ compiler
     eet: str | None = None  # eet.json of `sm-eval eet`: validation logs its distance to that threshold
     stop_at_eet: bool = False  # end once validation is below it
-    trackers: tuple[str, ...] = ("tensorboard",)
+    trackers: tuple[str, ...] = ("tensorboard",)  # where metrics go too: tensorboard, wandb, mlflow, trackio
 
     def __post_init__(self) -> None:
         _require(self.precision in PRECISIONS, f"run.precision {self.precision!r}: use {', '.join(PRECISIONS)}")
@@ -197,7 +197,7 @@ class TuningConfig:
 class Stage1Config:
     """`sm-train stage1`."""
 
-    seed: int = 1
+    seed: int = 1  # of the weights, the order and the dropout
     model: ModelConfig = field(default_factory=ModelConfig)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     data: DataConfig = field(default_factory=DataConfig)
@@ -213,7 +213,7 @@ class Stage1Config:
 class Stage2Config:
     """`sm-train stage2`; the projector's sizes come from its stage 1 run."""
 
-    seed: int = 1
+    seed: int = 1  # of the weights, the order and the dropout
     tuning: TuningConfig = field(default_factory=TuningConfig)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     # batch 12, accumulation 8, 1 K steps, constant 5e-5 (paper, CE + MSE)

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sm_pipeline.console import new_app, run
+from sm_pipeline.console import new_app, print_json, run
+from speechmapper import config_help
 from speechmapper.config_file import PRESETS, load_stage1, load_stage2
 from speechmapper.train.launch import end_with_parent, is_main, run_processes
 
@@ -104,6 +105,12 @@ def stage2(
 
     request = Stage2Request(store, projector, llm, out, resolved, target, split, resume)
     return _print_outcome(train_stage2(request), out, as_json)
+
+
+@app.command()
+def keys(as_json: JsonOption = False) -> None:
+    """List every setting of --set and --config with its default and what it means."""
+    print_json(config_help.to_json()) if as_json else typer.echo(config_help.in_words())
 
 
 sweep = typer.Typer(no_args_is_help=True, help="Several runs that differ in one setting, and a table comparing them.")

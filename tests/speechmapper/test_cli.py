@@ -84,6 +84,7 @@ def test_flags_do_not_multiply():
         "stage2": sorted({*TRAINING, "--store", "--projector", "--llm", "--task", "--sigma"}),
         "sweep stage1": sorted({*TRAINING, "--store", "--alpha"}),
         "asr": ["--device", "--json", "--llm", "--manifest", "--max-new-tokens", "--out", "--split", "--store"],
+        "keys": ["--json"],
         "score": ["--json"],
         "eet": [
             "--batch",

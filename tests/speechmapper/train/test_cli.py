@@ -80,3 +80,10 @@ def test_a_person_reads_one_line_and_a_program_one_object(requests):
 def test_only_the_main_process_prints(requests, monkeypatch):
     monkeypatch.setenv("RANK", "1")
     assert call("stage1", "--store", "s", "--out", "o", "--json") == ""
+
+
+def test_keys_lists_every_setting():
+    shown = CliRunner().invoke(app, ["keys"])
+    assert shown.exit_code == 0 and "schedule.warmup" in shown.output
+    data = json.loads(CliRunner().invoke(app, ["keys", "--json"]).output)
+    assert data["stage2"]["schedule.warmup"]["default"] == 0
