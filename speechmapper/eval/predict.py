@@ -85,6 +85,7 @@ def predict(request: PredictRequest) -> list[dict[str, Any]]:
             "task": ASR.name,
             "readout": readout.name,
             "llm": request.llm,
+            "chat_template": dict(readout.template),
             "split": source.split,
             "rejected": source.rejected(),
             "source": str(request.store or request.manifest),

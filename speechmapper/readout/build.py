@@ -13,8 +13,9 @@ Shapes: B batch, U projector vectors, E LLM width.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
@@ -41,11 +42,13 @@ class Readout:
         name: for reports.
         read: vectors (B, U, E), their lengths (B,) and an instruction per row -> a text per row.
         shown: the prompt of an instruction as text; None where none is used.
+        template: what the chat template was given besides the turns, for identities.
     """
 
     name: str
     read: Callable[[torch.Tensor, torch.Tensor, Sequence[Instruction]], list[str]]
     shown: Callable[[Instruction], str | None]
+    template: Mapping[str, Any] = field(default_factory=dict)
 
     def require_task(self, task: Task) -> None:
         """Check that this readout can do a task.
@@ -86,7 +89,10 @@ def llm_readout(llm: FrozenLLM, max_new_tokens: int = MAX_NEW_TOKENS) -> Readout
         prompts = [llm.prompter.write(instruction) for instruction in instructions]
         return llm.generate(vectors_BUE, vectors_B, prompts, max_new_tokens)
 
-    return Readout(GENERATED, read, lambda instruction: llm.prompter.shown(llm.prompter.write(instruction)))
+    def shown(instruction: Instruction) -> str:
+        return llm.prompter.shown(llm.prompter.write(instruction))
+
+    return Readout(GENERATED, read, shown, llm.prompter.template())
 
 
 def nearest_readout(projector: Projector, targets: TargetSet | None) -> Readout:

@@ -107,11 +107,13 @@ def _train(request: Stage2Request, locks: ExitStack) -> Outcome:
         task=config.tuning.task,
         sigma=config.tuning.sigma,
         llm=llm.identity(),
+        chat_template=llm.prompter.template(),
         started_from=projector.config.trained_for,
     )
     identity = {
         **run_identity(config, projector, data),
         "llm": llm.identity(),
+        "chat_template": llm.prompter.template(),
         "tuning": {**to_plain(config)["tuning"], "prompts": tasks.prompts_sha256()},
         "started_from": weights_crc32c(projector),
     }

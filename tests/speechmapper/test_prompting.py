@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import pytest
-from tokenizers import AddedToken
+from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from sm_store.errors import ModelError
 from speechmapper.prompting import SPEECH_MARK, Instruction, Prompt, Prompter
 from speechmapper.tasks import ASR, Item
-from tests.speechmapper.tiny import tokenizer
+from tests.speechmapper.tiny import PUNCTUATION, WORDS, tokenizer
 
 
 @pytest.fixture
@@ -122,3 +122,113 @@ def test_a_tokenizer_without_any_end_is_refused():
     made.eos_token = None
     with pytest.raises(ModelError, match="names no end-of-sequence token"):
         Prompter(made)
+
+
+# As the models' own templates have it, without their tools and their images.
+QWEN3 = (
+    "{%- for m in messages %}{{- '<|im_start|>' + m.role + '\\n' }}"
+    "{%- if m.role == 'assistant' and loop.last %}{{- '<think>\\n\\n</think>\\n\\n' }}{%- endif %}"
+    "{{- m.content + '<|im_end|>\\n' }}{%- endfor %}"
+    "{%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n' }}"
+    "{%- if enable_thinking is defined and enable_thinking is false %}{{- '<think>\\n\\n</think>\\n\\n' }}{%- endif %}"
+    "{%- endif %}"
+)
+QWEN3_THINKING = QWEN3.partition("{%- if enable_thinking")[0] + "{{- '<think>\\n' }}{%- endif %}"
+DEEPSEEK_V3_1 = (
+    "{%- if not thinking is defined %}{% set thinking = false %}{% endif %}"
+    "{%- for m in messages %}{{ m.content }}{%- endfor %}"
+    "{%- if add_generation_prompt %}{{ '<think>' if thinking else '</think>' }}{%- endif %}"
+)
+DEEPSEEK_R1 = (
+    "{%- for m in messages %}{{ '<|im_start|>' + m.content }}{%- if m.role == 'assistant' %}<|im_end|>{%- endif %}"
+    "{%- endfor %}{%- if add_generation_prompt %}{{ '<|im_start|><think>\\n' }}{%- endif %}"
+)
+HARMONY = (
+    "{%- for m in messages %}{{ '<|start|>' + m.role }}{{ '<|channel|>final' if m.role == 'assistant' }}"
+    "{{ '<|message|>' + m.content + ('<|return|>' if m.role == 'assistant' else '<|end|>') }}{%- endfor %}"
+    "{%- if add_generation_prompt %}{{ '<|start|>assistant' }}{%- endif %}"
+)
+LLAMA_3_2 = (
+    "{%- if not date_string is defined %}{%- if strftime_now is defined %}"
+    "{%- set date_string = strftime_now('%d %b %Y') %}{%- else %}{%- set date_string = '26 Jul 2024' %}{%- endif %}"
+    "{%- endif %}{%- for m in messages %}{{ '<|im_start|>' + m.role + '\\n\\n' }}"
+    "{{ 'Today Date: ' + date_string + '\\n\\n' if m.role == 'system' }}{{ m.content + '<|im_end|>' }}{%- endfor %}"
+    "{%- if add_generation_prompt %}{{ '<|im_start|>assistant\\n\\n' }}{%- endif %}"
+)
+
+
+def byte_tokenizer(template: str) -> PreTrainedTokenizerFast:
+    """A token for each byte, so that nothing of a template is lost, and two special ones."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    made = Tokenizer(models.BPE({symbol: number for number, symbol in enumerate(alphabet)}, []))
+    made.pre_tokenizer, made.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    fast = PreTrainedTokenizerFast(tokenizer_object=made, eos_token="</s>", extra_special_tokens=["<|im_end|>"])
+    fast.chat_template = template
+    return fast
+
+
+@pytest.mark.parametrize(
+    ("template", "end"),
+    [
+        (QWEN3, "assistant\n<think>\n\n</think>\n\n"),
+        (QWEN3_THINKING, "assistant\n<think>\n\n</think>\n\n"),
+        (DEEPSEEK_R1, "<|im_start|><think>\n\n</think>\n\n"),
+        (DEEPSEEK_V3_1, "added.</think>"),
+        (HARMONY, "<|start|>assistant<|channel|>final<|message|>"),
+        (LLAMA_3_2, "assistant\n\n"),
+    ],
+    ids=["asked not to", "always", "always, and not in the history", "another name for it", "channels", "never"],
+)
+def test_a_prompt_ends_where_the_answer_begins_and_not_in_reasoning(template, end):
+    made = Prompter(byte_tokenizer(template))
+    assert made.shown(asr(made)).endswith(end)
+    assert asr(made, "the dog").after == asr(made).after
+
+
+def test_a_date_in_the_prompt_is_the_same_every_day():
+    made = Prompter(byte_tokenizer(LLAMA_3_2))
+    assert "Today Date: 26 Jul 2024" in made.shown(asr(made))
+    assert made.template() == {"enable_thinking": False, "thinking": False, "date": "2024-07-26", "opening": ""}
+    assert Prompter(byte_tokenizer(HARMONY)).template()["opening"] == "<|channel|>final<|message|>"
+    assert Prompter(tokenizer(template=None)).template() == {}
+
+
+def test_a_template_that_leaves_the_system_turn_out_gets_it_in_the_user_turn():
+    silent = "{% for m in messages if m.role != 'system' %}<|im_start|> {{ m.content }} <|im_end|> {% endfor %}"
+    assert "repeat" in words(asr(Prompter(tokenizer(silent))).before)
+
+
+def sentencepiece_tokenizer(template: str) -> PreTrainedTokenizerFast:
+    """Llama 2's pipeline, from its tokenizer.json: a space before every text, none split off; BPE by word."""
+    pieces = ["▁", *(f"▁{word}" for word in WORDS), *WORDS, *PUNCTUATION, "▁Repeat", "Repeat", '▁"', "\n", "[", "]"]
+    letters = sorted({letter for piece in pieces for letter in piece})
+    vocabulary, merges = {}, []
+    for piece in [*letters, *sorted(pieces, key=len)]:
+        for end in range(1, len(piece) + 1):
+            vocabulary.setdefault(piece[:end], len(vocabulary))
+            if end > 1 and (piece[: end - 1], piece[end - 1]) not in merges:
+                merges.append((piece[: end - 1], piece[end - 1]))
+    made = Tokenizer(models.BPE(vocabulary, merges, fuse_unk=True))
+    made.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    made.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.Fuse(), decoders.Strip(" ", 1, 0)])
+    fast = PreTrainedTokenizerFast(tokenizer_object=made, bos_token="<s>", eos_token="</s>")
+    fast.chat_template = template
+    return fast
+
+
+@pytest.mark.parametrize("separator", [" ", "\n"], ids=["space", "line"])
+def test_what_is_beside_the_speech_is_tokenised_as_the_whole_would_be(separator):
+    made = sentencepiece_tokenizer(
+        "<s>{% for m in messages if m.role != 'system' %}[{{ m.role }}]SEPARATOR{{ m.content }}</s>{% endfor %}"
+        "{% if add_generation_prompt %}[assistant]{% endif %}".replace("SEPARATOR", separator)
+    )
+
+    def ids(text: str) -> tuple[int, ...]:
+        return tuple(made(text, add_special_tokens=False)["input_ids"])
+
+    assert len(ids('"')) < len(ids('a"')) and ids('"')[0] != ids('a"')[-1]  # of the kind that this is about
+    prompt = Prompter(made).write(Instruction("you", "Repeat", "the dog"))
+    whole = ids(f'<s>[user]{separator}you\n"the dog" Repeat</s>[assistant]{separator}the dog</s>')
+    speech = whole[len(prompt.before) : -len((*prompt.after, *prompt.answer))]
+    assert (*prompt.before, *speech, *prompt.after, *prompt.answer) == whole
+    assert made.decode(list(speech)).strip() == "the dog"

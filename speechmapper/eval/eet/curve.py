@@ -188,6 +188,7 @@ class Subject:
             "table_scale": self.scale,
             "prompt": self.llm.prompter.shown(self._prompt),
             "max_new_tokens": self._longest_answer,
+            "chat_template": self.llm.prompter.template(),
         }
 
     def _repeat(self, vectors_PE: torch.Tensor, bar: Progress) -> list[str]:

@@ -51,6 +51,7 @@ def test_generated_predictions_carry_their_prompt(world, stage2_run, tmp_path):
     assert "<<<speech>>>" in line["prompt"] and "repeat" in line["prompt"]
     assert (metrics["readout"], metrics["llm"]) == ("generation", str(world.llm_folder))
     assert all(len(line["output"].split()) <= 5 for line in lines_of(tmp_path))
+    assert metrics["chat_template"]["date"] == "2024-07-26"
 
 
 def test_metrics_say_what_was_measured(world, stage1_run, tmp_path):
