@@ -27,6 +27,7 @@ import torch
 from torch.nn import functional as F
 
 from sm_pipeline.devices import choose_dtype
+from sm_pipeline.models.llm_table import require_vectors
 from sm_pipeline.models.quiet import quiet_transformers
 from sm_pipeline.models.source import ModelSource
 from sm_store import TargetSet
@@ -285,4 +286,5 @@ def load_llm(source: ModelSource, device: torch.device, dtype: str = "auto", tok
         except (OSError, ValueError, KeyError, ImportError) as error:
             reason = " ".join(str(error).split())
             raise ModelError(f"--llm {source.id}: cannot be loaded as a causal LLM ({reason[:200]})") from error
+    require_vectors(model, f"--llm {source.id}")
     return FrozenLLM(model.to(device), tokenizer, source)

@@ -337,6 +337,14 @@ def test_the_target_sets_llm_is_accepted_and_another_refused(llm, tmp_path):
         FrozenLLM(llama(vocabulary=50), tokenizer(), llm.source).require_table(targets)
 
 
+def test_an_llm_that_takes_no_vectors_is_refused(tmp_path):
+    model = transformers.MambaForCausalLM(transformers.MambaConfig(vocab_size=64, hidden_size=16, num_hidden_layers=1))
+    model.save_pretrained(tmp_path)
+    tokenizer().save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match="MambaForCausalLM keeps a state instead of keys and values"):
+        load_llm(ModelSource("mine", None, tmp_path), CPU)
+
+
 def test_unusable_models_are_one_line(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "nothing-like-it"}))
     with pytest.raises(ModelError, match="cannot be loaded as a causal LLM") as error:

@@ -13,7 +13,9 @@ Shapes: V vocabulary, E LLM width.
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,6 +28,13 @@ from sm_store.dtypes import is_finite
 from sm_store.errors import ModelError
 
 GGUF_TABLE = "token_embd.weight"  # llama.cpp's name, whatever the architecture
+# What an LLM's forward must take for speech vectors to stand in its prompt: state-space models take no keys and values.
+NEEDED_ARGUMENTS = ("inputs_embeds", "attention_mask", "past_key_values", "logits_to_keep")
+NO_VECTORS = {
+    "state": "keeps a state instead of keys and values, so that no speech can be put into its prompt; use another LLM",
+    "layers": "gives each layer an embedding of the token ids, which speech has none of; use another LLM",
+}
+RECURRENT_GGUF = ("mamba", "rwkv")  # llama.cpp's names of such architectures begin so
 SCALED_GGUF = "gemma"  # the family whose layers may receive the table's rows multiplied by a factor
 _TABLE_SUFFIXES = (
     "embed_tokens.weight",
@@ -58,7 +67,7 @@ def load_llm_table(name: str, what: str = "llm") -> LlmTable:
         name: preset, folder, GGUF file or Hub id; `what`: the flag that named it, for messages.
 
     Raises:
-        ModelError: unknown or incomplete; or an input embedding that is more than one table.
+        ModelError: unknown or incomplete; or an LLM that cannot be given vectors (`require_vectors`).
     """
     source = resolve_model(name, what, weights=False)
     tokenizer = load_tokenizer(source, what)
@@ -79,6 +88,8 @@ class _TableModule:
 
 def _read_table(source: ModelSource, tensors: TensorFiles, what: str) -> torch.Tensor:
     """The table as the layers receive its rows, (V, E) float32."""
+    if isinstance(tensors, GgufTensors) and tensors.architecture.startswith(RECURRENT_GGUF):
+        raise ModelError(f"--{what} {source.id}: {tensors.architecture} {NO_VECTORS['state']}")
     if isinstance(tensors, GgufTensors) and not tensors.architecture.startswith(SCALED_GGUF):
         return tensors.get_float32(GGUF_TABLE)  # asking the architecture would parse the file's vocabulary once more
     module = _table_module(source, what)
@@ -112,6 +123,7 @@ def _table_module(source: ModelSource, what: str) -> _TableModule:
             f"--{what} {source.id}: its architecture is none of transformers' causal LLMs "
             f"({_first_line(error)}); use another LLM"
         ) from error
+    require_vectors(model, f"--{what} {source.id}")
     table = model.get_input_embeddings()
     known = type(table) is torch.nn.Embedding or hasattr(table, "scalar_embed_scale")
     if config.is_encoder_decoder or not known:
@@ -121,6 +133,22 @@ def _table_module(source: ModelSource, what: str) -> _TableModule:
         )
     name = next(name for name, module in model.named_modules() if module is table)
     return _TableModule(name, tuple(table.weight.shape), float(getattr(table, "scalar_embed_scale", 1.0)))
+
+
+def require_vectors(model: Any, what: str) -> None:
+    """Check that an LLM can be given vectors in place of tokens, as stage 2 and reading speech out need it.
+
+    Args:
+        model: a Hugging Face causal LM, with or without weights. what: names it in the message.
+
+    Raises:
+        ModelError: a recurrent state instead of keys and values (Mamba, RWKV), or embeddings per layer (Gemma 3n).
+    """
+    known = inspect.signature(type(model).forward).parameters
+    if any(name not in known for name in NEEDED_ARGUMENTS):
+        raise ModelError(f"{what}: {type(model).__name__} {NO_VECTORS['state']}")
+    if getattr(model.config.get_text_config(), "hidden_size_per_layer_input", 0):
+        raise ModelError(f"{what}: {type(model).__name__} {NO_VECTORS['layers']}")
 
 
 def _first_line(error: Exception) -> str:

@@ -6,8 +6,9 @@ import json
 
 import numpy as np
 import pytest
-import safetensors
+import safetensors.torch
 import torch
+import transformers
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -192,3 +193,29 @@ def test_the_real_smollm2_table_and_tokenizer(tmp_path):
 def _with_config(folder):
     (folder / "config.json").write_text('{"model_type": "llama"}')
     return folder
+
+
+SIZES = {"vocab_size": 40, "hidden_size": 16, "num_hidden_layers": 2}
+ATTENTION = {"num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 8, "intermediate_size": 16}
+PER_LAYER = {"hidden_size_per_layer_input": 4, "vocab_size_per_layer_input": 40, "num_kv_shared_layers": 0}
+
+
+@pytest.mark.parametrize(
+    ("family", "sizes", "reason"),
+    [
+        ("Mamba", {**SIZES, "state_size": 4}, "keeps a state instead of keys and values"),
+        ("Rwkv", {**SIZES, "attention_hidden_size": 16}, "keeps a state instead of keys and values"),
+        ("Gemma3n", {**SIZES, **ATTENTION, **PER_LAYER}, "gives each layer an embedding of the token ids"),
+    ],
+)
+def test_an_llm_that_takes_no_vectors_is_refused_before_its_weights_are_read(tmp_path, family, sizes, reason):
+    """Stage 1 could be trained on its table, but stage 2 and transcription could not run it."""
+    folder = tmp_path / "llm"
+    config = getattr(transformers, "Gemma3nTextConfig" if family == "Gemma3n" else f"{family}Config")(**sizes)
+    config.architectures = [f"{family}ForCausalLM"]
+    config.save_pretrained(folder)
+    llms.tokenizer().save_pretrained(folder)
+    (folder / "model.safetensors").write_bytes(safetensors.torch.save({"embed_tokens.weight": torch.zeros(40, 16)}))
+    with pytest.raises(ModelError, match=f"--llm .*: {family}ForCausalLM {reason}.*; use another LLM") as caught:
+        load_llm_table(str(folder))
+    assert "\n" not in str(caught.value)
