@@ -87,6 +87,7 @@ class StoreSource:
         indices = self.store.select(split=self.split) if self.split else everything
         long_enough = self.store.frames[indices] >= projector.config.geometry.min_frames()
         self._indices, self._short = indices[long_enough], int((~long_enough).sum())
+        self._geometry = projector.config.geometry
         self._ids, self._fields = self.store.columns(["id"])["id"], StoreFields(self.store)
         self._budget = Budget(FRAMES_OF_A_BATCH, max_utterances=most)
 
@@ -96,7 +97,7 @@ class StoreSource:
     def batches(self) -> Iterator[Heard]:
         """See `Source`."""
         for batch in batches_by_length(self._indices, self.store.frames, self._budget):
-            data = self.store.read(batch, targets=self.target)
+            data = self.store.read(batch, targets=self.target, geometry=self._geometry)
             targets = as_tensor(data.targets_BUE) if data.targets_BUE is not None else None
             tokens = as_tensor(data.tokens_B) if data.tokens_B is not None else None
             yield Heard(batch.tolist(), as_tensor(data.features_BTD), as_tensor(data.frames_B), targets, tokens)

@@ -16,7 +16,8 @@ from speechmapper.loader.prefetch import read_batch
 from speechmapper.measure.vectors import Closeness
 from speechmapper.readout.nearest import NearestToken
 from speechmapper.saved_projector import load_projector
-from tests.speechmapper.tiny import make_world, source_of, tokenizer
+from speechmapper.train.stage1 import Stage1Request, train_stage1
+from tests.speechmapper.tiny import make_world, source_of, stage1_config, tokenizer
 
 
 def lines_of(out) -> list[dict]:
@@ -50,8 +51,8 @@ def test_generated_predictions_carry_their_prompt(world, stage2_run, tmp_path):
     line = lines_of(tmp_path)[0]
     assert "<<<speech>>>" in line["prompt"] and "repeat" in line["prompt"]
     assert (metrics["readout"], metrics["llm"]) == ("generation", str(world.llm_folder))
-    assert all(len(line["output"].split()) <= 5 for line in lines_of(tmp_path))
     assert metrics["chat_template"]["date"] == "2024-07-26"
+    assert all(len(line["output"].split()) <= 5 for line in lines_of(tmp_path))
 
 
 def test_metrics_say_what_was_measured(world, stage1_run, tmp_path):
@@ -124,3 +125,14 @@ def test_a_run_that_has_not_ended_says_so(world, tmp_path):
     (tmp_path / "run" / "checkpoints" / "step-00000001").mkdir(parents=True)
     with pytest.raises(ModelError, match="its training has not ended"):
         predict(PredictRequest(tmp_path / "run", tmp_path / "out", world.path))
+
+
+def test_a_projector_of_another_geometry_than_the_target_set_is_measured(world, tmp_path):
+    """Its vectors are twice as many as the set was padded for: targets are padded for what the projector gives."""
+    config = stage1_config(model={"strides": [1, 2]}, schedule={"steps": 1, "warmup": 0})
+    train_stage1(Stage1Request(world.path, tmp_path / "run", config))
+    together = predict(PredictRequest(tmp_path / "run", tmp_path / "a", world.path, split="train"))
+    alone = predict(PredictRequest(tmp_path / "run", tmp_path / "b", world.path, split="train", batch=1))
+    assert [line["output"] for line in together] == [line["output"] for line in alone]
+    assert all(line["positions"] for line in together)
+    assert [line["relative_mse"] for line in together] == pytest.approx([line["relative_mse"] for line in alone], 1e-4)
