@@ -68,7 +68,7 @@ def eet(
     out: Annotated[Path, typer.Option(help="Folder for eet.json and eet.html.")],
     texts: Annotated[Path | None, typer.Option(help="Texts to repeat, one a line [default: our own].")] = None,
     store: Annotated[Path | None, typer.Option(help="Or the transcripts of a feature store.")] = None,
-    split: Annotated[str | None, typer.Option(help="Its split [default: test, where there are splits].")] = None,
+    split: Annotated[str | None, typer.Option(help="Its split [default: dev, where there are splits].")] = None,
     utterances: Annotated[int, typer.Option(min=1, max=10_000, help="At most so many texts.")] = 40,
     levels: Annotated[
         str | None, typer.Option(help="Relative MSEs, like 0,0.05,0.2 [default: nine from 0 to 1.1].")

@@ -35,6 +35,7 @@ from torch.nn.utils.rnn import pad_sequence
 from sm_pipeline.console import Progress, progress
 from sm_pipeline.devices import choose_device
 from sm_pipeline.models.llm_table import load_llm_table
+from sm_pipeline.models.source import resolve_model
 from sm_pipeline.text import NORMALIZER
 from sm_store.errors import ConfigError, ModelError
 from sm_store.targets import table_scale, table_sha256
@@ -150,8 +151,8 @@ class Subject:
     """
 
     def __init__(self, name: str, chosen: Texts, device: torch.device, batch: int) -> None:
-        table = load_llm_table(name)
-        self.llm: FrozenLLM = load_llm(table.source, device, tokenizer=table.tokenizer)
+        table = load_llm_table(name)  # fetches one file of the weights, `resolve_model` all of them
+        self.llm: FrozenLLM = load_llm(resolve_model(name, "llm"), device, tokenizer=table.tokenizer)
         self.table_sha256, self.scale = table_sha256(table.table_VE), table_scale(table.table_VE)
         self.table_VE = torch.from_numpy(table.table_VE)
         self.texts = chosen.texts
@@ -187,8 +188,8 @@ class Subject:
             "table_sha256": self.table_sha256,
             "table_scale": self.scale,
             "prompt": self.llm.prompter.shown(self._prompt),
-            "max_new_tokens": self._longest_answer,
             "chat_template": self.llm.prompter.template(),
+            "max_new_tokens": self._longest_answer,
         }
 
     def _repeat(self, vectors_PE: torch.Tensor, bar: Progress) -> list[str]:

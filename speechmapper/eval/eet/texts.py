@@ -2,7 +2,7 @@
 
     choose_texts(50)                                 50 sentences of the demo corpus's grammar
     choose_texts(50, file=Path("texts.txt"))         one text per line
-    choose_texts(50, store=Path("corpus.store"))     transcripts of its test split
+    choose_texts(50, store=Path("corpus.store"))     transcripts of its dev split
 
     Texts(texts=("every happy farmer ...", ...), available=50, source="demo")
 
@@ -22,7 +22,7 @@ from sm_pipeline.corpora.demo import draw_sentence
 from sm_pipeline.text import normalise
 from sm_store import Store
 from sm_store.errors import ConfigError
-from speechmapper.loader.data import TEST_SPLIT, choose_split
+from speechmapper.loader.data import DEV_SPLIT, choose_split
 
 DEMO = "demo"
 SEED = 0  # of the built-in sentences, and of the choice among too many texts
@@ -58,7 +58,7 @@ def choose_texts(count: int, file: Path | None = None, store: Path | None = None
     """At most `count` texts from a file, a store, or the built-in sentences.
 
     Args:
-        split: of the store; None: `test` if the store has splits.
+        split: of the store; None: `dev` if the store has splits, since a threshold may end a training.
 
     Raises:
         ConfigError: two sources, a file that cannot be read, or no text with words. StoreError: not a store.
@@ -72,7 +72,7 @@ def choose_texts(count: int, file: Path | None = None, store: Path | None = None
     if store is None:
         return _drawn(_sentences(count), count, "the demo corpus", DEMO)
     opened = Store.open(store)
-    chosen = choose_split(opened, split, TEST_SPLIT)
+    chosen = choose_split(opened, split, DEV_SPLIT)
     column = opened.columns(["text"])["text"]
     kept = column.take(opened.select(split=chosen)) if chosen else column
     source = f"{store}, split {chosen}" if chosen else str(store)
@@ -90,7 +90,7 @@ def _sentences(count: int) -> list[str]:
 
 def _lines(file: Path) -> list[str]:
     try:
-        return [line for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+        return [line for line in file.read_bytes().decode("utf-8").split("\n") if line.strip()]
     except OSError as error:
         raise ConfigError(
             f"--texts {file}: cannot be read ({error.strerror}); name a file with one text per line"

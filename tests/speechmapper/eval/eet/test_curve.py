@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import inspect
 import json
+import shutil
+from fnmatch import fnmatch
 from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from typer.testing import CliRunner
 
@@ -20,7 +23,7 @@ from speechmapper.llm import load_llm
 from speechmapper.measure.text import error_rates
 from speechmapper.measure.threshold import read_threshold
 from speechmapper.tasks import ASR, Item
-from tests.speechmapper.tiny import tokenizer
+from tests.speechmapper.tiny import save_llm, tokenizer
 
 LEVELS = (0.0, 0.1, 2.5)
 SENTENCES = ["The old dog sang.", "a bird slept by river", "red boat and small house", "the green bird"]
@@ -191,3 +194,33 @@ def test_the_real_smollm2_repeats_exact_embeddings_and_not_noise_of_their_own_si
     for shown in found["kinds"].values():
         assert shown["levels"][1]["wer"] >= 0.7
     assert found["kinds"]["gaussian"]["levels"][1]["nearest_token_accuracy"] == 1.0
+
+
+def test_a_hub_id_with_an_empty_cache_is_fetched_with_its_weights(tmp_path, monkeypatch):
+    """Of a sharded checkpoint, the embedding table alone is one file; generation needs them all."""
+    hub, cache = save_llm(tmp_path / "hub"), tmp_path / "cache" / "abc123"
+    weights = safetensors.torch.load_file(hub / "model.safetensors")
+    (hub / "model.safetensors").unlink()
+    index = {}
+    for number, (name, tensor) in enumerate(weights.items()):
+        index[name] = f"model-{number:05d}.safetensors"
+        safetensors.torch.save_file({name: tensor}, hub / index[name], {"format": "pt"})
+    (hub / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": index}))
+
+    def fetch(name: str) -> str:
+        cache.mkdir(parents=True, exist_ok=True)
+        return str(shutil.copy(hub / name, cache / name))
+
+    def snapshot_download(_id, allow_patterns, **_):
+        for path in hub.iterdir():
+            if any(fnmatch(path.name, pattern) for pattern in allow_patterns):
+                fetch(path.name)
+        return str(cache)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda _id, name, **_: fetch(name))
+    (tmp_path / "texts.txt").write_text("the dog slept\n", encoding="utf-8")
+    found = measure_eet(
+        EetRequest("owner/tiny", tmp_path / "out", tmp_path / "texts.txt", levels=(0.0, 1.0), seeds=1, device="cpu")
+    )
+    assert (found["llm"]["id"], found["llm"]["revision"]) == ("owner/tiny", "abc123")
