@@ -40,18 +40,20 @@ def read_predictions(out: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """The predictions of an evaluation and what made them.
 
     Raises:
-        ConfigError: none there, or a line that is not a prediction (file:line).
+        ConfigError: none there, a line that is not a prediction (file:line), or an about.json that is no object.
     """
     path = out / PREDICTIONS_FILE
     try:
-        raw = path.read_text(encoding="utf-8").splitlines()
+        raw = path.read_bytes().decode().removesuffix("\n").split("\n")  # texts may hold other ends of lines
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: no predictions there; run `sm-eval asr ... --out {out}` first") from error
+    if raw == [""]:
+        raise ConfigError(f"{path}: no predictions in it; run `sm-eval asr ... --out {out}` again")
     predictions = []
     for number, text in enumerate(raw, start=1):
         try:
             line = json.loads(text)
-            complete = isinstance(line["reference"], str) and isinstance(line["output"], str)
+            complete = isinstance(line["reference"], str) and isinstance(line["output"], str) and _measured(line)
         except (ValueError, KeyError, TypeError):
             complete = False
         if not complete:
@@ -59,5 +61,22 @@ def read_predictions(out: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
                 f"{path}:{number}: not a prediction (id, reference, output); remove the line or predict again"
             )
         predictions.append(line)
-    about = out / ABOUT_FILE
-    return predictions, json.loads(about.read_bytes()) if about.is_file() else {}
+    return predictions, _read_about(out / ABOUT_FILE)
+
+
+def _measured(line: dict[str, Any]) -> bool:
+    """Whether a prediction's distance to its target is a number over a count of positions, or none at all."""
+    distance, positions = line.get("relative_mse"), line.get("positions")
+    return distance is None or (isinstance(distance, int | float) and type(positions) is int and positions >= 0)
+
+
+def _read_about(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        about = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        about = None
+    if not isinstance(about, dict):
+        raise ConfigError(f"{path}: not what an evaluation has written; remove it or predict again")
+    return about

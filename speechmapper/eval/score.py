@@ -46,7 +46,7 @@ def score(out: Path, normalizer: str | None = None) -> dict[str, Any]:
         ConfigError: no predictions, a bad line, or no normaliser of that name.
     """
     predictions, about = read_predictions(out)
-    task = TASKS.get(about.get("task", ASR.name))
+    task = TASKS.get(str(about.get("task", ASR.name)))
     if task is None:
         raise ConfigError(f"{out / ABOUT_FILE}: unknown task {about['task']!r}; predict again")
     task = task.with_normalizer(normalizer or recorded_normalizer(about))

@@ -46,3 +46,34 @@ def test_bytes_that_are_no_text_are_no_predictions(tmp_path):
     (tmp_path / "predictions.jsonl").write_bytes(b"\xff\xfe")
     with pytest.raises(ConfigError, match="no predictions there"):
         read_predictions(tmp_path)
+
+
+@pytest.mark.parametrize("mark", ["\u2028", "\u2029", "\u0085", "\v", "\f", "\x1c", "\r"])
+def test_only_a_line_feed_ends_a_line(tmp_path, mark):
+    """`str.splitlines` knows ten more ends of lines, which texts may hold."""
+    lines = [{"id": "a", "reference": f"the{mark}dog", "output": f"a{mark}b"}, {"reference": "x", "output": mark}]
+    write_predictions(tmp_path, lines, {"task": "asr", "run": f"a{mark}b"})
+    assert read_predictions(tmp_path) == (lines, {"task": "asr", "run": f"a{mark}b"})
+
+
+def test_an_empty_file_holds_no_predictions(tmp_path):
+    write_predictions(tmp_path, [], {})
+    with pytest.raises(ConfigError, match=r"predictions\.jsonl: no predictions in it"):
+        read_predictions(tmp_path)
+
+
+@pytest.mark.parametrize("contents", [b"[]", b'{"task": "as', b"\xff\xfe\x00", b"1", b"null", b"", b"[" * 100_000])
+def test_an_about_file_that_is_no_object_is_named(tmp_path, contents):
+    write_predictions(tmp_path, [{"reference": "x", "output": "y"}], {})
+    (tmp_path / "about.json").write_bytes(contents)
+    with pytest.raises(ConfigError, match=r"about\.json: not what an evaluation has written"):
+        read_predictions(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "figures", [{"relative_mse": 0.5}, {"relative_mse": "a", "positions": 1}, {"relative_mse": 1, "positions": -1}]
+)
+def test_a_distance_without_its_positions_is_no_prediction(tmp_path, figures):
+    write_predictions(tmp_path, [{"reference": "x", "output": "y", **figures}], {})
+    with pytest.raises(ConfigError, match=r"predictions\.jsonl:1: not a prediction"):
+        read_predictions(tmp_path)

@@ -52,6 +52,9 @@ def test_an_unknown_task_is_refused(tmp_path):
     write_predictions(tmp_path, LINES, {"task": "dance"})
     with pytest.raises(ConfigError, match=r"about\.json: unknown task 'dance'"):
         score(tmp_path)
+    write_predictions(tmp_path, LINES, {"task": ["asr"]})
+    with pytest.raises(ConfigError, match=r"about\.json: unknown task"):
+        score(tmp_path)
 
 
 def test_no_torch_is_needed():
