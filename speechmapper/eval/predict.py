@@ -109,7 +109,7 @@ def predict_batch(
     with autocast(device):
         vectors_BUE, vectors_B = projector(heard.features_BTD.to(device), heard.frames_B.to(device))
         outputs = readout.read(vectors_BUE, vectors_B, instructions)
-    lines: list[dict[str, Any]] = [{"output": output} for output in outputs]
+    lines: list[dict[str, Any]] = [{"output": ASR.cleaned(output)} for output in outputs]
     if heard.targets_BUE is None or heard.tokens_B is None or table_scale is None:
         return lines
     targets_BUE, tokens_B = heard.targets_BUE.to(device), heard.tokens_B.to(device)

@@ -38,6 +38,13 @@ class SpeechRecognition(Task):
         """The normalised transcript."""
         return normalise(item.reference, self._normalizer)
 
+    def cleaned(self, output: str) -> str:
+        """The transcript without one double quote at its start or end that has no partner: one of the prompt's."""
+        text = output.strip()
+        if text.count('"') % 2 == 0:
+            return text
+        return (text[1:] if text.startswith('"') else text.removesuffix('"')).strip()
+
     def score(self, predictions: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """`wer`, `cer`, `utterances`, `normalizer`."""
         references, outputs = ([str(line[name]) for line in predictions] for name in ("reference", "output"))

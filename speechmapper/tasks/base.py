@@ -147,6 +147,10 @@ class Mixture:
     Attributes:
         rates: task and rate, relative to each other.
         fallback: asked of an utterance that none of the tasks has an item for.
+    def cleaned(self, output: str) -> str:
+        """What the LLM wrote, without what belongs to the prompt; here all of it."""
+        return output
+
     """
 
     rates: tuple[tuple[Task, float], ...]

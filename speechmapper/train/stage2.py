@@ -229,5 +229,6 @@ class ReadValidation:
         outputs: list[str] = []
         for batch in self.dev.batches(model.device, READ_BATCH):
             vectors_BUE, vectors_B = model(batch.features_BTD, batch.frames_B)
-            outputs += self.readout.read(vectors_BUE, vectors_B, [instruction] * len(batch.indices))
+            read = self.readout.read(vectors_BUE, vectors_B, [instruction] * len(batch.indices))
+            outputs += [ASR.cleaned(output) for output in read]
         return Evaluation(self.dev.rates(step, outputs))

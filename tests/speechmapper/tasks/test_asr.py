@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from speechmapper.tasks import ASR, Item
+from speechmapper.tasks import ASR, TASKS, Item
 from tests.speechmapper.tiny import fields_of
 
 
@@ -28,3 +28,23 @@ def test_answers_and_scores_follow_the_normaliser():
     assert (ASR.answer(Item("It's")), old.answer(Item("It's"))) == ("it's", "it s")
     assert old.score([{"reference": "It's", "output": "it s"}])["wer"] == 0.0
     assert ASR.score([{"reference": "It's", "output": "it s"}])["wer"] == 2.0
+
+
+@pytest.mark.parametrize(
+    ("written", "kept"),
+    [
+        ('"the dog slept', "the dog slept"),
+        ('the dog slept"', "the dog slept"),
+        (' " the dog slept', "the dog slept"),
+        ('"he said "hi"', 'he said "hi"'),
+        ('he said "hi""', 'he said "hi"'),
+        ('he said "hi"', 'he said "hi"'),
+        ('"the dog slept"', '"the dog slept"'),
+        ('a 3" nail', 'a 3" nail'),
+        ('"', ""),
+        ("", ""),
+    ],
+)
+def test_a_quote_of_the_prompt_is_no_part_of_the_transcript(written, kept):
+    assert ASR.cleaned(written) == kept
+    assert TASKS["st"].cleaned(written) == TASKS["sqa"].cleaned(written) == written
