@@ -186,6 +186,8 @@ class TuningConfig:
     task: str = "asr"  # a task, `mix`, or rates such as asr=0.5,sqa=0.5 (speechmapper/tasks)
     sigma: float = 0.9  # weight of the MSE term; paper: 0.9 for CE + MSE, 0 for CE alone
     asr_share: float = 0.0  # share of utterances trained as ASR in st and sqa; with task sqa 0.5 (paper)
+    languages: tuple[str, ...] = ()  # of translations, such as [de, fr]; empty: every one the manifest has
+    prompts: str | None = None  # YAML with your own wordings by task, instead of the shipped ones
     llm_dtype: str = "auto"  # auto: bfloat16 on a GPU that has it, else float32
 
     def __post_init__(self) -> None:

@@ -10,10 +10,13 @@ A new task is a file with one `Task` and a line in `TASKS`; see docs/adding-a-ta
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
+
 from sm_pipeline.text import NORMALIZER
 from sm_store.errors import ConfigError
 from speechmapper.tasks.asr import SpeechRecognition
-from speechmapper.tasks.base import Item, Mixture, Task
+from speechmapper.tasks.base import Item, Mixture, Task, load_prompts
 from speechmapper.tasks.sqa import SpokenQuestionAnswering
 from speechmapper.tasks.st import SpeechTranslation
 from speechmapper.tasks.store_fields import StoreFields
@@ -25,16 +28,25 @@ TASKS: dict[str, Task] = {task.name: task for task in (ASR, SpeechTranslation(),
 EVERY_TASK = "mix"  # all tasks at equal rates
 
 
-def mixture(text: str, asr_share: float = 0.0, normalizer: str = NORMALIZER) -> Mixture:
+def mixture(
+    text: str,
+    asr_share: float = 0.0,
+    normalizer: str = NORMALIZER,
+    languages: Sequence[str] = (),
+    prompts: str | None = None,
+) -> Mixture:
     """The mixture that `--task` names.
 
     Args:
         text: a task, `mix` (every task at the same rate), or rates: `asr=0.5,sqa=0.5`.
         asr_share: rate of asr beside one other task.
         normalizer: name of the text normaliser of the answers to learn.
+        languages: of translations; empty: all there are.
+        prompts: a YAML file with wordings by task, used instead of the shipped ones.
 
     Raises:
-        ConfigError: an unknown task, one named twice, a rate that is no positive number, or a share beside rates.
+        ConfigError: an unknown task, one named twice, a rate that is no positive number, a share beside rates, or
+            an unusable file of prompts.
     """
     if text in TASKS:
         rates = {text: 1.0} if text == ASR.name else {ASR.name: asr_share, text: 1 - asr_share}
@@ -44,8 +56,11 @@ def mixture(text: str, asr_share: float = 0.0, normalizer: str = NORMALIZER) -> 
         rates = dict.fromkeys(TASKS, 1.0)
     else:
         rates = _parse_rates(text)
-    tasks = tuple((TASKS[name].with_normalizer(normalizer), rate) for name, rate in rates.items())
-    return Mixture(tasks, ASR.with_normalizer(normalizer))
+    own = load_prompts(Path(prompts), TASKS) if prompts else {}
+    tasks = {
+        name: task.with_normalizer(normalizer).with_choices(own.get(name), languages) for name, task in TASKS.items()
+    }
+    return Mixture(tuple((tasks[name], rate) for name, rate in rates.items()), tasks[ASR.name])
 
 
 def _parse_rates(text: str) -> dict[str, float]:

@@ -11,10 +11,11 @@ wordings of the instruction. Evaluation uses the first; training draws among the
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -60,6 +61,9 @@ class Wordings:
         return hashlib.sha256(json.dumps(contents, sort_keys=True).encode()).hexdigest()
 
 
+NOT_PROMPTS = (OSError, yaml.YAMLError, KeyError, TypeError, AttributeError, ValueError, RecursionError)
+
+
 @lru_cache
 def load_wordings(path: Path) -> Wordings:
     """Read a prompt file.
@@ -68,14 +72,33 @@ def load_wordings(path: Path) -> Wordings:
         ConfigError: no such file, or one of another form.
     """
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-        wordings = {str(language): tuple(map(_text, lines)) for language, lines in data["wordings"].items()}
-        system = _text(data["system"])
-    except (OSError, yaml.YAMLError, KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
+        return _wordings_of(yaml.safe_load(path.read_text(encoding="utf-8")), path)
+    except NOT_PROMPTS as error:
         raise ConfigError(f"{path}: not a prompt file (system, wordings by language): {error}") from error
+
+
+def load_prompts(path: Path, tasks: Collection[str]) -> dict[str, Wordings]:
+    """Read a user's prompts, `{st: {system: ..., wordings: {sv: [...]}}}`: wordings by name of the task.
+
+    Raises:
+        ConfigError: no such file, one of another form, or a task that is none of `tasks`.
+    """
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        found = {str(name): _wordings_of(entry, path) for name, entry in data.items()}
+    except NOT_PROMPTS as error:
+        raise ConfigError(f"{path}: not prompts by task (TASK: system, wordings by language): {error}") from error
+    unknown = [name for name in found if name not in tasks]
+    if unknown:
+        raise ConfigError(f"{path}: unknown task {quoted(unknown[0])}; use {', '.join(tasks)}")
+    return found
+
+
+def _wordings_of(data: Any, path: Path) -> Wordings:
+    wordings = {str(language): tuple(map(_text, lines)) for language, lines in data["wordings"].items()}
     if not all(wordings.values()):
         raise ConfigError(f"{path}: a language without wordings")
-    return Wordings(system, wordings)
+    return Wordings(_text(data["system"]), wordings)
 
 
 def _text(value: object) -> str:
@@ -91,15 +114,19 @@ class Task(ABC):
     Attributes:
         name: of the task on command lines; `prompts/NAME.yaml` has its wordings.
         needs: fields of the manifest without which an utterance has no item.
+        languages: of the answers asked for, where an utterance has several; empty: all there are.
     """
 
     name: ClassVar[str]
     needs: ClassVar[tuple[str, ...]] = ()
 
+    _wordings: Wordings | None = None
+    languages: tuple[str, ...] = ()
+
     @property
     def wordings(self) -> Wordings:
-        """The shipped wordings."""
-        return load_wordings(PROMPT_FOLDER / f"{self.name}.yaml")
+        """Its own wordings, else the shipped ones."""
+        return self._wordings or load_wordings(PROMPT_FOLDER / f"{self.name}.yaml")
 
     @abstractmethod
     def items(self, fields: Fields) -> list[Item]:
@@ -109,6 +136,12 @@ class Task(ABC):
     def score(self, predictions: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """Metrics of predictions, each with `reference` and `output`; loads no model."""
 
+    def with_choices(self, wordings: Wordings | None, languages: Sequence[str]) -> Task:
+        """The same with other wordings, where they are given, and with answers in these languages alone."""
+        made = copy.copy(self)
+        made._wordings, made.languages = wordings, tuple(languages)
+        return made
+
     def with_normalizer(self, normalizer: str) -> Task:
         """The task with this text normaliser, where it has one."""
         return self
@@ -116,6 +149,10 @@ class Task(ABC):
     def answer(self, item: Item) -> str:
         """The text the LLM learns to give."""
         return item.reference
+
+    def cleaned(self, output: str) -> str:
+        """What the LLM wrote, without what belongs to the prompt; here all of it."""
+        return output
 
     def instruction(self, item: Item, wording: int = 0, learn: bool = False) -> Instruction:
         """What the LLM is told about the speech.
@@ -147,14 +184,34 @@ class Mixture:
     Attributes:
         rates: task and rate, relative to each other.
         fallback: asked of an utterance that none of the tasks has an item for.
-    def cleaned(self, output: str) -> str:
-        """What the LLM wrote, without what belongs to the prompt; here all of it."""
-        return output
-
     """
 
     rates: tuple[tuple[Task, float], ...]
     fallback: Task
+
+    def require_prompts(self, languages: Collection[str]) -> None:
+        """Check that there are prompts for all translations that will be asked for.
+
+        Args:
+            languages: of the translations of the utterances to train on.
+
+        Raises:
+            ConfigError: a language without a prompt, or one asked for that no utterance has.
+        """
+        for task, _ in (entry for entry in self.rates if entry[1] > 0 and "translation" in entry[0].needs):
+            absent = sorted(set(task.languages).difference(languages))
+            if absent:
+                there = ", ".join(sorted(languages)) or "none"
+                raise ConfigError(
+                    f"tuning.languages {', '.join(absent)}: no utterance has such a translation ({there})"
+                )
+            missing = sorted(set(task.languages or languages).difference(task.wordings.by_language))
+            if missing:
+                there = ", ".join(task.wordings.by_language)
+                raise ConfigError(
+                    f"no {task.name} prompt for {', '.join(missing)} (there are: {there}); choose with "
+                    "tuning.languages, or give your own with tuning.prompts"
+                )
 
     def prompts_sha256(self) -> dict[str, str]:
         """Fingerprint of each task's wordings: they decide what is learned."""

@@ -21,8 +21,12 @@ class SpeechTranslation(Task):
     needs: ClassVar[tuple[str, ...]] = ("translation",)
 
     def items(self, fields: Fields) -> list[Item]:
-        """One per language, sorted by its code."""
-        return [Item(text, language) for language, text in sorted((fields.translation or {}).items())]
+        """One per language asked for, sorted by its code."""
+        return [
+            Item(text, language)
+            for language, text in sorted((fields.translation or {}).items())
+            if not self.languages or language in self.languages
+        ]
 
     def score(self, predictions: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """`bleu`, `chrf`, their signatures, and `utterances`; all predictions are in one language."""

@@ -27,6 +27,11 @@ class StoreFields:
         translation = dict(row.pop("translation") or {})
         return Fields(**row, translation=translation or None)
 
+    def languages(self, indices: np.ndarray) -> set[str]:
+        """The languages that any of the utterances (n,) has a translation in."""
+        chunks = self._columns["translation"].take(indices).chunks
+        return {language for chunk in chunks for language in chunk.keys.unique().to_pylist()}
+
     def present(self, names: Sequence[str], indices: np.ndarray) -> np.ndarray:
         """Which of the utterances (n,) have all of these fields: a mask (n,), bool."""
         mask = np.ones(len(indices), bool)

@@ -83,7 +83,7 @@ def train_stage2(request: Stage2Request) -> Outcome:
 def _train(request: Stage2Request, locks: ExitStack) -> Outcome:
     """As `train_stage2`; the lock of the run folder is held until `locks` is closed."""
     config = request.config
-    tasks = mixture(config.tuning.task, config.tuning.asr_share)  # refused before anything is loaded
+    tasks = tasks_of(config)  # refused before anything is loaded
     projector = load_projector(request.projector)
     target = request.target or matching_target(Store.open(request.store), projector)
     wanted = DataRequest(request.store, target, request.split)
@@ -136,11 +136,17 @@ def _train(request: Stage2Request, locks: ExitStack) -> Outcome:
     return outcome
 
 
+def tasks_of(config: Stage2Config, normalizer: str = NORMALIZER) -> Mixture:
+    """The tasks to train, with their languages and wordings. Raises ConfigError."""
+    tuning = config.tuning
+    return mixture(tuning.task, tuning.asr_share, normalizer, tuning.languages, tuning.prompts)
+
+
 def require_tasks(tasks: Mixture, fields: StoreFields, data: TrainingData) -> str:
     """Count the utterances that each task of the mixture has an answer for; returns the counts as text.
 
     Raises:
-        ConfigError: a task that no utterance has an answer for.
+        ConfigError: a task that no utterance has an answer for, or a translation that there is no prompt for.
     """
     indices, split = data.order.indices, data.split or "the store"
     counts = {task.name: int(fields.present(task.needs, indices).sum()) for task, rate in tasks.rates if rate > 0}
@@ -150,6 +156,7 @@ def require_tasks(tasks: Mixture, fields: StoreFields, data: TrainingData) -> st
                 f"tuning.task {task.name}: no utterance of {split} has {' and '.join(task.needs)}; "
                 "choose another task or a store made from a manifest with it"
             )
+    tasks.require_prompts(fields.languages(indices))
     shown = ", ".join(f"{name} {count:,}" for name, count in counts.items())
     return f"answers for: {shown} of {len(indices):,} utterances; one without any is trained as {tasks.fallback.name}"
 
@@ -179,7 +186,7 @@ class TuningStage:
         normalizer: str = NORMALIZER,
     ) -> None:
         self._sigma, self._seed = config.tuning.sigma, config.seed
-        self._mixture = mixture(config.tuning.task, config.tuning.asr_share, normalizer)
+        self._mixture = tasks_of(config, normalizer)
         self._objective, self._llm, self._examples = objective, llm, examples
         self._validation = validation
 

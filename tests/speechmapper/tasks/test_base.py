@@ -114,3 +114,52 @@ def test_rates_name_each_task_once(text):
 def test_a_share_beside_rates_is_refused():
     with pytest.raises(ConfigError, match=r"tuning\.asr_share 0\.5: goes with one task"):
         mixture("asr=0.5,sqa=0.5", 0.5)
+
+
+OWN = """
+st:
+  system: You translate.
+  wordings:
+    xx: ["Say it in X."]
+"""
+
+
+def test_own_prompts_replace_a_tasks_shipped_ones(tmp_path):
+    path = tmp_path / "own.yaml"
+    path.write_text(OWN, encoding="utf-8")
+    tasks = mixture("st", languages=["xx"], prompts=str(path))
+    fields = fields_of("a", translation={"xx": "b", "de": "c"})
+    drawn = tasks.draw(fields, np.random.default_rng(0))
+    assert (drawn.system, drawn.text, drawn.answer) == ("You translate.", "Say it in X.", "b")
+    assert tasks.prompts_sha256()["st"] != mixture("st").prompts_sha256()["st"]
+    assert tasks.draw(fields_of("a"), np.random.default_rng(0)).system == ASR.wordings.system
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("dance: {system: a, wordings: {any: [b]}}", "unknown task 'dance'; use asr, st, sqa"),
+        ("st: {system: a}", "not prompts by task"),
+        ("[]", "not prompts by task"),
+        ("st: {system: a, wordings: {de: []}}", "a language without wordings"),
+    ],
+)
+def test_prompts_of_another_form_are_named(tmp_path, text, words):
+    path = tmp_path / "own.yaml"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(ConfigError, match=rf"own\.yaml: {words}"):
+        mixture("st", prompts=str(path))
+    with pytest.raises(ConfigError, match=r"none\.yaml"):
+        mixture("st", prompts=str(tmp_path / "none.yaml"))
+
+
+def test_every_language_to_train_needs_a_prompt():
+    mixture("st").require_prompts({"de", "fr"})
+    mixture("asr").require_prompts({"xx"})
+    mixture("st", languages=["de"]).require_prompts({"de", "xx"})
+    with pytest.raises(
+        ConfigError, match=r"no st prompt for xx, yy \(there are: en, .*\); choose with tuning.languages"
+    ):
+        mixture("st=1,asr=1").require_prompts({"de", "yy", "xx"})
+    with pytest.raises(ConfigError, match=r"tuning\.languages fr: no utterance has such a translation \(de\)"):
+        mixture("st", languages=["de", "fr"]).require_prompts({"de"})

@@ -15,6 +15,7 @@ def test_one_item_per_language_none_without_translations():
     both = fields_of("a", translation={"fr": "le chien", "de": "der Hund"})
     assert ST.items(both) == [Item("der Hund", "de"), Item("le chien", "fr")]
     assert ST.items(fields_of("a")) == []
+    assert ST.with_choices(None, ["fr", "it"]).items(both) == [Item("le chien", "fr")]
 
 
 def test_it_asks_in_the_target_language():

@@ -265,3 +265,13 @@ def test_the_llm_runs_in_its_own_precision(world, llm, projector):
         llm.generate(vectors, lengths, made.prompts(batch), 2)
     hook.remove()
     assert set(seen) == {torch.float32}
+
+
+def test_a_translation_without_a_prompt_is_refused_before_the_llm_is_loaded(tmp_path, stage1_run):
+    world = make_world(tmp_path / "world", translation={"de": "rain", "xx": "boat"})
+    with pytest.raises(ConfigError, match="no st prompt for xx"):
+        train_stage2(request(world, stage1_run, tmp_path / "out", llm="no-such-llm", tuning={"task": "st"}))
+    assert not (tmp_path / "out").exists()
+    chosen = {"task": "st", "languages": ["de"]}
+    train_stage2(request(world, stage1_run, tmp_path / "out", tuning=chosen, schedule={"steps": 1}))
+    assert Projector.from_pretrained(tmp_path / "out" / "projector").config.trained_for["chat_template"]
