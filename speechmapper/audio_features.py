@@ -21,6 +21,7 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from sm_pipeline.audio import SAMPLE_RATE, Cut, as_float_samples, read_audio
+from sm_pipeline.config import MAX_SECONDS
 from sm_pipeline.encoders import Encoder, load_encoder
 from sm_pipeline.extraction.encoding import store_features
 from sm_store.errors import InputError, SampleError
@@ -28,6 +29,7 @@ from sm_store.identity import diff_json, require_same
 from speechmapper.loader.prefetch import as_tensor
 from speechmapper.saved_projector import model_name
 
+Audio = str | Path | np.ndarray | torch.Tensor  # a file, or samples (n,) at 16 kHz
 WHERE_AND_HOW = (
     "id",
     "revision",
@@ -71,7 +73,7 @@ def load_listening(made: Mapping[str, Any], encoder: str | None, device: str) ->
     return Listening(loaded, made["average"], made["target"]["dtype"])
 
 
-def load_wave(audio: str | Path | np.ndarray, cut: Cut | None = None) -> np.ndarray:
+def load_wave(audio: Audio, cut: Cut | None = None) -> np.ndarray:
     """Samples (n,) float32 at 16 kHz.
 
     Args:
@@ -81,12 +83,20 @@ def load_wave(audio: str | Path | np.ndarray, cut: Cut | None = None) -> np.ndar
     Raises:
         InputError: a file that cannot be read, or an array that is not one channel of finite samples.
     """
+    if isinstance(audio, torch.Tensor):
+        audio = audio.detach().cpu().numpy()
     if isinstance(audio, np.ndarray):
         samples = as_float_samples(audio)
         if samples.ndim != 1 or not np.isfinite(samples).all():
             raise InputError(f"audio array of shape {audio.shape}: give finite mono samples (n,) at {SAMPLE_RATE} Hz")
         return samples
+    if not isinstance(audio, str | Path):
+        kind = type(audio).__name__
+        raise InputError(f"audio of type {kind}: give a file, or an array or tensor (n,) at {SAMPLE_RATE} Hz")
     try:
         return read_audio(Path(audio), cut).samples
     except SampleError as error:
-        raise InputError(f"{audio}: {error}") from error
+        detail = error.detail.removeprefix(f"{Path(audio).name}: ")
+        if error.reason == "too_long":  # the message is about a flag of extraction
+            detail = f"longer than {MAX_SECONDS:g} s; cut it into shorter files"
+        raise InputError(f"{audio}: {detail}") from error

@@ -18,7 +18,7 @@ import torch
 
 from sm_pipeline.devices import autocast, choose_device
 from sm_store.errors import InputError, ModelError
-from speechmapper.audio_features import Listening, load_listening, load_wave
+from speechmapper.audio_features import Audio, Listening, load_listening, load_wave
 from speechmapper.projector import Projector
 from speechmapper.readout.build import Readout, build_readout
 from speechmapper.saved_projector import load_projector, model_name
@@ -59,23 +59,27 @@ class SpeechMapper:
         named = model_name(made["llm"]) if llm is None and made["stage"] == "stage2" else llm
         return cls(projector, listening, build_readout(projector, named, None))
 
-    def transcribe(self, audio: str | Path | np.ndarray) -> str:
+    def transcribe(self, audio: Audio) -> str:
         """What is said in one recording.
 
         Args:
-            audio: a file (wav, flac, ogg, mp3), or samples (n,) at 16 kHz.
+            audio: a file (wav, flac, ogg, mp3), or samples (n,) at 16 kHz as an array or tensor.
 
         Raises:
             InputError: a file that cannot be read, or one too short for a single vector.
         """
         return self.transcribe_batch([audio])[0]
 
-    def transcribe_batch(self, audio: Sequence[str | Path | np.ndarray]) -> list[str]:
-        """What is said in each recording; they are run together, so let them be of similar length."""
+    def transcribe_batch(self, audio: Sequence[Audio]) -> list[str]:
+        """What is said in each recording; they are run together, so let them be of similar length.
+
+        Raises:
+            InputError: as `transcribe`, or one recording instead of a list of them.
+        """
         return self.run(ASR, audio)
 
     @torch.inference_mode()
-    def run(self, task: Task, audio: Sequence[str | Path | np.ndarray], item: Item | None = None) -> list[str]:
+    def run(self, task: Task, audio: Sequence[Audio], item: Item | None = None) -> list[str]:
         """The answer to one task about each recording.
 
         Args:
@@ -86,14 +90,30 @@ class SpeechMapper:
             ConfigError: a task that needs an LLM, or no wording of it for the item's language.
         """
         self._readout.require_task(task)
+        if isinstance(audio, str | Path | np.ndarray | torch.Tensor):
+            raise InputError("one recording where a list of them is needed; give [recording]")
+        if not len(audio):
+            return []
         instruction = task.instruction(item or Item())
         features_BTD, frames_B = self._listening.features([load_wave(recording) for recording in audio])
         shortest = self.projector.config.geometry.min_frames()
         for recording, count in zip(audio, frames_B.tolist(), strict=True):
             if count < shortest:
-                name = "the samples" if isinstance(recording, np.ndarray) else str(recording)
+                name = str(recording) if isinstance(recording, str | Path) else "the samples"
                 raise InputError(f"{name}: too short to transcribe; give at least 0.2 s of audio")
         device = self.projector.device
         with autocast(device):
             vectors_BUE, vectors_B = self.projector(features_BTD.to(device), frames_B.to(device))
-            return self._readout.read(vectors_BUE, vectors_B, [instruction] * len(audio))
+            outputs = self._readout.read(vectors_BUE, vectors_B, [instruction] * len(audio))
+        return [task.cleaned(output) for output in outputs]
+
+
+def unusable_files(audio: Sequence[Path]) -> dict[Path, str]:
+    """What is wrong with each file that cannot be read, in one line; every file is decoded, no model is needed."""
+    faults: dict[Path, str] = {}
+    for path in audio:
+        try:
+            load_wave(path)
+        except InputError as error:
+            faults[path] = str(error)
+    return faults

@@ -60,16 +60,22 @@ def save_projector(out: Path, projector: Projector, training: Mapping[str, Any] 
     return folder
 
 
+def projector_folder(run: Path) -> Path:
+    """Where the projector of a run folder, or of a projector folder itself, is. Raises ModelError: none there."""
+    folder = run / PROJECTOR_FOLDER if (run / PROJECTOR_FOLDER).is_dir() else run
+    if not (folder / "config.json").is_file():
+        hint = "; its training has not ended: go on with --resume" if (run / CHECKPOINT_FOLDER).is_dir() else ""
+        raise ModelError(f"{run}: no projector/config.json there{hint or '; give the folder of a run'}")
+    return folder
+
+
 def load_projector(run: Path) -> Projector:
     """The projector of a run folder, or of a projector folder itself, in eval mode.
 
     Raises:
         ModelError: nothing there, or not a projector.
     """
-    folder = run / PROJECTOR_FOLDER if (run / PROJECTOR_FOLDER).is_dir() else run
-    if not (folder / "config.json").is_file():
-        hint = "; its training has not ended: go on with --resume" if (run / CHECKPOINT_FOLDER).is_dir() else ""
-        raise ModelError(f"{run}: no projector/config.json there{hint or '; give the folder of a run'}")
+    folder = projector_folder(run)
     _check_bytes(folder)
     from safetensors import SafetensorError
 

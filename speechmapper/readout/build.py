@@ -19,11 +19,11 @@ from typing import Any
 
 import torch
 
-from sm_pipeline.models.llm_table import load_llm_table
+from sm_pipeline.models.llm_table import LlmTable, load_llm_table
 from sm_pipeline.models.source import resolve_model
 from sm_pipeline.models.tokenizer import load_stored_tokenizer
 from sm_store import TargetSet
-from sm_store.errors import ConfigError
+from sm_store.errors import ConfigError, ModelError
 from speechmapper.llm import MAX_NEW_TOKENS, FrozenLLM, load_llm
 from speechmapper.projector import Projector
 from speechmapper.prompting import Instruction
@@ -101,7 +101,7 @@ def nearest_readout(projector: Projector, targets: TargetSet | None) -> Readout:
     if targets:
         table, tokenizer = targets.table, load_stored_tokenizer(targets)
     else:
-        loaded = load_llm_table(model_name({"id": made["llm"], "revision": made["revision"]}))
+        loaded = _recorded_table(model_name({"id": made["llm"], "revision": made["revision"]}))
         table, tokenizer = loaded.table_VE, loaded.tokenizer
     nearest = NearestToken(table, tokenizer, made["pad_id"], projector.device, projector.blank)
     return Readout(
@@ -109,3 +109,15 @@ def nearest_readout(projector: Projector, targets: TargetSet | None) -> Readout:
         lambda vectors_BUE, vectors_B, _: nearest.texts(nearest.token_ids(vectors_BUE, vectors_B)),
         lambda _: None,
     )
+
+
+def _recorded_table(name: str) -> LlmTable:
+    """The embedding table of the LLM that a run has recorded; an error does not blame a flag that was not given."""
+    try:
+        return load_llm_table(name)
+    except ModelError as error:
+        reason = str(error).removeprefix(f"--llm {name}: ")
+        raise ModelError(
+            f"{name}: the embedding table of this LLM, by which the run reads vectors, cannot be loaded ({reason}); "
+            "put the LLM back there, or let one generate the text with --llm"
+        ) from error

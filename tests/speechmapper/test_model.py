@@ -6,6 +6,8 @@ import json
 
 import numpy as np
 import pytest
+import soundfile
+import torch
 from typer.testing import CliRunner
 
 from sm_store.errors import IdentityMismatch, InputError, ModelError
@@ -72,7 +74,64 @@ def test_the_command_prints_text_or_json(chain):
     first, second = list(speech.audio_paths(chain / "corpus" / "manifest.jsonl").values())[:2]
     flags = ["--model", str(chain / "stage1"), "--device", "cpu"]
     one = CliRunner().invoke(app, ["transcribe", first, *flags], catch_exceptions=False)
+    twice = CliRunner().invoke(app, ["transcribe", first, first, *flags], catch_exceptions=False)
     both = CliRunner().invoke(app, ["transcribe", first, second, *flags, "--json"], catch_exceptions=False)
     texts = json.loads(both.stdout)
     assert list(texts) == [first, second]
     assert one.stdout.strip() == texts[first]
+    assert twice.stdout == f"{first}\t{texts[first]}\n" * 2
+
+
+def test_a_bad_file_does_not_take_the_texts_of_the_others(chain, tmp_path):
+    good = next(iter(speech.audio_paths(chain / "corpus" / "manifest.jsonl").values()))
+    cut, short = tmp_path / "cut.flac", tmp_path / "short.wav"
+    cut.write_bytes(b"fLaC" + b"\0" * 40)
+    soundfile.write(short, np.zeros(800, np.float32), 16_000)
+    arguments = ["transcribe", good, str(cut), str(short), "--model", str(chain / "stage1"), "--device", "cpu"]
+    shown = CliRunner().invoke(app, arguments, catch_exceptions=False)
+    assert shown.exit_code == 1
+    assert [line.partition("\t")[0] for line in shown.stdout.splitlines()] == [good]
+    errors = shown.stderr.splitlines()
+    assert [line.startswith(f"error: {path}: ") for line, path in zip(errors, (cut, short), strict=True)] == [True] * 2
+    assert all(line.count(path.name) == 1 for line, path in zip(errors, (cut, short), strict=True))
+    told = json.loads(CliRunner().invoke(app, [*arguments, "--json"], catch_exceptions=False).stdout)
+    assert list(told) == [good, str(cut), str(short)] and told[str(cut)] is told[str(short)] is None
+
+
+def test_files_are_checked_before_a_model_is_loaded(chain, tmp_path, monkeypatch):
+    def load(*_, **__):
+        raise AssertionError("loaded")
+
+    monkeypatch.setattr(SpeechMapper, "from_pretrained", load)
+    long = tmp_path / "long.flac"
+    soundfile.write(long, np.zeros(61 * 16_000, np.float32), 16_000)
+    result = CliRunner().invoke(app, ["transcribe", str(long), "none.wav", "--model", str(chain / "stage1")])
+    assert isinstance(result.exception, InputError)
+    assert str(result.exception) == f"{long}: longer than 60 s; cut it into shorter files (and 1 more)"
+
+
+def test_what_a_batch_may_hold(chain):
+    mapper = SpeechMapper.from_pretrained(chain / "stage1", device="cpu")
+    samples = speech.tone(1.5)
+    assert mapper.transcribe_batch([]) == []
+    assert mapper.transcribe(torch.from_numpy(samples)) == mapper.transcribe(samples)
+    for one in ("a.wav", samples, torch.from_numpy(samples)):
+        with pytest.raises(InputError, match="one recording where a list of them is needed"):
+            mapper.transcribe_batch(one)
+    for wrong in ((16_000, samples), samples.tolist(), None, {"array": samples}):
+        with pytest.raises(
+            InputError, match=f"audio of type {type(wrong).__name__}: give a file, or an array or tensor"
+        ):
+            mapper.transcribe(wrong)
+
+
+def test_an_llm_that_was_not_named_is_not_blamed_on_a_flag(chain, tmp_path):
+    folder = tmp_path / "projector"
+    load_projector(chain / "stage1").save_pretrained(folder)
+    config = json.loads((folder / "config.json").read_text())
+    config["trained_for"]["target"]["llm"] = str(tmp_path / "gone")
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(
+        ModelError, match=f"^{tmp_path}/gone: the embedding table of this LLM, by which the run reads vectors"
+    ):
+        SpeechMapper.from_pretrained(folder, device="cpu")
