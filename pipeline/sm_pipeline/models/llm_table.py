@@ -13,7 +13,6 @@ Shapes: V vocabulary, E LLM width.
 
 from __future__ import annotations
 
-import inspect
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,8 +27,6 @@ from sm_store.dtypes import is_finite
 from sm_store.errors import ModelError
 
 GGUF_TABLE = "token_embd.weight"  # llama.cpp's name, whatever the architecture
-# What an LLM's forward must take for speech vectors to stand in its prompt: state-space models take no keys and values.
-NEEDED_ARGUMENTS = ("inputs_embeds", "attention_mask", "past_key_values", "logits_to_keep")
 NO_VECTORS = {
     "state": "keeps a state instead of keys and values, so that no speech can be put into its prompt; use another LLM",
     "layers": "gives each layer an embedding of the token ids, which speech has none of; use another LLM",
@@ -144,10 +141,10 @@ def require_vectors(model: Any, what: str) -> None:
     Raises:
         ModelError: a recurrent state instead of keys and values (Mamba, RWKV), or embeddings per layer (Gemma 3n).
     """
-    known = inspect.signature(type(model).forward).parameters
-    if any(name not in known for name in NEEDED_ARGUMENTS):
+    config = model.config.get_text_config()
+    if not getattr(config, "num_attention_heads", 0):
         raise ModelError(f"{what}: {type(model).__name__} {NO_VECTORS['state']}")
-    if getattr(model.config.get_text_config(), "hidden_size_per_layer_input", 0):
+    if getattr(config, "hidden_size_per_layer_input", 0):
         raise ModelError(f"{what}: {type(model).__name__} {NO_VECTORS['layers']}")
 
 
