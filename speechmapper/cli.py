@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from sm_pipeline.console import new_app, run
-from sm_store.errors import InputError
+from sm_store.errors import InputError, one_line
 
 app = new_app("speechmapper", "Listen with a trained projector and a frozen LLM.")
 
@@ -50,7 +50,7 @@ def transcribe(
             if path not in faults:
                 texts[path] = mapper.transcribe(path)
         except InputError as error:
-            faults[path] = str(error)
+            faults[path] = one_line(error)
     if as_json:
         typer.echo(json.dumps({str(path): texts.get(path) for path in files}, ensure_ascii=False))
     else:

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from sm_pipeline.devices import autocast, choose_device
-from sm_store.errors import InputError, ModelError
+from sm_store.errors import InputError, ModelError, one_line
 from speechmapper.audio_features import Audio, Listening, load_listening, load_wave
 from speechmapper.projector import Projector
 from speechmapper.readout.build import Readout, build_readout
@@ -115,5 +115,5 @@ def unusable_files(audio: Sequence[Path]) -> dict[Path, str]:
         try:
             load_wave(path)
         except InputError as error:
-            faults[path] = str(error)
+            faults[path] = one_line(error)
     return faults
