@@ -11,6 +11,7 @@ Shapes: B batch, T frames after averaging, D encoder width.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -96,7 +97,12 @@ def load_wave(audio: Audio, cut: Cut | None = None) -> np.ndarray:
     try:
         return read_audio(Path(audio), cut).samples
     except SampleError as error:
-        detail = error.detail.removeprefix(f"{Path(audio).name}: ")
-        if error.reason == "too_long":  # the message is about a flag of extraction
-            detail = f"longer than {MAX_SECONDS:g} s; cut it into shorter files"
-        raise InputError(f"{audio}: {detail}") from error
+        raise InputError(f"{audio}: {_fault(error, Path(audio).name)}") from error
+
+
+def _fault(error: SampleError, name: str) -> str:
+    """What is wrong with a file, without its name and the flags of extraction."""
+    if error.reason == "too_long":
+        return f"longer than {MAX_SECONDS:g} s; cut it into shorter files"
+    detail = re.sub(r"Error opening .+?: ", "", error.detail.removeprefix(f"{name}: "))  # libsndfile's words
+    return f"{error.reason.replace('_', ' ')}: {detail}"

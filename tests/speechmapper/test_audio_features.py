@@ -81,3 +81,21 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path):
     for name in ("page.wav", "missing.wav"):
         with pytest.raises(InputError, match=name):
             load_wave(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("contents", "words"),
+    [
+        (b"fLaC" + b"\0" * 40, "audio unreadable: damaged"),
+        (b"<html>", "audio format: not WAV"),
+        (None, "audio missing: no such file"),
+    ],
+)
+def test_what_is_wrong_with_a_file_is_said_with_its_name_once(tmp_path, contents, words):
+    path = tmp_path / "talk.flac"
+    if contents is not None:
+        path.write_bytes(contents)
+    with pytest.raises(InputError) as caught:
+        load_wave(path)
+    assert str(caught.value).startswith(f"{path}: {words}")
+    assert str(caught.value).count("talk.flac") == 1
