@@ -50,6 +50,7 @@ def test_a_run_folder_holds_what_it_should(stage1_run):
         "config.json",
         "model.safetensors",
         "README.md",
+        "checksums.json",
     }
     lines = read_metrics(stage1_run)
     assert [line["step"] for line in lines if "loss" in line] == list(range(1, 9))
