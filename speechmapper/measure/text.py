@@ -74,10 +74,10 @@ def normaliser(name: str, language: str | None = None) -> Callable[[str], str]:
         return str.strip
     if name != WHISPER:
         raise ConfigError(f"--normalizer {name}: choose {', '.join((NORMALIZER, WHISPER, NONE))}")
-    from whisper_normalizer.basic import BasicTextNormalizer
-    from whisper_normalizer.english import EnglishTextNormalizer
-
-    rules = BasicTextNormalizer() if language not in (None, "en") else EnglishTextNormalizer()
+    if language in (None, "en"):
+        rules = extra_module("whisper_normalizer.english").EnglishTextNormalizer()
+    else:
+        rules = extra_module("whisper_normalizer.basic").BasicTextNormalizer()
     return lambda text: str(rules(text)).strip()
 
 

@@ -77,6 +77,7 @@ def test_only_training_imports_what_may_be_missing_when_it_is_imported():
     [
         ("jiwer", "from speechmapper.measure.text import error_rates as f; f(['a'], ['a'])", "eval"),
         ("sacrebleu", "from speechmapper.measure.text import translation_scores as f; f(['a'], ['a'], None)", "eval"),
+        ("whisper_normalizer", "from speechmapper.measure.text import *; error_rates(['a'], ['a'], 'whisper')", "eval"),
         ("ray", "from sm_pipeline.extraction.engines.ray import connect; connect()", "ray"),
         ("s3fs", "from sm_store import Store; Store.open('s3://bucket/a.store')", "s3"),
         ("gcsfs", "from sm_store import Store; Store.open('gs://bucket/a.store')", "gcs"),
