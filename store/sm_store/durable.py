@@ -1,6 +1,5 @@
-"""The only code in the store package that writes: temporary name, fsync, rename, fsync of the folder.
-
-A reader sees either nothing or the whole thing, and after a power cut what was renamed is what was written.
+"""The only code in the store package that writes: temporary name, fsync, rename, fsync of the folder. A reader sees
+either nothing or the whole thing, and after a power cut what was renamed is what was written.
 
     write_file(store / "store.json", data)                 one small file, replaced at once
 
