@@ -32,6 +32,7 @@ from sm_pipeline.models.quiet import quiet_transformers
 from sm_pipeline.models.source import ModelSource
 from sm_store import TargetSet
 from sm_store.errors import ModelError
+from sm_store.targets import table_sha256
 from speechmapper.prompting import Prompt, Prompter
 
 MAX_NEW_TOKENS = 150  # paper
@@ -116,8 +117,7 @@ class FrozenLLM:
             ModelError: other input embeddings.
         """
         spec = targets.spec
-        scale = float(getattr(self.model.get_input_embeddings(), "scalar_embed_scale", 1.0))
-        mine = self._table.detach().float().cpu()[: spec.vocabulary] * scale
+        mine = self._input_table(spec.vocabulary)
         same = mine.shape == (spec.vocabulary, spec.width)
         if same:
             error = (mine - torch.from_numpy(targets.table)).square().mean().item()
@@ -127,6 +127,15 @@ class FrozenLLM:
                 f"--llm {self.source.id}: its input embeddings are not those of target set {spec.name} "
                 f"(made from {spec.llm}); name that LLM, or choose another --target"
             )
+
+    def table_sha256(self, vocabulary: int) -> str:
+        """Fingerprint of the first `vocabulary` rows of the embedding table, in the precision it is loaded in."""
+        return table_sha256(self._input_table(vocabulary).numpy())
+
+    def _input_table(self, vocabulary: int) -> torch.Tensor:
+        """Rows as the layers receive them, (V, E) float32 on the CPU."""
+        scale = float(getattr(self.model.get_input_embeddings(), "scalar_embed_scale", 1.0))
+        return self._table.detach().float().cpu()[:vocabulary] * scale
 
     def embed(self, ids: Sequence[int]) -> torch.Tensor:
         """Input embeddings (N, E) of token ids, as the LLM would look them up."""

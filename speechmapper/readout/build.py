@@ -24,6 +24,7 @@ from sm_pipeline.models.source import resolve_model
 from sm_pipeline.models.tokenizer import load_stored_tokenizer
 from sm_store import TargetSet
 from sm_store.errors import ConfigError, ModelError
+from sm_store.targets import table_sha256
 from speechmapper.llm import MAX_NEW_TOKENS, FrozenLLM, load_llm
 from speechmapper.projector import Projector
 from speechmapper.prompting import Instruction
@@ -79,6 +80,8 @@ def build_readout(
     frozen = load_llm(resolve_model(llm, "llm"), projector.device, tokenizer=tokenizer)
     if targets:
         frozen.require_table(targets)
+    else:
+        _require_trained_table(projector, frozen, llm)
     return llm_readout(frozen, max_new_tokens)
 
 
@@ -109,6 +112,23 @@ def nearest_readout(projector: Projector, targets: TargetSet | None) -> Readout:
         lambda vectors_BUE, vectors_B, _: nearest.texts(nearest.token_ids(vectors_BUE, vectors_B)),
         lambda _: None,
     )
+
+
+def _require_trained_table(projector: Projector, frozen: FrozenLLM, llm: str) -> None:
+    """Check that the LLM has the embedding table the projector was trained for.
+
+    Raises:
+        ModelError: another table.
+    """
+    trained = projector.config.trained_for["target"]
+    if frozen.table_sha256(trained["vocabulary"]) == trained["table_sha256"]:
+        return
+    # Loaded in a narrower dtype than the checkpoint's, the same table has other numbers: the files decide.
+    if table_sha256(load_llm_table(llm).table_VE) != trained["table_sha256"]:
+        raise ModelError(
+            f"--llm {llm}: its input embeddings are not those this projector was trained for (made from "
+            f"{trained['llm']}); name that LLM"
+        )
 
 
 def _recorded_table(name: str) -> LlmTable:

@@ -8,7 +8,7 @@ import torch
 from sm_pipeline.models.source import resolve_model
 from sm_store.errors import ConfigError, ModelError
 from speechmapper.llm import load_llm
-from speechmapper.readout.build import GENERATED, NEAREST, build_readout, llm_readout
+from speechmapper.readout.build import GENERATED, NEAREST, _require_trained_table, build_readout, llm_readout
 from speechmapper.saved_projector import load_projector
 from speechmapper.tasks import ASR, TASKS, Item
 from tests.speechmapper.tiny import save_llm
@@ -60,3 +60,16 @@ def test_without_an_llm_speech_is_only_transcribed(world, projector):
     with pytest.raises(ConfigError, match="st needs an LLM"):
         build_readout(projector, None, None).require_task(TASKS["st"])
     build_readout(projector, str(world.llm_folder), None).require_task(TASKS["st"])
+
+
+def test_without_a_store_the_llm_is_compared_with_what_the_projector_was_trained_for(world, projector, tmp_path):
+    build_readout(projector, str(world.llm_folder), None)
+    with pytest.raises(ModelError, match=r"not those this projector was trained for .*; name that LLM"):
+        build_readout(projector, str(save_llm(tmp_path / "other", seed=5)), None)
+
+
+def test_the_same_llm_in_a_narrower_dtype_is_the_same(world, projector):
+    llm = load_llm(resolve_model(str(world.llm_folder), "llm"), CPU, "bfloat16")
+    trained = projector.config.trained_for["target"]
+    assert llm.table_sha256(trained["vocabulary"]) != trained["table_sha256"]
+    _require_trained_table(projector, llm, str(world.llm_folder))
