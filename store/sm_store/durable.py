@@ -37,18 +37,13 @@ import numpy as np
 from sm_store.errors import RUN_VERIFY, StoreBusy, StoreCorrupt, StoreError, StoreFormatError
 from sm_store.paths import LOCKS
 from sm_store.space import writing
+from sm_store.system import advise
 
 _SYNCS_AT_ONCE = 8
 _LARGE = 64 * 1024  # bytes worth handing to another thread
 _QUEUED = 8  # pieces of at least that size
 _SENT = 4 * 1024 * 1024  # bytes handed to the disk at a time, while the next are made
 _MOST_PIECES = 512  # half of Linux's IOV_MAX
-
-
-def advise(fd: int, start: int, size: int, what: str) -> None:
-    """Tell the system how bytes of a file will be used (`POSIX_FADV_` and `what`); macOS cannot be told."""
-    if hasattr(os, "posix_fadvise"):
-        os.posix_fadvise(fd, start, size, getattr(os, f"POSIX_FADV_{what}"))
 
 
 def checksum(data: Any, start: int = 0) -> int:

@@ -10,11 +10,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from functools import lru_cache
 
-
-def cpus() -> int:
-    """Processors that this process may use; where the system does not tell (macOS), all there are."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
+from sm_store.system import cpus
 
 THREADS = min(8, cpus())
 

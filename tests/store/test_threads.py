@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import multiprocessing
-import subprocess
-import sys
 import threading
 import time
 
 import numpy as np
 import pytest
 
-from sm_store import Store, StoreCorrupt
+from sm_store import StoreCorrupt
 from sm_store.threads import THREADS, in_threads
 from tests.store import building
 
@@ -88,27 +86,3 @@ def test_large_batches_are_read_by_several_threads_and_right(tmp_path):
     path.write_bytes(data)
     with pytest.raises(StoreCorrupt, match="shard 0 record"):
         store.read(order)
-
-
-def test_a_store_is_read_without_the_calls_of_linux(tmp_path):
-    """What macOS lacks is taken away before the import; the same bytes are read."""
-    code = (
-        "import os, mmap, sys\n"
-        "for name in ('sched_getaffinity', 'posix_fadvise', 'RWF_NOWAIT', 'posix_fallocate', 'sched_setaffinity',\n"
-        "             'copy_file_range', 'sendfile', 'memfd_create', 'O_DIRECT', 'O_TMPFILE'):\n"
-        "    if hasattr(os, name): delattr(os, name)\n"
-        "if hasattr(mmap, 'MADV_HUGEPAGE'): del mmap.MADV_HUGEPAGE\n"
-        "from sm_store import Store\n"
-        "from sm_store.threads import cpus\n"
-        "store = Store.open(sys.argv[1])\n"
-        "assert cpus() >= 1 and len(store) == 15\n"
-        "print(store[14].features.tobytes().hex(), *store.read([0, 14]).features_BTD.shape)"
-    )
-    building.build(tmp_path / "store")
-    run = subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path / "store")], capture_output=True, text=True, check=False
-    )
-    assert run.returncode == 0, run.stderr
-    store = Store.open(tmp_path / "store")
-    shape = " ".join(map(str, store.read([0, 14]).features_BTD.shape))
-    assert run.stdout == f"{store[14].features.tobytes().hex()} {shape}\n"

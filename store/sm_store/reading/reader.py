@@ -19,15 +19,15 @@ import google_crc32c
 import numpy as np
 
 from sm_store.codec import Codec
-from sm_store.durable import Written, advise
+from sm_store.durable import Written
 from sm_store.errors import RUN_VERIFY, ConfigError, StoreCorrupt
 from sm_store.reading.files import OpenFile, ShardFiles
 from sm_store.reading.plan_reads import Run, plan_reads, shares
+from sm_store.system import ONLY_CACHED, advise
 from sm_store.threads import THREADS, in_threads
 
 ChecksumPolicy = Literal["always", "first-epoch", "never"]
 POLICIES = ("always", "first-epoch", "never")
-_ONLY_CACHED: int | None = getattr(os, "RWF_NOWAIT", None)  # of preadv: fail where the disk is needed; Linux only
 _MOST_PACKED = 32768  # decoded bytes that a stored byte can stand for at most: zstd's blocks of one value
 
 
@@ -160,10 +160,10 @@ class Reader:
     def _read_cached(self, run: Run, view: memoryview) -> bool:
         """Read a run if all of it is in the page cache."""
         opened = self._open(run)
-        if _ONLY_CACHED is None:
+        if ONLY_CACHED is None:
             return False
         try:
-            return os.preadv(opened.fd, run.pieces(view), run.offset, _ONLY_CACHED) == run.size
+            return os.preadv(opened.fd, run.pieces(view), run.offset, ONLY_CACHED) == run.size
         except OSError:  # not there (EAGAIN), or a file system that cannot tell (EOPNOTSUPP)
             return False
 

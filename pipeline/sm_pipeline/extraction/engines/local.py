@@ -30,7 +30,7 @@ from sm_pipeline.extraction.encoding import single_thread
 from sm_pipeline.extraction.unit import UnitResult, UnitWork, UnitWorker, WorkerSetup
 from sm_pipeline.signals import Stopped, raise_on_signals
 from sm_store.errors import RunFailed, SpeechMapperError
-from sm_store.threads import cpus
+from sm_store.system import cpus
 
 SECONDS_WORTH_A_WORKER = 600.0  # of audio: a worker takes several seconds to start
 BUSY_WAIT = 0.5  # seconds before a unit that another run has claimed is tried again
