@@ -78,7 +78,7 @@ class Prompter:
         stop_ids: every id that ends an answer: that one, others the template puts there, `ends`, end of sequence.
 
     Raises:
-        ModelError: a chat template that changes or drops the quoted text, or no end-of-turn token.
+        ModelError: a chat template that refuses plain turns, changes or drops the quoted text, or no end-of-turn token.
     """
 
     def __init__(self, tokenizer: Any, ends: Iterable[int] = ()) -> None:
@@ -143,7 +143,12 @@ class Prompter:
             text = self._filled(turns, answer)
         except TemplateError:  # a template without a system role raises (Gemma), or leaves that turn out
             text = ""
-        return text if system in text else self._filled([{"role": "user", "content": f"{system}\n{user}"}], answer)
+        if system in text:
+            return text
+        try:
+            return self._filled([{"role": "user", "content": f"{system}\n{user}"}], answer)
+        except TemplateError as error:
+            raise ModelError(f"the LLM's chat template takes no plain turns ({error}); use another LLM") from error
 
     def _filled(self, turns: list[dict[str, str]], answer: str | None) -> str:
         if answer is not None:

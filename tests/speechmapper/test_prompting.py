@@ -216,6 +216,11 @@ def sentencepiece_tokenizer(template: str) -> PreTrainedTokenizerFast:
     return fast
 
 
+def test_a_template_that_takes_no_plain_turns_is_refused():
+    with pytest.raises(ModelError, match=r"takes no plain turns \(images only\)"):
+        Prompter(tokenizer("{{ raise_exception('images only') }}"))
+
+
 @pytest.mark.parametrize("separator", [" ", "\n"], ids=["space", "line"])
 def test_what_is_beside_the_speech_is_tokenised_as_the_whole_would_be(separator):
     made = sentencepiece_tokenizer(
