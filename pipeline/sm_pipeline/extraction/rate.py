@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from sm_pipeline.announce import announced
 from sm_pipeline.audio import SAMPLE_RATE, Cut, read_audio
 from sm_pipeline.config import ExtractConfig
 from sm_pipeline.devices import choose_device
@@ -43,7 +44,8 @@ def measure_rate(config: ExtractConfig, manifest: Manifest, utterances: Sequence
     """
     device = choose_device(config.device)
     waves = _sample(config, manifest, utterances, SECONDS.get(device.type, SECONDS["cpu"]))
-    encoder = load_encoder(config.encoder, config.layer, str(device), config.compute_dtype)
+    with announced(f"loading encoder {config.encoder}"):
+        encoder = load_encoder(config.encoder, config.layer, str(device), config.compute_dtype)
     batches = plan_batches([len(wave) / SAMPLE_RATE for wave in waves], config.batch_on(str(device)))
     encode = BatchEncoder(encoder, config.average, config.dtype)
     if device.type == "cpu":

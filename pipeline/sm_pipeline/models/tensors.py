@@ -100,13 +100,12 @@ def _converted_branch(repository: str) -> str | None:
     """The Hub's own open pull request that adds safetensors, as `refs/pr/N`; None where there is none, or where the
     Hub does not answer."""
     from huggingface_hub import get_repo_discussions
-    from huggingface_hub.errors import HfHubHTTPError
 
     try:
         for each in get_repo_discussions(repository, author=CONVERTER, discussion_type="pull_request"):
             if each.author == CONVERTER and each.status in ("open", "draft") and each.git_reference:
                 return each.git_reference
-    except (HfHubHTTPError, OSError, ValueError):
+    except Exception:  # its client passes on whatever the network raises; only a recommendation is lost
         return None
     return None
 
