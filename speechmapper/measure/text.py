@@ -19,6 +19,7 @@ from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
 from typing import Any
 
+from sm_pipeline.languages import language_tag
 from sm_pipeline.text import NORMALIZER, NORMALIZERS, normalise
 from sm_store.errors import ConfigError
 from sm_store.extras import extra_module
@@ -74,7 +75,7 @@ def normaliser(name: str, language: str | None = None) -> Callable[[str], str]:
         return str.strip
     if name != WHISPER:
         raise ConfigError(f"--normalizer {name}: choose {', '.join((NORMALIZER, WHISPER, NONE))}")
-    if language in (None, "en"):
+    if language is None or language_tag(language) in (None, "en"):
         rules = extra_module("whisper_normalizer.english").EnglishTextNormalizer()
     else:
         rules = extra_module("whisper_normalizer.basic").BasicTextNormalizer()
@@ -93,7 +94,8 @@ def translation_scores(references: Sequence[str], outputs: Sequence[str], langua
 
     scores: dict[str, Any] = {"bleu": None, "chrf": None, "utterances": len(references)}
     if references:
-        for name, metric in (("bleu", metrics.BLEU(trg_lang=language or "")), ("chrf", metrics.CHRF())):
+        tag = language_tag(language or "") or ""
+        for name, metric in (("bleu", metrics.BLEU(trg_lang=tag)), ("chrf", metrics.CHRF())):
             scores[name] = metric.corpus_score(list(outputs), [list(references)]).score
             scores[f"{name}_signature"] = str(metric.get_signature())
     return scores

@@ -24,6 +24,7 @@ from typing import Any, ClassVar
 import numpy as np
 import yaml
 
+from sm_pipeline.languages import language_tag
 from sm_store import Fields
 from sm_store.errors import ConfigError, quoted
 from speechmapper.prompting import Instruction
@@ -54,6 +55,11 @@ class Wordings:
 
     system: str
     by_language: Mapping[str, Sequence[str]]
+
+    def lines(self, language: str) -> Sequence[str] | None:
+        """The wordings of a language under any of its names (`zh-CN`, `Chinese`); None where there are none."""
+        tags = {language_tag(name) or name: lines for name, lines in self.by_language.items()}
+        return self.by_language.get(language) or tags.get(language_tag(language) or language)
 
     def sha256(self) -> str:
         """Of the system turn and all wordings."""
@@ -165,12 +171,12 @@ class Task(ABC):
             ConfigError: no wording for the item's language.
         """
         found = self.wordings
-        if item.language not in found.by_language:
+        lines = found.lines(item.language)
+        if lines is None:
             raise ConfigError(
                 f"no {self.name} prompt for {item.language!r}; prompts/{self.name}.yaml has "
                 f"{', '.join(found.by_language)}"
             )
-        lines = found.by_language[item.language]
         text = lines[wording % len(lines)]
         for name, value in item.values.items():
             text = text.replace(f"{{{name}}}", value)

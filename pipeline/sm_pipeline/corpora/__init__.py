@@ -57,7 +57,7 @@ def make_manifest(kind: str, path: Path, out: Path, split: str | None = None) ->
 
     Raises:
         ConfigError: no such kind.
-        ManifestError: the corpus is not there, has a row that cannot be read, or no utterance at all.
+        ManifestError: the corpus is not there, has a file that cannot be read, or no utterance at all.
     """
     if kind not in KINDS:
         raise ConfigError(f"{kind}: no such kind of corpus; use {', '.join(KINDS)}")

@@ -2,7 +2,7 @@ r"""CoVoST 2 (github.com/facebookresearch/covost): translations of Common Voice 
 
     covost/
         covost_v2.en_de.tsv                     as downloaded: path  translation  split
-            common_voice_en_1.mp3<tab>Er kam.<tab>train       (train, dev, test; also train_covost and the like)
+            common_voice_en_1.mp3<tab>Er kam.<tab>train       (train, train_covost, dev, test; others are skipped)
         covost_v2.en_de.train.tsv  .dev.tsv  .test.tsv        or as its get_covost_splits.py leaves it:
             path  sentence  translation  client_id
         en/validated.tsv  en/clips/*.mp3        the Common Voice folder of the spoken language
@@ -18,14 +18,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from sm_pipeline.corpora.commonvoice import TABLES, clip_seconds, language_folders
-from sm_pipeline.corpora.found import NO_AUDIO, NO_TEXT, AudioFiles, Found, Skipped, choose, files, split_of, stem_of
+from sm_pipeline.corpora.commonvoice import TABLES, clip_seconds, language_folders, sentence
+from sm_pipeline.corpora.found import NO_AUDIO, NO_TEXT, AudioFiles, Found, Skipped, choose, files, stem_of
 from sm_pipeline.corpora.reading import Row, table
+from sm_pipeline.languages import tag_or_name
 from sm_pipeline.manifest import Utterance
 from sm_store.errors import ManifestError
 
 NAME = re.compile(r"covost_v2\.([A-Za-z-]+)_([A-Za-z-]+)(?:\.(train|dev|test))?\.tsv")
 SPLITS = ("train", "dev", "test")
+LABELS = {"train": "train", "train_covost": "train", "dev": "dev", "test": "test"}  # the others repeat clips
 NO_SENTENCE = "in no table of Common Voice there"
 _ESCAPED = re.compile(r"\\(.)")
 
@@ -46,7 +48,10 @@ def utterances(path: Path, split: str | None) -> Iterator[Found]:
     if not tables:
         raise ManifestError(f"{path}: no covost_v2.SOURCE_TARGET.tsv below it; put it beside the Common Voice folder")
     for source in sorted({names[0] for names in tables.values()}):
-        clips = _clips({each: names for each, names in tables.items() if names[0] == source})
+        clips: dict[str, _Clip] = {}
+        for each, names in tables.items():
+            if names[0] == source:
+                yield from _read(each, names, clips)
         chosen = choose(sorted({clip.split for clip in clips.values()}), split, path)
         yield from _language(_speech(path, source), source, clips, chosen)
 
@@ -62,16 +67,21 @@ def _tables(path: Path) -> dict[Path, tuple[str, str, str | None]]:
     return {each: key for each, key in names.items() if key[2] or key[:2] not in split}
 
 
-def _clips(tables: dict[Path, tuple[str, str, str | None]]) -> dict[str, _Clip]:
-    clips: dict[str, _Clip] = {}
-    for each, (_, target, part) in tables.items():
-        for row in table(each, needs=("path", "translation", *(() if part else ("split",)))):
-            name = part or split_of(row["split"]) or row["split"]
-            clip = clips.setdefault(stem_of(row["path"]), _Clip(name, row.where))
-            clip.translation[target] = _plain(row, "translation")
-            clip.sentence = clip.sentence or _plain(row, "sentence")
-            clip.speaker = clip.speaker or row.text("client_id") or None
-    return clips
+def _read(path: Path, names: tuple[str, str, str | None], clips: dict[str, _Clip]) -> Iterator[Skipped]:
+    """Gather what a table says of its clips; yields the rows that are left out."""
+    _, target, part = names
+    for row in table(path, needs=("path", "translation", *(() if part else ("split",)))):
+        if isinstance(row, Skipped):
+            yield row
+            continue
+        label = part or LABELS.get(row["split"])
+        if label is None:
+            yield Skipped(f"split {row['split']:.30}, not one of CoVoST 2", row.where)
+            continue
+        clip = clips.setdefault(stem_of(row["path"]), _Clip(label, row.where))
+        clip.translation[tag_or_name(target) or target] = _plain(row, "translation")
+        clip.sentence = clip.sentence or _plain(row, "sentence")
+        clip.speaker = clip.speaker or row.text("client_id") or None
 
 
 def _plain(row: Row, name: str) -> str:
@@ -81,7 +91,9 @@ def _plain(row: Row, name: str) -> str:
 def _speech(path: Path, source: str) -> Path:
     """The Common Voice folder of the spoken language."""
     found = language_folders(path)
-    named = [folder for folder in found if folder.absolute().name == source]
+    named = [folder for folder in found if folder.absolute().name == source] or [
+        folder for folder in found if tag_or_name(folder.absolute().name) == tag_or_name(source)
+    ]
     if not (named or len(found) == 1):
         raise ManifestError(f"{path}: no Common Voice folder {source}/ with clips/; put it (or a link) in there")
     return (named or found)[0]
@@ -104,7 +116,7 @@ def _language(speech: Path, source: str, clips: dict[str, _Clip], chosen: list[s
             audio=file,
             text=clip.sentence,
             duration=seconds.get(stem),
-            lang=source,
+            lang=tag_or_name(source),
             speaker=clip.speaker,
             split=clip.split,
             corpus="covost2",
@@ -119,9 +131,9 @@ def _complete(speech: Path, clips: dict[str, _Clip]) -> None:
         if not each.is_file() or all(clip.sentence for clip in clips.values()):
             continue
         for row in table(each, needs=("client_id", "path", "sentence")):
-            clip = clips.get(stem_of(row["path"]))
-            if clip is not None and not clip.sentence:
-                clip.sentence, clip.speaker = row.text("sentence"), row.text("client_id") or None
+            clip = clips.get(stem_of(row["path"])) if isinstance(row, Row) else None
+            if isinstance(row, Row) and clip is not None and not clip.sentence:
+                clip.sentence, clip.speaker = sentence(row), row.text("client_id") or None
 
 
 def _order(split: str) -> int:

@@ -5,11 +5,13 @@
         de/train/segments.lst       en.20080924.31.3-243 0.0 7.32        speech, begin and end in seconds
         de/train/segments.en        one line per segment, its transcript
         de/train/segments.de        and its translation
+        de/train/speakers.lst       one line per segment or per speech, its speaker, or SPEECH SPEAKER
         de/train/speeches.lst  speeches.en  speeches.de  ...             whole speeches; not used
 
 PATH: v1.1, a spoken language or a pair (v1.1/en/de). libsndfile cannot decode m4a: convert it first, into
 audios/ or a folder beside it whose name begins with audios. A segment is an offset and a duration in its
-speech. The pairs of one language cut the same speeches, so the ids name the pair: en-de/SPEECH/0.0-7.32.
+speech. train-noisy is taken only with `--split train-noisy`. The pairs of one language cut the same speeches, so the
+ids name the pair: en-de/SPEECH/0.0-7.32.
 """
 
 from __future__ import annotations
@@ -30,10 +32,14 @@ from sm_pipeline.corpora.found import (
     split_of,
 )
 from sm_pipeline.corpora.reading import lines
+from sm_pipeline.languages import tag_or_name
 from sm_pipeline.manifest import Utterance
 from sm_store.errors import ManifestError
 
 LIST = "segments.lst"
+NOISY = "noisy"  # train-noisy: segments whose alignment the filter doubted
+NO_TIMES = "not SPEECH BEGIN END"
+NO_LENGTH = "a segment of no length"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +60,8 @@ def utterances(path: Path, split: str | None) -> Iterator[Found]:
     parts = [_Part(each.absolute().parent) for each in files(path, lambda name: name == LIST)] if path.is_dir() else []
     if not parts:
         raise ManifestError(f"{path}: no {LIST} below it; give the folder v1.1, or one like v1.1/en/de")
-    chosen = choose(sorted({part.folder.name for part in parts}), split, path)
+    names = sorted({part.folder.name for part in parts})
+    chosen = choose([name for name in names if NOISY not in name or name == split], split, path)
     audio = AudioFiles()
     for part in parts:
         if part.folder.name in chosen:
@@ -81,8 +88,13 @@ def _segments(part: _Part, audio: AudioFiles) -> Iterator[Found]:
     segments = list(lines(part.folder / LIST))
     transcripts = _texts(part, source, len(segments))
     translated = _texts(part, target, len(segments))
+    speakers = _speakers(part, [line.partition(" ")[0] for _, line in segments])
     for (where, line), text, translation in zip(segments, transcripts, translated, strict=True):
-        speech, begin, end = _times(line, where)
+        times = _times(line)
+        if times is None or not 0 <= times[1] < times[2]:
+            yield Skipped(NO_TIMES if times is None else NO_LENGTH, where)
+            continue
+        speech, begin, end = times
         file = audio.find(folders, speech)
         if not text or not translation or file is None:
             yield Skipped(NO_AUDIO if text and translation else NO_TEXT, where)
@@ -93,10 +105,11 @@ def _segments(part: _Part, audio: AudioFiles) -> Iterator[Found]:
             text=text,
             offset=begin,
             duration=round(end - begin, 6),
-            lang=source,
-            split=split_of(part.folder.name) or part.folder.name,
+            lang=tag_or_name(source),
+            speaker=speakers.get(speech),
+            split=part.folder.name if NOISY in part.folder.name else split_of(part.folder.name) or part.folder.name,
             corpus="europarl-st",
-            translation={target: translation},
+            translation={tag_or_name(target) or target: translation},
         )
 
 
@@ -114,12 +127,26 @@ def _texts(part: _Part, language: str, expected: int) -> list[str]:
     return [text.strip() for text in texts]
 
 
-def _times(line: str, where: str) -> tuple[str, float, float]:
+def _times(line: str) -> tuple[str, float, float] | None:
+    """Speech, begin and end; None for a line of another form."""
     try:
         speech, begin, end = line.split()
-        times = float(begin), float(end)
-    except ValueError as error:
-        raise ManifestError(f"{where}: not SPEECH BEGIN END but {line[:60]!r}; copy the file again") from error
-    if not 0 <= times[0] < times[1]:
-        raise ManifestError(f"{where}: from {begin} to {end} s is no segment; copy the file again")
-    return speech, *times
+        return speech, float(begin), float(end)
+    except ValueError:
+        return None
+
+
+def _speakers(part: _Part, speeches: list[str]) -> dict[str, str]:
+    """Speaker of each speech, where the corpus says so in one of the forms that are known."""
+    path = part.folder / "speakers.lst"
+    if not path.is_file():
+        return {}
+    rows = [line.split() for _, line in lines(path)]
+    if all(len(row) > 1 and row[0] in speeches for row in rows):
+        return {row[0]: row[1] for row in rows}
+    listed = part.folder / "speeches.lst"
+    whole = [line.split()[0] for _, line in lines(listed)] if listed.is_file() else []
+    for names in (speeches, whole):
+        if len(names) == len(rows):
+            return {name: " ".join(row) for name, row in zip(names, rows, strict=True)}
+    return {}

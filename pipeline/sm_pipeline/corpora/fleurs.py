@@ -6,6 +6,8 @@
             sentence, file, raw transcription, transcription, characters, samples at 16 kHz, gender
         audio/train/10000284708658466567.wav                  (train/*.wav where the archives lay beside the tables)
 
+lhotse downloads it as metadata/de_de/train.tsv beside de_de/train/*.wav, and that is read, too.
+
 PATH: a language's folder or one above it. The text is the raw transcription, with case and punctuation. A
 sentence is read by several people, so ids are made of the language's folder and the file.
 """
@@ -16,17 +18,22 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from sm_pipeline.corpora.found import NO_AUDIO, NO_TEXT, AudioFiles, Found, Skipped, choose, folders, stem_of
-from sm_pipeline.corpora.reading import table
+from sm_pipeline.corpora.reading import Row, table, usable
+from sm_pipeline.languages import tag_or_name
 from sm_pipeline.manifest import Utterance
 from sm_store.errors import ManifestError
 
 SPLITS = ("train", "dev", "test")
 COLUMNS = ("sentence", "file", "raw", "normal", "characters", "samples", "gender")
+METADATA = "metadata"
 RATE = 16_000  # Hz, that `samples` counts
 
 
 def utterances(path: Path, split: str | None) -> Iterator[Found]:
-    languages = folders(path, 2, lambda folder: bool(_present(folder)))
+    beside = path.absolute().parent / METADATA / path.absolute().name  # of a language's folder with audio alone
+    languages = folders(path, 2, lambda folder: bool(_present(folder))) or folders(
+        beside, 0, lambda f: bool(_present(f))
+    )
     if not languages:
         raise ManifestError(f"{path}: no train.tsv, dev.tsv or test.tsv; give a folder like de_de")
     chosen = choose((name for folder in languages for name in _present(folder)), split, path)
@@ -43,19 +50,25 @@ def _present(folder: Path) -> list[str]:
 def _split(folder: Path, split: str) -> Iterator[Found]:
     audio = AudioFiles()
     language = folder.absolute().name
-    for row in table(folder / f"{split}.tsv", needs=(), header=COLUMNS):
+    places = [folder]
+    if folder.absolute().parent.name == METADATA:
+        places.append(folder.absolute().parents[1] / language)
+    candidates = [each / part for each in places for part in (f"audio/{split}", split)]
+
+    def reading(row: Row) -> Found:
         stem, text = stem_of(row["file"]), row.text("raw", "normal")
         samples = row.seconds("samples")
-        file = audio.find([folder / "audio" / split, folder / split], stem)
+        file = audio.find(candidates, stem)
         if not text or file is None:
-            yield Skipped(NO_AUDIO if text else NO_TEXT, row.where)
-            continue
-        yield Utterance(
+            return Skipped(NO_AUDIO if text else NO_TEXT, row.where)
+        return Utterance(
             id=f"{language}-{stem}",
             audio=file,
             text=text,
             duration=None if samples is None else samples / RATE,
-            lang=language.partition("_")[0],
+            lang=tag_or_name(language),
             split=split,
             corpus="fleurs",
         )
+
+    yield from usable(table(folder / f"{split}.tsv", needs=(), header=COLUMNS), reading)

@@ -5,8 +5,8 @@
         Skipped("no text", "LibriSpeech/dev-clean/84/121123/84-121123.trans.txt:2")
 
 Here an utterance's `audio` is a path relative to the working directory; `make_manifest` makes it relative to the
-manifest. A row that lacks text or audio is yielded as `Skipped`, so that it is counted; a row that cannot be parsed at
-all is a ManifestError with file and line.
+manifest. A row that lacks text or audio, or cannot be parsed, is yielded as `Skipped`, so that it is counted; a file
+that cannot be read is a ManifestError with file and line.
 
     split_of("train-clean-100")   "train"      split_of("asr_dev")      "dev"
     split_of("validation")        "dev"        split_of("validated")    None: a name of the corpus's own
@@ -26,8 +26,10 @@ from sm_store.errors import ManifestError
 DECODABLE = ("flac", "wav", "opus", "ogg", "oga", "mp3")  # best first, where a file is there in several formats
 UNDECODABLE = ("m4a", "mp4", "aac", "webm", "wma", "sph")
 LISTINGS = 512  # folders whose listing is kept
+MAX_SHARDS = 100_000
 NO_TEXT = "no text"
 NO_AUDIO = "no audio file"
+_SHARDS = re.compile(r"(?:_OP_|\{)(\d{1,6})\.\.(\d{1,6})(?:_CL_|\})")
 _SPLITS = {
     "train": {"train", "training", "tr"},
     "dev": {"dev", "devel", "development", "valid", "validation", "val"},
@@ -99,6 +101,16 @@ def folders(path: Path, depth: int, fits: Callable[[Path], bool]) -> list[Path]:
         return []
     below = sorted(entry.path for entry in os.scandir(path) if entry.is_dir())
     return [found for folder in below for found in folders(Path(folder), depth - 1, fits)]
+
+
+def sharded(path: Path) -> list[Path]:
+    """The files that NeMo's `NAME__OP_0..3_CL_.json` (or `{0..3}`) names, as far as they are there; else none."""
+    match = _SHARDS.search(path.name)
+    if match is None:
+        return []
+    first, last = int(match[1]), min(int(match[2]), int(match[1]) + MAX_SHARDS)
+    names = (path.name[: match.start()] + str(number) + path.name[match.end() :] for number in range(first, last + 1))
+    return [each for name in names if (each := path.with_name(name)).is_file()]
 
 
 def files(path: Path, fits: Callable[[str], bool]) -> Iterator[Path]:

@@ -15,29 +15,37 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
-from sm_pipeline.corpora.found import NO_AUDIO, NO_TEXT, Embedded, Found, Skipped, choose, split_of
-from sm_pipeline.corpora.reading import Row, json_file
+from sm_pipeline.corpora.found import NO_AUDIO, NO_TEXT, Embedded, Found, Skipped, choose, files, split_of
+from sm_pipeline.corpora.reading import Row, json_file, usable
+from sm_pipeline.languages import language_tag, tag_or_name
 from sm_pipeline.manifest import Utterance
 from sm_store.errors import ManifestError
 
 COLUMNS = {
     "audio": ("audio", "file", "path", "audio_path", "speech"),
-    "text": ("text", "sentence", "raw_transcription", "transcription", "transcript", "raw_text", "normalized_text"),
+    "text": (
+        *("text", "sentence", "raw_transcription", "transcription", "transcript", "raw_text", "normalized_text"),
+        "context",
+    ),
     "id": ("id", "utt_id", "utterance_id", "segment_id", "audio_id", "key"),
-    "lang": ("lang", "language", "locale"),
+    "lang": ("lang", "language", "locale", "lang_id"),
     "speaker": ("speaker", "speaker_id", "client_id"),
     "duration": ("duration", "audio_duration"),
     "question": ("question",),
     "answer": ("answer",),
+    "answers": ("answers",),
     "translation": ("translation",),
+    "target": ("target_lang", "target_language", "tgt_lang", "translation_lang"),
 }
+WHOSE_LANGUAGE = "translation in a language that is not said (the utterance is kept)"
 INDICES = ("_indices_data_files", "_indices_files")
 UNKNOWN = "audio of unknown format"
 END = b"\xff\xff\xff\xff\0\0\0\0"  # of an Arrow stream; one cut between two batches reads well without it
@@ -60,6 +68,11 @@ def _parts(path: Path) -> dict[str, Path]:
             raise ManifestError(f"{path / 'dataset_dict.json'}: no list of splits; save the DatasetDict again")
         return {name: path / name for name in listed}
     if not (path / "state.json").is_file():
+        if any(files(path, lambda name: name.endswith(".parquet"))):
+            raise ManifestError(
+                f"{path}: Parquet as on the Hub; write it with "
+                f"datasets.load_dataset({str(path)!r}).save_to_disk(FOLDER) and give that folder"
+            )
         raise ManifestError(f"{path}: neither dataset_dict.json nor state.json; save it with dataset.save_to_disk")
     name = _state(path).get("_split")
     return {name if isinstance(name, str) else path.absolute().name: path}
@@ -81,7 +94,8 @@ def _dataset(folder: Path, split: str) -> Iterator[Found]:
     state = _state(folder)
     if any(state.get(name) for name in INDICES):
         raise ManifestError(f"{folder}: rows are chosen by an index; use dataset.flatten_indices() and save again")
-    columns: Mapping[str, str] | None = None
+    columns: Mapping[str, Sequence[str]] | None = None
+    labels = _labels(folder)
     number = 0
     for entry in state.get("_data_files") or ():
         name = entry.get("filename") if isinstance(entry, dict) else None
@@ -89,9 +103,36 @@ def _dataset(folder: Path, split: str) -> Iterator[Found]:
             raise ManifestError(f"{folder / 'state.json'}: file name {name!r:.60} is not in the folder; save it again")
         for batch in _batches(folder / str(name)):
             columns = columns or _columns(batch.schema, folder)
-            for row in _rows(batch, columns, f"{folder / str(name)}: row"):
+            for values in _rows(batch, columns, f"{folder / str(name)}: row"):
                 number += 1
-                yield _found(Row(row, f"{folder}: row {number}"), split, number, folder)
+                row = Row({**values, **_named(values, columns, labels)}, f"{folder}: row {number}")
+                yield from usable([row], partial(_found, split=split, number=number, folder=folder))
+                yield from _untold(row)
+
+
+def _labels(folder: Path) -> dict[str, list[str]]:
+    """Names of the classes of each column of type ClassLabel."""
+    path = folder / "dataset_info.json"
+    info = json_file(path) if path.is_file() else None
+    features = info.get("features") if isinstance(info, dict) else None
+    kinds = features.items() if isinstance(features, dict) else ()
+    return {
+        name: kind["names"]
+        for name, kind in kinds
+        if isinstance(kind, dict) and kind.get("_type") == "ClassLabel" and isinstance(kind.get("names"), list)
+    }
+
+
+def _named(
+    values: Mapping[str, Any], columns: Mapping[str, Sequence[str]], labels: Mapping[str, list[str]]
+) -> dict[str, str]:
+    """The languages of a row that are numbers of classes, by name."""
+    found = {}
+    for field in ("lang", "target"):
+        value, names = values.get(field), labels.get(columns.get(field, ("",))[0], [])
+        if isinstance(value, int) and 0 <= value < len(names):
+            found[field] = str(names[value])
+    return found
 
 
 def _batches(path: Path) -> Iterator[pa.RecordBatch]:
@@ -107,26 +148,27 @@ def _batches(path: Path) -> Iterator[pa.RecordBatch]:
         raise ManifestError(f"{path}: cannot be read as an Arrow stream ({reason:.100}); save it again") from error
 
 
-def _columns(schema: pa.Schema, folder: Path) -> dict[str, str]:
-    """Which column is what, by field of an utterance."""
-    found = {}
+def _columns(schema: pa.Schema, folder: Path) -> dict[str, Sequence[str]]:
+    """Which column is what, by field of an utterance; of the text all that may have it, the first filled one counts."""
+    found: dict[str, Sequence[str]] = {}
     for field, names in COLUMNS.items():
         present = [name for name in names if name in schema.names]
         if present:
-            found[field] = present[0]
+            found[field] = present if field == "text" else present[:1]
     structs = [each.name for each in schema if _is_audio(each.type)]
-    if structs and found.get("audio") not in structs:
-        found["audio"] = structs[0]
+    if structs and found.get("audio", ("",))[0] not in structs:
+        found["audio"] = structs[:1]
     for field in ("audio", "text"):
         if field not in found:
             raise ManifestError(
                 f"{folder}: no column for the {field} among {', '.join(schema.names):.120}; "
                 f"rename it: dataset.rename_column(..., {field!r})"
             )
-    kind = schema.field(found["audio"]).type
+    audio = found["audio"][0]
+    kind = schema.field(audio).type
     if not (_is_audio(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind)):
         raise ManifestError(
-            f"{folder}: column {found['audio']!r} holds {kind!s:.60}, not audio; "
+            f"{folder}: column {audio!r} holds {kind!s:.60}, not audio; "
             "use dataset.cast_column(..., Audio()) and save again"
         )
     return found
@@ -136,30 +178,39 @@ def _is_audio(kind: pa.DataType) -> bool:
     return pa.types.is_struct(kind) and {"bytes", "path"} <= {field.name for field in kind}
 
 
-def _rows(batch: pa.RecordBatch, columns: Mapping[str, str], where: str) -> Iterator[dict[str, Any]]:
-    arrays = {field: batch.column(name) for field, name in columns.items()}
+def _rows(batch: pa.RecordBatch, columns: Mapping[str, Sequence[str]], where: str) -> Iterator[dict[str, Any]]:
+    arrays = {field: [batch.column(name) for name in names] for field, names in columns.items()}
     try:
         for index in range(batch.num_rows):
-            yield {field: array[index].as_py() for field, array in arrays.items()}
+            yield {field: _first([array[index] for array in several]) for field, several in arrays.items()}
     except (pa.ArrowInvalid, UnicodeDecodeError) as error:
         raise ManifestError(f"{where}: {' '.join(str(error).split()):.100}; save the dataset again") from error
 
 
+def _first(cells: Sequence[pa.Scalar]) -> Any:
+    """The value of the first cell that is not blank; of the last where all are."""
+    value = None
+    for cell in cells:
+        value = cell.as_py()
+        if value is not None and not (isinstance(value, str) and not value.strip()):
+            break
+    return value
+
+
 def _found(row: Row, split: str, number: int, folder: Path) -> Found:
     name = row.values.get("id")
-    translation = row.values.get("translation")
     seconds = row.seconds("duration")
     utterance = Utterance(
         id=str(name) if isinstance(name, (str, int)) and str(name).strip() else f"{split}-{number:08d}",
         audio="",
         text=row.text("text"),
         duration=None if seconds is None else round(seconds, 6),  # float32 has about as many digits
-        lang=row.text("lang") or None,
+        lang=tag_or_name(row.text("lang")),
         speaker=_label(row.values.get("speaker")),
         split=split_of(split) or split,
         question=row.text("question") or None,
-        answer=row.text("answer") or None,
-        translation=_texts(translation) if isinstance(translation, dict) else None,
+        answer=row.text("answer") or _answer(row.values.get("answers")),
+        translation=_translation(row),
     )
     return _with_audio(utterance, row, folder) if utterance.text else Skipped(NO_TEXT, row.where)
 
@@ -195,9 +246,36 @@ def file_name(name: str, suffix: str) -> str:
     return plain + suffix
 
 
+def _answer(answers: object) -> str | None:
+    """The first of several answers, as SQuAD has them: {"text": [...]}."""
+    texts = answers.get("text") if isinstance(answers, dict) else answers
+    first = texts[0] if isinstance(texts, list) and texts else None
+    return first.strip() or None if isinstance(first, str) else None
+
+
+def _target(row: Row) -> str | None:
+    """Language of a translation that is a text by itself."""
+    return language_tag(row.text("target")) if row.text("target") else None
+
+
+def _untold(row: Row) -> list[Skipped]:
+    """A translation that is left out, counted beside its utterance."""
+    untold = isinstance(row.values.get("translation"), str) and row.text("translation") and _target(row) is None
+    return [Skipped(WHOSE_LANGUAGE, row.where)] if untold else []
+
+
+def _translation(row: Row) -> dict[str, str] | None:
+    translation = row.values.get("translation")
+    if isinstance(translation, dict):
+        return _texts(translation)
+    target, text = _target(row), row.text("translation")
+    return {target: text} if target and text else None
+
+
 def _label(value: object) -> str | None:
     return str(value) if isinstance(value, (str, int)) and str(value).strip() else None
 
 
 def _texts(translation: dict[str, Any]) -> dict[str, str] | None:
-    return {lang: text for lang, text in translation.items() if isinstance(text, str) and text} or None
+    texts = {lang: text for lang, text in translation.items() if isinstance(text, str) and text}
+    return {language_tag(lang) or lang: text for lang, text in texts.items()} or None

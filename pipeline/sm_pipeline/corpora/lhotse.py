@@ -25,6 +25,7 @@ from typing import Any
 
 from sm_pipeline.corpora.found import NO_TEXT, Found, Skipped, choose, files, split_of
 from sm_pipeline.corpora.reading import Row, json_lines
+from sm_pipeline.languages import tag_or_name
 from sm_pipeline.manifest import Utterance
 from sm_store.errors import ManifestError
 
@@ -41,7 +42,7 @@ def utterances(path: Path, split: str | None) -> Iterator[Found]:
     for each in manifests:
         if _name(each) in chosen:
             for row in json_lines(each):
-                yield from _cut(row, each)
+                yield from [row] if isinstance(row, Skipped) else _cut(row, each)
 
 
 def _name(path: Path) -> str:
@@ -59,12 +60,12 @@ def _cut(row: Row, manifest: Path) -> Iterator[Found]:
         for supervision in supervisions:
             yield _utterance(row, supervision, manifest, alone)
     except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
-        raise ManifestError(f"{row.where}: no lhotse cut ({error!r:.80}); save a CutSet with cuts.to_file") from error
+        yield Skipped(f"no lhotse cut ({type(error).__name__})", row.where)
 
 
 def _inexpressible(row: Row) -> str | None:
     """Why a manifest line cannot say what this cut is, or None."""
-    if row["type"] != "MonoCut":
+    if row["type"] not in ("MonoCut", "Cut"):  # "Cut": its older name
         return f"a {row['type']}, not a MonoCut: cuts.save_audios writes it as one"
     recording = row.values.get("recording")
     if recording is None:
@@ -100,7 +101,7 @@ def _utterance(row: Row, supervision: dict[str, Any], manifest: Path, alone: boo
         text=text,
         offset=None if is_file else offset,
         duration=seconds,
-        lang=supervision.get("language"),
+        lang=tag_or_name(supervision.get("language")),
         speaker=supervision.get("speaker"),
         split=split_of(_name(manifest)),
     )

@@ -5,8 +5,9 @@
         train-clean-100/84/121123/84-121123-0000.flac
         dev-clean/  dev-other/  test-clean/  test-other/  train-clean-360/  train-other-500/
 
-PATH: this folder, one above it, or a subset. `--split` is train, dev, test or a subset's own name. The corpus
-does not say how long its files are.
+PATH: this folder, one above it, or a subset. `--split` is train, dev, test or a subset's own name: test is test-clean
+and test-other together. The field `corpus` tells them apart (librispeech-clean, librispeech-other), so that both can be
+measured from one store. The corpus does not say how long its files are.
 """
 
 from __future__ import annotations
@@ -38,12 +39,19 @@ def _subset(path: Path) -> str:
     return path.absolute().parents[2].name
 
 
+def _condition(path: Path) -> str:
+    """`librispeech-clean` or `librispeech-other`."""
+    words = _subset(path).split("-")
+    return next((f"librispeech-{word}" for word in words if word in ("clean", "other")), "librispeech")
+
+
 def _chapter(path: Path, audio: AudioFiles) -> Iterator[Found]:
     chapter = path.name.removesuffix(LIST)
     for where, line in lines(path):
         name, _, text = line.partition(" ")
         if not name.startswith(f"{chapter}-"):
-            raise ManifestError(f"{where}: {name[:40]!r} is no utterance of chapter {chapter}; copy the file again")
+            yield Skipped("in the list of another chapter", where)
+            continue
         file = audio.find([path.parent], name)
         if not text.strip() or file is None:
             yield Skipped(NO_AUDIO if text.strip() else NO_TEXT, where)
@@ -55,5 +63,5 @@ def _chapter(path: Path, audio: AudioFiles) -> Iterator[Found]:
             lang="en",
             speaker=name.partition("-")[0],
             split=split_of(_subset(path)),
-            corpus="librispeech",
+            corpus=_condition(path),
         )

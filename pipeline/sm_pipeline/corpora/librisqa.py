@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 from sm_pipeline.corpora.found import (
@@ -32,7 +33,7 @@ from sm_pipeline.corpora.found import (
     split_of,
     stem_of,
 )
-from sm_pipeline.corpora.reading import Row, json_rows
+from sm_pipeline.corpora.reading import OddRow, Row, json_rows, usable
 from sm_pipeline.manifest import Utterance
 from sm_store.errors import ManifestError
 
@@ -54,15 +55,14 @@ def utterances(path: Path, split: str | None) -> Iterator[Found]:
     audio = AudioFiles()
     for each in lists:
         if each.stem in chosen:
-            for row in json_rows(each):
-                yield _question(row, each.stem, speech, audio)
+            yield from usable(json_rows(each), partial(_question, name=each.stem, speech=speech, audio=audio))
 
 
 def _question(row: Row, name: str, speech: list[Path], audio: AudioFiles) -> Found:
     stem = stem_of(row.text("speech_path"))
     match = UTTERANCE.fullmatch(stem)
     if match is None:
-        raise ManifestError(f"{row.where}: speech_path {stem[:60]!r} is no LibriSpeech utterance; copy the file again")
+        raise OddRow("speech_path is no LibriSpeech utterance")
     file = audio.find([folder / match[1] / match[2] for folder in speech], stem)
     question, answer = row.text("question", "question_and_option"), row.text("answer")
     if file is None or not row.text("text") or not question or not answer:

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from sm_pipeline.corpora.found import Embedded, Found, Skipped
+from sm_pipeline.corpora.found import Embedded, Found, Skipped, sharded
 from sm_pipeline.manifest import Utterance, problem_of, write_manifest
 from sm_store.durable import write_file
 from sm_store.errors import ManifestError, SampleError
@@ -90,7 +90,7 @@ class ManifestSummary:
 def build(kind: str, utterances: Utterances, path: Path, out: Path, split: str | None) -> ManifestSummary:
     """Write the manifest of a corpus; see `make_manifest`."""
     path, out = Path(os.path.abspath(path)), Path(os.path.abspath(out))
-    if not path.exists():
+    if not path.exists() and not sharded(path):
         raise ManifestError(f"{path}: no such file or folder; give the corpus on disk")
     if out.is_dir():
         raise ManifestError(f"{out}: a folder; name the manifest to write, such as {out / 'manifest.jsonl'}")

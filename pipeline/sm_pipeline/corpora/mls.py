@@ -15,22 +15,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from sm_pipeline.corpora.found import NO_AUDIO, NO_TEXT, AudioFiles, Found, Skipped, choose, folders
-from sm_pipeline.corpora.reading import table
+from sm_pipeline.corpora.reading import OddRow, Row, table, usable
+from sm_pipeline.languages import language_tag
 from sm_pipeline.manifest import Utterance
 from sm_store.errors import ManifestError
 
 SPLITS = ("train", "dev", "test")
 LIST = "transcripts.txt"
-CODES = {
-    "dutch": "nl",
-    "english": "en",
-    "french": "fr",
-    "german": "de",
-    "italian": "it",
-    "polish": "pl",
-    "portuguese": "pt",
-    "spanish": "es",
-}
 
 
 def utterances(path: Path, split: str | None) -> Iterator[Found]:
@@ -48,17 +39,24 @@ def _present(folder: Path) -> list[str]:
     return [name for name in SPLITS if (folder / name / LIST).is_file()]
 
 
+def _tag(word: str) -> str | None:
+    """The tag of a language's name; `mls` and `opus` are codes of languages too, and none here."""
+    return language_tag(word) if len(word) > len("opus") else None
+
+
 def _split(folder: Path, split: str) -> Iterator[Found]:
     audio = AudioFiles()
-    lang = next((CODES[word] for word in folder.absolute().name.split("_") if word in CODES), None)
-    for row in table(folder / split / LIST, needs=(), header=("id", "text")):
+    lang = next((tag for word in folder.absolute().name.split("_") if (tag := _tag(word)) is not None), None)
+
+    def passage(row: Row) -> Found:
         name, text = row["id"], row.text("text")
         speaker, _, rest = name.partition("_")
         book, _, number = rest.partition("_")
         if not number:
-            raise ManifestError(f"{row.where}: {name[:40]!r} is not SPEAKER_BOOK_NUMBER; copy the file again")
+            raise OddRow("an id that is not SPEAKER_BOOK_NUMBER")
         file = audio.find([folder / split / "audio" / speaker / book], name)
         if not text or file is None:
-            yield Skipped(NO_AUDIO if text else NO_TEXT, row.where)
-            continue
-        yield Utterance(name, file, text, lang=lang, speaker=speaker, split=split, corpus="mls")
+            return Skipped(NO_AUDIO if text else NO_TEXT, row.where)
+        return Utterance(name, file, text, lang=lang, speaker=speaker, split=split, corpus="mls")
+
+    yield from usable(table(folder / split / LIST, needs=(), header=("id", "text")), passage)

@@ -7,7 +7,8 @@
 PATH: such a file, or a folder of *.json and *.jsonl of this kind. Audio is relative to the manifest or
 absolute. The split follows from the file's name. There are no ids: an utterance is named after its file, with its
 offset if it has one. Also read where present: id, lang or source_lang, speaker, question, answer.
-Tarred manifests have to be unpacked first.
+Tarred manifests have to be unpacked first. An answer `na` is none. `train__OP_0..3_CL_.json` as PATH names the four
+manifests train_0.json to train_3.json.
 """
 
 from __future__ import annotations
@@ -15,28 +16,33 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
-from sm_pipeline.corpora.found import NO_TEXT, Found, Skipped, choose, files, split_of, stem_of
-from sm_pipeline.corpora.reading import Row, json_lines, lines
+from sm_pipeline.corpora.found import NO_TEXT, Found, Skipped, choose, files, sharded, split_of, stem_of
+from sm_pipeline.corpora.reading import OddRow, Row, json_lines, lines, usable
+from sm_pipeline.languages import tag_or_name
 from sm_pipeline.manifest import Utterance
 from sm_store.errors import ManifestError
 
 REMOTE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 SEVERAL = "several audio files in one row"
 AT_A_URL = "audio at a URL"
+NO_ANSWER = "na"
 TRANSLATED = "text is in another language than the speech"
 
 
 def utterances(path: Path, split: str | None) -> Iterator[Found]:
-    manifests = [path] if path.is_file() else [each for each in files(path, _is_json) if _is_manifest(each)]
+    shards = sharded(path)
+    if not shards:
+        shards = [path] if path.is_file() else [each for each in files(path, _is_json) if _is_manifest(each)]
+    manifests = shards
     if not manifests:
         raise ManifestError(f"{path}: no .json or .jsonl with audio_filepath in its lines; give a NeMo manifest")
     chosen = choose([each.stem for each in manifests], split, path)
     for each in manifests:
         if each.stem in chosen:
-            for row in json_lines(each):
-                yield _utterance(row, each)
+            yield from usable(json_lines(each), partial(_utterance, manifest=each))
 
 
 def _is_json(name: str) -> bool:
@@ -54,7 +60,7 @@ def _utterance(row: Row, manifest: Path) -> Found:
     if isinstance(name, list):
         return Skipped(SEVERAL, row.where)
     if not isinstance(name, str) or not name.strip():
-        raise ManifestError(f"{row.where}: no audio_filepath; give a NeMo manifest, with the audio's path in each line")
+        raise OddRow("no audio_filepath")
     if REMOTE.match(name):
         return Skipped(AT_A_URL, row.where)
     source = row.text("source_lang")
@@ -64,7 +70,7 @@ def _utterance(row: Row, manifest: Path) -> Found:
         return Skipped(NO_TEXT, row.where)
     audio = os.path.join(manifest.parent, name)  # an absolute name stays as it is
     if "shard_id" in row.values and not os.path.exists(audio):
-        raise ManifestError(f"{row.where}: the audio is in a tar; unpack the tars and use the manifest without shards")
+        raise OddRow("audio in a tar: unpack the tars")
     offset = row.seconds("offset")
     return Utterance(
         id=row.text("id", "utt_id") or (stem_of(name) + (f"@{offset:g}" if offset else "")),
@@ -72,11 +78,11 @@ def _utterance(row: Row, manifest: Path) -> Found:
         text=row.text("text"),
         offset=offset,
         duration=row.seconds("duration"),
-        lang=row.text("lang", "source_lang") or None,
+        lang=tag_or_name(row.text("lang", "source_lang")),
         speaker=_name(row, "speaker"),
         split=split_of(manifest.stem),
         question=row.text("question") or None,
-        answer=row.text("answer") or None,
+        answer=None if row.text("answer").lower() == NO_ANSWER else row.text("answer") or None,
     )
 
 

@@ -14,15 +14,22 @@ import gzip
 import json
 import math
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
+from sm_pipeline.corpora.found import Found, Skipped
 from sm_store.errors import ManifestError
 
 MAX_LINE_BYTES = 2**24
+ODD_COLUMNS = "another number of columns"
+NO_OBJECT = "not a JSON object"
 MAX_JSON_BYTES = 2**30
+
+
+class OddRow(Exception):
+    """Why a row cannot be used, in a few words; `usable` counts it as skipped."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +51,7 @@ class Row:
         """A number, or None where it is absent.
 
         Raises:
-            ManifestError: something else.
+            OddRow: something else.
         """
         value = self.values.get(name)
         if value is None or value == "":
@@ -55,7 +62,19 @@ class Row:
             seconds = math.nan
         if math.isfinite(seconds):
             return seconds
-        raise ManifestError(f"{self.where}: {name} is {value!r:.40}, not a number; give seconds")
+        raise OddRow(f"{name} is not a number")
+
+
+def usable(rows: Iterable[Row | Skipped], use: Callable[[Row], Found]) -> Iterator[Found]:
+    """What `use` makes of each row; one that is odd is skipped with its reason, whatever the others are."""
+    for row in rows:
+        if isinstance(row, Skipped):
+            yield row
+            continue
+        try:
+            yield use(row)
+        except OddRow as odd:
+            yield Skipped(str(odd), row.where)
 
 
 def lines(path: Path) -> Iterator[tuple[str, str]]:
@@ -85,15 +104,15 @@ def _open(path: Path) -> BinaryIO:
     return cast(BinaryIO, gzip.open(path) if path.suffix == ".gz" else path.open("rb"))
 
 
-def table(path: Path, needs: Sequence[str], header: Sequence[str] = ()) -> Iterator[Row]:
-    """Rows of a tab-separated table without quoting.
+def table(path: Path, needs: Sequence[str], header: Sequence[str] = ()) -> Iterator[Row | Skipped]:
+    """Rows of a tab-separated table without quoting; one with another number of columns is skipped.
 
     Args:
         needs: columns that must be there.
         header: names of the columns where the file has no line of names.
 
     Raises:
-        ManifestError: a column that is missing, or a row of another width.
+        ManifestError: a column that is missing.
     """
     names = list(header)
     for where, text in lines(path):
@@ -107,19 +126,18 @@ def table(path: Path, needs: Sequence[str], header: Sequence[str] = ()) -> Itera
             if missing:
                 raise ManifestError(f"{where}: no column {missing[0]!r}; the columns are {', '.join(names):.200}")
         elif len(cells) != len(names):
-            raise ManifestError(f"{where}: {len(cells)} columns of {len(names)}; mend the row or take it out")
+            yield Skipped(ODD_COLUMNS, where)
         else:
             yield Row(dict(zip(names, cells, strict=True)), where)
 
 
-def json_lines(path: Path) -> Iterator[Row]:
-    """Objects of a JSONL file.
-
-    Raises:
-        ManifestError: a line that is no JSON object.
-    """
+def json_lines(path: Path) -> Iterator[Row | Skipped]:
+    """Objects of a JSONL file; a line that is no JSON object is skipped."""
     for where, text in lines(path):
-        yield _object(_parse(text, where), where)
+        try:
+            yield _object(_parse(text, where), where)
+        except ManifestError:
+            yield Skipped(NO_OBJECT, where)
 
 
 def json_file(path: Path) -> Any:
@@ -139,7 +157,7 @@ def json_file(path: Path) -> Any:
     return _parse(text, str(path))
 
 
-def json_rows(path: Path) -> Iterator[Row]:
+def json_rows(path: Path) -> Iterator[Row | Skipped]:
     """Objects of a file that is one JSON list of them, or JSONL."""
     with _open(path) as file:
         begin = file.read(64).lstrip(b"\xef\xbb\xbf \t\r\n")
@@ -148,7 +166,7 @@ def json_rows(path: Path) -> Iterator[Row]:
         return
     for number, value in enumerate(json_file(path), start=1):
         where = f"{path}: item {number}"
-        yield _object(value, where)
+        yield Row(value, where) if isinstance(value, dict) else Skipped(NO_OBJECT, where)
 
 
 def _object(value: object, where: str) -> Row:

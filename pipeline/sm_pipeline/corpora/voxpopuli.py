@@ -19,7 +19,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from sm_pipeline.corpora.found import NO_AUDIO, NO_TEXT, AudioFiles, Found, Skipped, choose, folders
-from sm_pipeline.corpora.reading import table
+from sm_pipeline.corpora.reading import Row, table, usable
+from sm_pipeline.languages import tag_or_name
 from sm_pipeline.manifest import Utterance
 from sm_store.errors import ManifestError
 
@@ -30,6 +31,10 @@ NOBODY = ("", "None", "none")
 def utterances(path: Path, split: str | None) -> Iterator[Found]:
     languages = folders(path, 3, lambda folder: bool(_present(folder)))
     if not languages:
+        if any(folders(path, 2, lambda folder: folder.absolute().name == "raw_audios")):
+            raise ManifestError(
+                f"{path}: raw_audios alone, recordings of whole sessions; cut them with voxpopuli.get_asr_data first"
+            )
         raise ManifestError(f"{path}: no asr_train.tsv, asr_dev.tsv or asr_test.tsv; give a folder like data/en")
     chosen = choose((name for folder in languages for name in _present(folder)), split, path)
     for folder in languages:
@@ -45,19 +50,22 @@ def _present(folder: Path) -> list[str]:
 def _table(folder: Path, split: str) -> Iterator[Found]:
     audio = AudioFiles()
     parts = [folder / split, *sorted(part for part in (folder / split).glob("*") if part.is_dir())]
-    for row in table(folder / f"asr_{split}.tsv", needs=("id", "raw_text", "normalized_text", "speaker_id")):
+
+    def speech(row: Row) -> Found:
         name = row["id"]
         text = row.text("raw_text", "normalized_text")
         file = audio.find([folder / name[:4], *parts], name)
         if not text or file is None:
-            yield Skipped(NO_AUDIO if text else NO_TEXT, row.where)
-            continue
-        yield Utterance(
+            return Skipped(NO_AUDIO if text else NO_TEXT, row.where)
+        return Utterance(
             id=name,
             audio=file,
             text=text,
-            lang=folder.absolute().name,
+            lang=tag_or_name(folder.absolute().name),
             speaker=None if row["speaker_id"] in NOBODY else row["speaker_id"],
             split=split,
             corpus="voxpopuli",
         )
+
+    rows = table(folder / f"asr_{split}.tsv", needs=("id", "raw_text", "normalized_text", "speaker_id"))
+    yield from usable(rows, speech)

@@ -13,15 +13,15 @@ from tests.speech import write_audio
 HEADER = ("client_id", "path", "sentence", "up_votes", "down_votes", "age", "gender", "accents", "locale", "segment")
 
 
-PEOPLE = ("2", "0", "", "", "", "de", "")
+PEOPLE = ("2", "0", "", "", "")
 
 
 def commonvoice(root: Path, lang: str = "de", lengths: bool = True) -> Path:
     """Clips 0 to 4: 0 and 1 of train, 2 of dev, 3 of test; all but 4 validated, whose own sentence is blank."""
     folder = root / lang
     clips = [f"common_voice_{lang}_{number}.mp3" for number in range(5)]
-    rows = [(f"speaker{number % 2}", clip, f'Satz "{number}, ', *PEOPLE) for number, clip in enumerate(clips)]
-    rows[4] = ("speaker0", clips[4], "  ", *PEOPLE)
+    rows = [(f"speaker{number % 2}", clip, f'Satz "{number}, ', *PEOPLE, lang, "") for number, clip in enumerate(clips)]
+    rows[4] = ("speaker0", clips[4], "  ", *PEOPLE, lang, "")
     for name, some in (("train", rows[:2]), ("dev", rows[2:3]), ("test", rows[3:4]), ("validated", rows)):
         write_table(folder / f"{name}.tsv", HEADER, *some)
     if lengths:
@@ -66,7 +66,7 @@ def test_commonvoice_of_several_languages(tmp_path):
     found = made("commonvoice", tmp_path, split="dev")[1]
     assert {each.id: each.lang for each in found.values()} == {
         "common_voice_de_2": "de",
-        "common_voice_zh-CN_2": "zh-CN",
+        "common_voice_zh-CN_2": "zh",
     }
 
 
@@ -85,6 +85,45 @@ def test_bad_commonvoice(tmp_path):
     folder = commonvoice(tmp_path / "cv")
     assert "no split 'eval'; --split can be train, dev, test, validated" in refusal("commonvoice", folder, "eval")
     write_table(folder / "train.tsv", HEADER, ("a", "b.mp3", "c"))
-    assert refusal("commonvoice", folder).startswith(f"{folder}/train.tsv:2: 3 columns of 10")
+    summary, found = made("commonvoice", folder)
+    assert [each.split for each in found.values()] == ["dev", "test"]
+    assert summary.skipped == {"another number of columns": (1, f"{folder}/train.tsv:2")}
     write_table(folder / "train.tsv", ("client_id", "path", "text"))
     assert refusal("commonvoice", folder).startswith(f"{folder}/train.tsv:1: no column 'sentence'")
+
+
+@pytest.mark.parametrize(
+    ("cell", "sentence"),
+    [
+        ('"Er sagte ""Nein"", dann."', 'Er sagte "Nein", dann.'),
+        ('"""Nein"", sagte er."', '"Nein", sagte er.'),
+        ('"Ganz in Anführung."', '"Ganz in Anführung."'),
+        ('Hier steht "etwas.', 'Hier steht "etwas.'),
+        ('"Ja" und "Nein"', '"Ja" und "Nein"'),
+        ('"', '"'),
+    ],
+)
+def test_sentences_quoted_as_in_csv(tmp_path, cell, sentence):
+    folder = commonvoice(tmp_path)
+    write_table(folder / "train.tsv", HEADER, ("a", "common_voice_de_0.mp3", cell, *PEOPLE, "de", ""))
+    assert made("commonvoice", folder)[1]["common_voice_de_0"].text == sentence
+
+
+def test_durations_of_releases_14_and_15(tmp_path):
+    folder = commonvoice(tmp_path, lengths=False)
+    clips = "cv-corpus-14.0-2023-06-23/de/clips"
+    lines = [f"`{clips}/common_voice_de_0.mp3` = 600", "odd line", "common_voice_de_2.mp3\t600"]
+    (folder / "times.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    found = made("commonvoice", folder)[1]
+    assert [found[f"common_voice_de_{number}"].duration for number in range(3)] == [0.6, None, 0.6]
+
+
+def test_the_language_is_that_of_the_row(tmp_path):
+    folder = commonvoice(tmp_path)
+    folder = folder.rename(tmp_path / "mine")
+    assert {each.lang for each in made("commonvoice", folder)[1].values()} == {"de"}
+
+
+def test_spontaneous_speech_is_named(tmp_path):
+    write_table(tmp_path / "sps-corpus-1.0-de/ss-corpus-de.tsv", ("client_id", "audio_file", "transcription"))
+    assert "a release of Spontaneous Speech" in refusal("commonvoice", tmp_path)

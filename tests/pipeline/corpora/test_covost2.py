@@ -48,8 +48,23 @@ def test_bad_covost2(tmp_path):
     folder = commonvoice(tmp_path / "a", "en").parent
     assert "no covost_v2.SOURCE_TARGET.tsv" in refusal("covost2", folder)
     path = write_table(tmp_path / "b/covost_v2.en_de.tsv", ("path", "translation", "split"), ("x.mp3", "y"))
-    assert refusal("covost2", tmp_path / "b").startswith(f"{path}:2: 2 columns of 3")
-    write_table(path, ("path", "translation", "split"), ("x.mp3", "y", "dev"))
+    write_table(path, ("path", "translation", "split"), ("x.mp3", "y"), ("x.mp3", "y", "dev"))
     assert "no Common Voice folder en/" in refusal("covost2", tmp_path / "b")
     write_table(path, ("path", "translation"), ("x.mp3", "y"))
     assert refusal("covost2", tmp_path / "b").startswith(f"{path}:1: no column 'split'")
+
+
+def test_only_the_published_splits_are_taken(tmp_path):
+    commonvoice(tmp_path, "sv-SE")
+    labels = ["train", "train_covost", "dev", "test", "dev_covost", "dev_dup", "test_dup"]
+    rows = [(f"common_voice_sv-SE_{number % 4}.mp3", f"T{number}", label) for number, label in enumerate(labels)]
+    path = write_table(tmp_path / "covost_v2.sv-SE_zh-CN.tsv", ("path", "translation", "split"), *rows, ("odd", "row"))
+    summary, found = made("covost2", tmp_path)
+    assert [each.split for each in found.values()] == ["train", "train", "dev", "test"]
+    assert {(each.lang, *each.translation) for each in found.values()} == {("sv", "zh")}
+    assert summary.skipped == {
+        "split dev_covost, not one of CoVoST 2": (1, f"{path}:6"),
+        "split dev_dup, not one of CoVoST 2": (1, f"{path}:7"),
+        "split test_dup, not one of CoVoST 2": (1, f"{path}:8"),
+        "another number of columns": (1, f"{path}:9"),
+    }

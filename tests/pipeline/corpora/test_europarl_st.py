@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from sm_pipeline.manifest import Utterance
 from tests.pipeline.corpora.manifests import made, refusal, write_text
 from tests.speech import write_audio
@@ -76,7 +78,29 @@ def test_bad_europarl(tmp_path):
     part = root / "en/de/dev"
     write_text(part / "segments.de", "eins\n")
     assert refusal("europarl-st", root).startswith(f"{part}/segments.de:1: ends here, and segments.lst has 3 lines")
-    for line, said in ((f"{SPEECHES[0]} 0.0", "not SPEECH BEGIN END"), (f"{SPEECHES[0]} 2 1", "from 2 to 1 s is no")):
-        write_text(part / "segments.lst", line + "\n")
+    for times, said in (("0.0", "not SPEECH BEGIN END"), ("2 2", "a segment of no length")):
+        write_text(part / "segments.lst", f"{SPEECHES[0]} {times}\n")
         write_text(part / "segments.en", "a\n")
-        assert refusal("europarl-st", root).startswith(f"{part}/segments.lst:1: {said}")
+        assert f"1 rows: {said} (first: {part}/segments.lst:1)" in refusal("europarl-st", root / "en/de", "dev")
+
+
+def test_noisy_segments_are_taken_only_by_name(tmp_path):
+    root = europarl(tmp_path / "v1.1")
+    (root / "en/de/dev").rename(root / "en/de/train-noisy")
+    for split in (None, "train"):
+        found = made("europarl-st", root / "en/de", tmp_path / "m.jsonl", split)[1].values()
+        assert found and "train-noisy" not in {each.split for each in found}
+    noisy = made("europarl-st", root / "en/de", tmp_path / "m.jsonl", "train-noisy")[1].values()
+    assert {each.split for each in noisy} == {"train-noisy"} and len(noisy) == 2
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [(f"{SPEECHES[0]} 11", f"{SPEECHES[1]} 22"), ("11", "22", "22"), ("11", "22")],
+    ids=["named", "per segment", "per speech"],
+)
+def test_speakers(tmp_path, lines):
+    root = europarl(tmp_path / "v1.1")
+    write_text(root / "en/de/test/speakers.lst", "\n".join(lines) + "\n")
+    found = made("europarl-st", root / "en/de", tmp_path / "m.jsonl", "test")[1]
+    assert [each.speaker for each in found.values()] == ["11", "22"]

@@ -40,8 +40,8 @@ def test_fleurs_of_several_languages(tmp_path):
     fleurs(tmp_path / "cmn_hans_cn")
     found = made("fleurs", tmp_path, split="test")[1]
     assert {each.id: each.lang for each in found.values()} == {
-        "cmn_hans_cn-13a": "cmn",
-        "cmn_hans_cn-13b": "cmn",
+        "cmn_hans_cn-13a": "zh",
+        "cmn_hans_cn-13b": "zh",
         "de_de-13a": "de",
         "de_de-13b": "de",
     }
@@ -50,6 +50,25 @@ def test_fleurs_of_several_languages(tmp_path):
 def test_bad_fleurs(tmp_path):
     assert "no train.tsv" in refusal("fleurs", tmp_path)
     path = write_table(tmp_path / "de_de/train.tsv", ("1", "a.wav", "A", "a", "a", "many", "MALE"))
-    assert refusal("fleurs", tmp_path).startswith(f"{path}:1: samples is 'many', not a number")
+    assert f"1 rows: samples is not a number (first: {path}:1)" in refusal("fleurs", tmp_path)
     write_table(path, ("1", "a.wav", "A", "a", "a", "8000", "MALE"))
     assert f"no utterance of it can be used: 1 rows: no audio file (first: {path}:1)" in refusal("fleurs", tmp_path)
+
+
+@pytest.mark.parametrize("place", ["", "de_de", "metadata/de_de"])
+def test_fleurs_as_lhotse_downloads_it(tmp_path, place):
+    fleurs(tmp_path / "de_de", "")
+    (tmp_path / "metadata/de_de").mkdir(parents=True)
+    for split in ("train", "dev", "test"):
+        (tmp_path / f"de_de/{split}.tsv").rename(tmp_path / f"metadata/de_de/{split}.tsv")
+    found = made("fleurs", tmp_path / place, tmp_path / "m.jsonl")[1]
+    assert len(found) == 6
+    assert found["de_de-12a"].audio == "de_de/dev/12a.wav"
+
+
+def test_one_odd_row_is_counted(tmp_path):
+    folder = fleurs(tmp_path / "de_de")
+    path = folder / "dev.tsv"
+    path.write_text(path.read_text() + "odd\trow\n")
+    summary, found = made("fleurs", folder)
+    assert (len(found), summary.skipped) == (6, {"another number of columns": (1, f"{path}:3")})

@@ -161,3 +161,35 @@ def test_suffixes_and_names():
     odd = {file_name(name, ".wav") for name in ("é", "ü", "..", "", "a" * 300, "a" * 301, "\ud800")}
     assert len(odd) == 7
     assert all("/" not in name and not name.startswith(".") and len(name) < 120 for name in odd - {".wav"})
+
+
+def test_blank_texts_classes_answers_and_translations(tmp_path):
+    audio = write_audio(tmp_path / "a.wav", 0.5)
+    folder = saved(
+        tmp_path / "d",
+        path=pa.array([str(audio)] * 3),
+        raw_text=pa.array(["Hello.", " ", None]),
+        normalized_text=pa.array(["hello", "there", ""]),
+        language=pa.array([1, 0, 1]),
+        question=pa.array(["Q?", "Q?", "Q?"]),
+        answers=pa.array([{"text": ["one", "two"]}, {"text": []}, None]),
+        translation=pa.array(["Hallo.", "da", "x"]),
+        target_lang=pa.array(["German", "dialect", "de"]),
+    )
+    kinds = {"language": {"_type": "ClassLabel", "names": ["fr_fr", "en_us"]}}
+    (folder / "dataset_info.json").write_text(json.dumps({"features": kinds}))
+    summary, found = made("hf", folder, tmp_path / "m.jsonl")
+    assert [(each.text, each.lang, each.answer, each.translation) for each in found.values()] == [
+        ("Hello.", "en", "one", {"de": "Hallo."}),
+        ("there", "fr", None, None),
+    ]
+    assert {reason: rows for reason, (rows, _) in summary.skipped.items()} == {
+        "translation in a language that is not said (the utterance is kept)": 1,
+        "no text": 1,
+    }
+
+
+def test_parquet_of_the_hub_says_how_to_save_it(tmp_path):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/train-00000-of-00001.parquet").write_bytes(b"PAR1")
+    assert f"datasets.load_dataset('{tmp_path}').save_to_disk(FOLDER)" in refusal("hf", tmp_path)

@@ -52,6 +52,17 @@ def test_lhotse(tmp_path):
     assert all("cuts.save_audios" in reason for reason in summary.skipped if "MonoCut" in reason or "type" in reason)
 
 
+def test_cuts_of_the_older_name_and_languages_by_name(tmp_path):
+    recordings(tmp_path)
+    (cut,) = (each for each in the_cuts() if each["id"] == "whole-1")
+    cut = json.loads(json.dumps(cut).replace('"en"', '"English"')) | {"type": "Cut"}
+    path = write_lines(tmp_path / "cuts.jsonl", [cut])
+    path.write_text(path.read_text() + "{odd\n")
+    summary, found = made("lhotse", path, tmp_path / "m.jsonl")
+    assert [(each.id, each.lang) for each in found.values()] == [("whole-1", "en")]
+    assert summary.skipped == {"not a JSON object": (1, f"{path}:2")}
+
+
 def test_lhotse_folder_and_split(tmp_path):
     recordings(tmp_path)
     cuts = the_cuts()
@@ -73,9 +84,9 @@ def test_bad_lhotse(tmp_path):
     channel = {**cut["recording"]["sources"][0], "channels": [0, 1]}
     path = tmp_path / "cuts.jsonl"
     for bad, said in (
-        ({"id": "no cut"}, f"{path}:1: no lhotse cut"),
-        (cut | {"supervisions": [7]}, f"{path}:1: no lhotse cut"),
-        (cut | {"start": "soon"}, f"{path}:1: no lhotse cut"),
+        ({"id": "no cut"}, f"1 rows: no lhotse cut (KeyError) (first: {path}:1)"),
+        (cut | {"supervisions": [7]}, f"no lhotse cut (AttributeError) (first: {path}:1)"),
+        (cut | {"start": "soon"}, f"no lhotse cut (ValueError) (first: {path}:1)"),
         (cut | {"recording": None}, "1 rows: no recording: only features"),
         (cut | {"recording": cut["recording"] | {"sources": [channel]}}, "one channel of several"),
     ):

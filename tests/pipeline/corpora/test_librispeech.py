@@ -36,7 +36,7 @@ def test_librispeech(tmp_path):
         lang="en",
         speaker="84",
         split="train",
-        corpus="librispeech",
+        corpus="librispeech-clean",
     )
     assert {name: each.utterances for name, each in summary.splits.items()} == {"dev": 2, "test": 1, "train": 2}
     assert list(found) == sorted(found, key=lambda name: found[name].audio)
@@ -50,6 +50,18 @@ def test_librispeech_splits_by_either_name(tmp_path, split):
     summary, found = made("librispeech", librispeech(tmp_path), split=split)
     assert list(found) == ["116-288045-0000", "116-288045-0001"]
     assert list(summary.splits) == ["dev"]
+
+
+def test_clean_and_other_are_told_apart(tmp_path):
+    corpus = librispeech(tmp_path)
+    name = "367-130732"
+    write_text(corpus / f"test-other/367/130732/{name}.trans.txt", f"{name}-0000 LOBSTERS\n")
+    write_audio(corpus / f"test-other/367/130732/{name}-0000.flac", 0.5)
+    found = made("librispeech", corpus, split="test")[1]
+    assert {(each.split, each.corpus) for each in found.values()} == {
+        ("test", "librispeech-clean"),
+        ("test", "librispeech-other"),
+    }
 
 
 def test_librispeech_from_above_and_from_a_subset(tmp_path, monkeypatch):
@@ -79,6 +91,9 @@ def test_bad_librispeech(tmp_path):
     assert "no split 'train-clean-360'; --split can be dev-other, test-clean, train-clean-100" in message
     chapter = corpus / "dev-other/116/288045/116-288045.trans.txt"
     chapter.write_text("116-288045-0000 FINE\n84-121123-0000 ASTRAY\n")
-    assert refusal("librispeech", corpus).startswith(f"{chapter}:2: '84-121123-0000' is no utterance of chapter")
+    summary, found = made("librispeech", corpus, split="dev")
+    assert list(found) == ["116-288045-0000"]
+    assert summary.skipped == {"in the list of another chapter": (1, f"{chapter}:2")}
     chapter.write_bytes(b"116-288045-0000 \xff\n")
+    (corpus / "manifest.jsonl").unlink()
     assert refusal("librispeech", corpus).startswith(f"{chapter}:1: not UTF-8")

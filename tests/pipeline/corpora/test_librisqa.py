@@ -54,9 +54,10 @@ def test_bad_librisqa(tmp_path):
     path = write_text(tmp_path / "b/LibriSQA-PartI-test.json", '[{"speech_path": "talk.wav"}]')
     assert "no LibriSpeech" in refusal("librisqa", tmp_path / "b")
     librispeech(tmp_path / "b/LibriSpeech")
-    assert refusal("librisqa", tmp_path / "b").startswith(f"{path}: item 1: speech_path 'talk'")
+    message = refusal("librisqa", tmp_path / "b")
+    assert f"1 rows: speech_path is no LibriSpeech utterance (first: {path}: item 1)" in message
     path.write_text('[{"speech_path": ')
     assert refusal("librisqa", tmp_path / "b").startswith(f"{path}: not JSON")
     path.write_text('[{"speech_path": "1089-134686-0000.flac", "text": "a", "question": "b", "answer": "c", '
                     '"duration": "long"}]')  # fmt: skip
-    assert "duration is 'long', not a number" in refusal("librisqa", tmp_path / "b")
+    assert f"1 rows: duration is not a number (first: {path}: item 1)" in refusal("librisqa", tmp_path / "b")

@@ -86,7 +86,7 @@ def test_what_cannot_be_in_a_manifest_ends_with_its_name(tmp_path):
 def test_a_failed_attempt_leaves_the_old_manifest(tmp_path):
     corpus = librispeech(tmp_path)
     before = made("librispeech", corpus)[0].manifest.read_bytes()
-    write_text(corpus / "dev-other/116/288045/116-288045.trans.txt", "nonsense\n")
+    (corpus / "dev-other/116/288045/116-288045.trans.txt").write_bytes(b"\xff\n")
     with pytest.raises(ManifestError):
         make_manifest("librispeech", corpus, corpus / "manifest.jsonl")
     assert (corpus / "manifest.jsonl").read_bytes() == before

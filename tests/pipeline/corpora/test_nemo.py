@@ -64,16 +64,33 @@ def test_nemo_audio_elsewhere_has_its_common_folder_as_root(tmp_path):
     [
         ('{"text": "a"}', "no audio_filepath"),
         ('{"audio_filepath": ""}', "no audio_filepath"),
-        ('{"audio_filepath": "a.wav"', "not JSON"),
-        ("[1]", "a JSON list, not an object"),
-        ('{"audio_filepath": "a.wav", "text": "t", "duration": "x"}', "duration is 'x', not a number"),
-        ('{"audio_filepath": "a.wav", "text": "t", "shard_id": 0}', "unpack the tars"),
+        ('{"audio_filepath": "a.wav"', "not a JSON object"),
+        ("[1]", "not a JSON object"),
+        ('{"audio_filepath": "a.wav", "text": "t", "duration": "x"}', "duration is not a number"),
+        ('{"audio_filepath": "b.wav", "text": "t", "shard_id": 0}', "audio in a tar: unpack the tars"),
     ],
 )
-def test_bad_nemo_lines(tmp_path, line, said):
+def test_bad_nemo_lines_are_counted(tmp_path, line, said):
+    write_audio(tmp_path / "a.wav", 0.5)
     path = write_text(tmp_path / "m.json", f'{{"audio_filepath": "a.wav", "text": "fine"}}\n\n{line}\n')
-    message = refusal("nemo", path)
-    assert message.startswith(f"{path}:3: ") and said in message
+    summary, found = made("nemo", path, tmp_path / "out.jsonl")
+    assert [each.text for each in found.values()] == ["fine"]
+    assert summary.skipped == {said: (1, f"{path}:3")}
+    path.write_text(line + "\n")
+    assert f"1 rows: {said} (first: {path}:1)" in refusal("nemo", path)
+
+
+def test_shards_by_one_name_and_no_answer(tmp_path):
+    write_audio(tmp_path / "a.wav", 0.5)
+    for number in range(3):
+        row = {"audio_filepath": "a.wav", "text": f"t{number}", "lang": "German", "question": "q", "answer": "na"}
+        write_lines(tmp_path / f"train_{number}.json", [row])
+    found = made("nemo", tmp_path / "train__OP_0..1_CL_.json", tmp_path / "m.jsonl")[1]
+    assert [(each.text, each.split, each.lang, each.answer) for each in found.values()] == [
+        ("t0", "train", "de", None),
+        ("t1", "train", "de", None),
+    ]
+    assert "no such file" in refusal("nemo", tmp_path / "train__OP_7..9_CL_.json")
 
 
 def test_bad_nemo(tmp_path):

@@ -6,7 +6,8 @@ import gzip
 
 import pytest
 
-from sm_pipeline.corpora.reading import json_rows, lines, table
+from sm_pipeline.corpora.found import Skipped
+from sm_pipeline.corpora.reading import OddRow, Row, json_rows, lines, table, usable
 from sm_store.errors import ManifestError
 from tests.pipeline.corpora.manifests import write_text
 
@@ -19,12 +20,29 @@ def test_lines_and_tables(tmp_path):
     assert list(lines(tmp_path / "t.gz")) == [(f"{tmp_path}/t.gz:1", "x")]
     for text in ('[{"a": 1}, {"a": 2}]', '{"a": 1}\n{"a": 2}\n'):
         assert [row["a"] for row in json_rows(write_text(tmp_path / "j.json", text))] == [1, 2]
-    with pytest.raises(ManifestError, match=r"j.json: item 2: a JSON int, not an object"):
-        list(json_rows(write_text(tmp_path / "j.json", '[{"a": 1}, 2]')))
+    path = write_text(tmp_path / "j.json", '[{"a": 1}, 2]')
+    assert list(json_rows(path)) == [Row({"a": 1}, f"{path}: item 1"), Skipped("not a JSON object", f"{path}: item 2")]
     with pytest.raises(ManifestError, match=r"t.tsv:1: .*keep each row on one line"):
         list(table(write_text(tmp_path / "t.tsv", "a\rb\tc\n"), needs=()))
-    with pytest.raises(ManifestError, match=r"j.json:1: (not JSON|nested too deeply)"):
-        list(json_rows(write_text(tmp_path / "j.json", '{"a":' * 50_000)))
+    for text in ('{"a":' * 50_000, '{"a"'):
+        path = write_text(tmp_path / "j.json", text)
+        assert list(json_rows(path)) == [Skipped("not a JSON object", f"{path}:1")]
     (tmp_path / "big").write_bytes(b"x" * (2**24 + 2))
     with pytest.raises(ManifestError, match="big:1: longer than"):
         list(lines(tmp_path / "big"))
+
+
+def test_one_odd_row_is_skipped_and_the_others_are_used(tmp_path):
+    path = write_text(tmp_path / "t.tsv", "a\tb\n1\t2\n3\n4\tx\n5\t6\n")
+
+    def use(row: Row) -> Skipped:
+        return Skipped(f"seen {row.seconds('b'):g}", row.where)
+
+    assert [(each.reason, each.where.rpartition(":")[2]) for each in usable(table(path, ("a",)), use)] == [
+        ("seen 2", "2"),
+        ("another number of columns", "3"),
+        ("b is not a number", "4"),
+        ("seen 6", "5"),
+    ]
+    with pytest.raises(OddRow, match="b is not a number"):
+        Row({"b": True}, "here").seconds("b")

@@ -49,3 +49,10 @@ def test_bad_voxpopuli(tmp_path):
     assert "no split 'test'; --split can be train, dev" in refusal("voxpopuli", tmp_path, "test")
     write_table(tmp_path / "en/asr_dev.tsv", NAMES[:3])
     assert refusal("voxpopuli", tmp_path).startswith(f"{tmp_path}/en/asr_dev.tsv:1: no column 'speaker_id'")
+
+
+def test_accented_english_is_english_and_raw_audio_is_refused(tmp_path):
+    found = made("voxpopuli", voxpopuli(tmp_path / "data/en_accented", hub=True))[1]
+    assert {each.lang for each in found.values()} == {"en"}
+    (tmp_path / "raw/raw_audios/en/2009").mkdir(parents=True)
+    assert "raw_audios alone, recordings of whole sessions; cut them" in refusal("voxpopuli", tmp_path / "raw")

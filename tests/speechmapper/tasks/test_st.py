@@ -25,6 +25,13 @@ def test_it_asks_in_the_target_language():
         ST.instruction(Item(language="xx"))
 
 
+@pytest.mark.parametrize("name", ["zh-CN", "cmn_hans_cn", "Chinese"])
+def test_a_language_is_known_under_its_names(name):
+    assert ST.instruction(Item(language=name)) == ST.instruction(Item(language="zh"))
+    line = {"reference": "这只狗。", "output": "这只狗。", "language": name}
+    assert "tok:zh" in ST.score([line])["bleu_signature"]
+
+
 def test_score_uses_the_tokenizer_of_the_language():
     line = {"reference": "这只狗睡了一整天觉。", "output": "这只狗睡了一整天觉。", "language": "zh"}
     found = ST.score([line, line])
