@@ -33,7 +33,7 @@ CHECKPOINT_FOLDER = "checkpoints"
 PROJECTOR_FOLDER = "projector"
 PACKAGES = ("torch", "transformers", "accelerate", "numpy")
 WEIGHTS_FILE, CHECKSUM_FILE = "model.safetensors", "checksums.json"
-FEATURE_FIELDS = ("encoder", "average", "frame_rate", "front_end", "normalizer")  # what decides a feature's meaning
+FEATURE_FIELDS = ("encoder", "average", "frame_rate", "front_end")  # what decides a feature's meaning
 TARGET_FIELDS = ("table_sha256", "pad_id")  # what decides a vector's meaning
 MOST_NAMES = 5  # tensors named in a message
 
@@ -129,7 +129,7 @@ def trained_for(stage: str, store: Identity, spec: TargetSpec, **more: Any) -> d
     features = store.to_json()
     return {
         "stage": stage,
-        **{name: features[name] for name in FEATURE_FIELDS},
+        **{name: features[name] for name in (*FEATURE_FIELDS, "normalizer")},
         "target": spec.to_json(),
         **more,
         "packages": versions(),

@@ -149,3 +149,8 @@ def test_the_checksum_of_weights_changes_with_any_of_them(stage1_run):
     with torch.no_grad():
         projector.head_output.bias[3] += 1
     assert weights_crc32c(projector) != before
+
+
+def test_a_store_with_another_text_normaliser_has_the_same_features(world, stage1_run):
+    identity = dataclasses.replace(world.store.identity, normalizer="mms-9")
+    require_features(load_projector(stage1_run), identity, "store S")
