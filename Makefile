@@ -3,12 +3,11 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-# The build for CUDA, which PyPI serves, where a GPU is, else the one for CPUs, which is smaller by gigabytes. TORCH names
-# another: TORCH="torch==2.13.0 --index-url https://download.pytorch.org/whl/cu126" (README, Install).
+TORCH ?= torch==2.13.0
+# The build of torch: cpu where no GPU is (smaller by gigabytes), cu126 for a V100; empty: the one that pip finds first,
+# on Linux that for the newest CUDA.
 GPU := $(shell nvidia-smi -L 2>/dev/null)
-CPU_TORCH := $(if $(filter Linux,$(shell uname)),$(if $(GPU),,torch==2.13.0+cpu))
-TORCH ?= $(or $(CPU_TORCH),torch==2.13.0)
-CPU_BUILDS := https://download.pytorch.org/whl/cpu
+TORCH_BACKEND ?= $(if $(filter Linux,$(shell uname)),$(if $(GPU),,cpu))
 DEMO ?= demo
 # Processes that run tests.
 WORKERS ?= 2
@@ -23,13 +22,15 @@ help: ## list the targets
 
 install: $(VENV)/.installed ## set up .venv from requirements.lock
 
-# All but torch is exactly the lock, which is closed under dependencies; torch comes with whatever its build needs. CPU
-# builds for Linux are not on PyPI: where no index or folder that pip is set up with has them, PyTorch's own is added.
+# All but torch is exactly the lock, which is closed under dependencies; torch comes with whatever its build needs. Where
+# pip's own index or folders lack a build, uv knows where PyTorch keeps it.
 define install_into
 	$(PYTHON) -m venv $(1)
 	$(1)/bin/python -m pip install --quiet --no-deps --require-hashes --requirement requirements.lock
-	$(1)/bin/python -m pip install --quiet $(TORCH) $(if $(filter $(CPU_TORCH),$(TORCH)),2>/dev/null \
-		|| $(1)/bin/python -m pip install --quiet $(TORCH) --extra-index-url $(CPU_BUILDS))
+	$(if $(TORCH_BACKEND),$(1)/bin/python -m pip install --quiet $(TORCH)+$(TORCH_BACKEND) 2>/dev/null \
+		|| { $(1)/bin/python -m pip install --quiet uv && $(1)/bin/uv pip install --quiet \
+			--python $(1)/bin/python --torch-backend $(TORCH_BACKEND) $(TORCH); },\
+		$(1)/bin/python -m pip install --quiet $(TORCH))
 	$(1)/bin/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 endef
 
