@@ -101,7 +101,11 @@ def test_make_installs_the_torch_that_fits_the_machine(tmp_path, gpu, arguments,
     tool = tmp_path / "nvidia-smi"
     tool.write_text(f"#!/bin/sh\n{'echo GPU 0: a GPU' if gpu else 'exit 9'}\n")
     tool.chmod(0o755)
-    environment = {name: value for name, value in os.environ.items() if name not in ("TORCH", "TORCH_BACKEND", "MAKEFLAGS", "MAKELEVEL")}
+    environment = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in ("TORCH", "TORCH_BACKEND", "MAKEFLAGS", "MAKELEVEL")
+    }
     environment["PATH"] = f"{tmp_path}:{environment['PATH']}"
     shown = subprocess.run(
         ["make", "-n", "-B", "install", *arguments],
