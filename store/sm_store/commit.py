@@ -11,6 +11,7 @@ looks at and that the next commit of the shard replaces. The caller holds the sh
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -25,7 +26,7 @@ from sm_store.dtypes import is_finite, numpy_dtype
 from sm_store.durable import write_file
 from sm_store.errors import StoreError
 from sm_store.fields import FIELDS, TEXTS
-from sm_store.identity import Identity, canonical
+from sm_store.identity import Identity
 from sm_store.index import remove_part
 from sm_store.int8 import quantize
 from sm_store.records import Record, Reject
@@ -235,7 +236,8 @@ def _check_quantized(what: str, features: np.ndarray, kept: np.ndarray) -> None:
 
 def _check_fields(shard: int, record: Record) -> None:
     try:
-        canonical({"id": record.id, **record.fields.to_json()})
+        # Half a surrogate pair, which stands for a byte that is no UTF-8, has no place in the catalog.
+        json.dumps({"id": record.id, **record.fields.to_json()}, ensure_ascii=False, allow_nan=False).encode()
     except (ValueError, TypeError) as error:
         raise StoreError(f"shard {shard} record {record.id!r}: fields cannot be stored: {error}") from None
     if not record.id or not record.fields.duration >= 0:

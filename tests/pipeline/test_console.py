@@ -143,7 +143,10 @@ def test_ctrl_c_says_how_to_continue():
         "app = console.new_app('sm-some', ''); app.command('go')(go); console.run(app)"
     )
     with subprocess.Popen(
-        [sys.executable, "-c", code, "go"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        [sys.executable, "-c", code, "go"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # background jobs of a shell ignore it
     ) as process:
         assert process.stdout is not None and process.stderr is not None
         process.stdout.readline()

@@ -57,6 +57,7 @@ def test_version(name, app):
     assert (result.exit_code, result.output.strip()) == (0, f"{name} {__version__}")
 
 
+MEASURING = ("--json", "--normalizer", "--out", "--split")
 TRAINING = ("--config", "--json", "--out", "--preset", "--processes", "--resume", "--set", "--split", "--target")
 
 
@@ -83,9 +84,9 @@ def test_flags_do_not_multiply():
         "stage1": sorted({*TRAINING, "--store"}),
         "stage2": sorted({*TRAINING, "--store", "--projector", "--llm", "--task", "--sigma"}),
         "sweep stage1": sorted({*TRAINING, "--store", "--alpha"}),
-        "asr": ["--device", "--json", "--llm", "--manifest", "--max-new-tokens", "--out", "--split", "--store"],
+        "asr": sorted({*MEASURING, "--device", "--llm", "--manifest", "--max-new-tokens", "--store"}),
         "keys": ["--json"],
-        "score": ["--json"],
+        "score": ["--json", "--normalizer"],
         "eet": [
             "--batch",
             "--device",

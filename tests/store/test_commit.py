@@ -15,6 +15,7 @@ from sm_store import (
     StoreCorrupt,
     StoreError,
 )
+from sm_store.errors import RunFailed
 from tests.store import building
 
 
@@ -129,7 +130,7 @@ def test_a_failed_commit_leaves_nothing_behind(tmp_path, layout, monkeypatch):
 
     monkeypatch.setattr(os, "writev", full)
     made = building.records(1)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(RunFailed, match="no space left on device; free some"):
         store.commit(1, made, [], {"llm": building.token_ids(1, made)})
     monkeypatch.setattr(os, "writev", real)
     assert building.tree(tmp_path / "s") == before

@@ -16,7 +16,7 @@ from typing import Any
 from sm_pipeline.pages.figures import Curve, draw_curves
 from sm_pipeline.pages.html import render_page
 from sm_store.durable import write_file
-from sm_store.errors import ConfigError
+from sm_store.errors import ConfigError, StoreFormatError
 from speechmapper.measure.threshold import EET_FILE
 
 PAGE_FILE = "eet.html"
@@ -34,8 +34,8 @@ def write_report(out: Path, result: Mapping[str, Any]) -> None:
     try:
         write_file(out / EET_FILE, json.dumps(result, indent=1, ensure_ascii=False).encode() + b"\n")
         write_file(out / PAGE_FILE, page)
-    except OSError as error:
-        raise ConfigError(f"--out {out}: cannot be written ({error.strerror}); name another folder") from error
+    except (OSError, StoreFormatError) as error:
+        raise ConfigError(f"--out {out}: cannot be written ({error}); name another folder") from error
 
 
 def render(result: Mapping[str, Any]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -173,7 +174,9 @@ def test_the_line_that_converts_does(tmp_path):
     with pytest.raises(ModelError, match="convert them once") as caught:
         load_encoder(str(old), device="cpu")
     command = "python -c " + str(caught.value).split("python -c ")[1]
-    subprocess.run(command, shell=True, check=True, cwd=tmp_path, capture_output=True)
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environment = {**os.environ, "PATH": path}
+    subprocess.run(command, shell=True, check=True, cwd=tmp_path, env=environment, capture_output=True)
     converted = load_encoder(str(old), device="cpu")
     assert torch.equal(
         converted._model.feature_projection.projection.weight, model.feature_projection.projection.weight

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from sm_store.errors import IdentityMismatch, StoreCorrupt, StoreFormatError
+from sm_store.errors import IdentityMismatch, RunFailed, StoreCorrupt, StoreFormatError
 from speechmapper.train.checkpoint import (
     Checkpoint,
     list_checkpoints,
@@ -58,7 +58,7 @@ def test_old_ones_go_only_after_the_new_one_is_there(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("sm_store.durable.os.rename", crash)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(RunFailed, match="no space left on device; free some"):
         save_checkpoint(tmp_path, checkpoint(2), keep=1)
     monkeypatch.undo()
     assert load_newest(tmp_path, IDENTITY).step == 1
