@@ -64,7 +64,7 @@ def projector_folder(run: Path) -> Path:
     """Where the projector of a run folder, or of a projector folder itself, is. Raises ModelError: none there."""
     folder = run / PROJECTOR_FOLDER if (run / PROJECTOR_FOLDER).is_dir() else run
     if not (folder / "config.json").is_file():
-        hint = "; its training has not ended: go on with --resume" if (run / CHECKPOINT_FOLDER).is_dir() else ""
+        hint = "; its training has not ended: continue it with --resume" if (run / CHECKPOINT_FOLDER).is_dir() else ""
         raise ModelError(f"{run}: no projector/config.json there{hint or '; give the folder of a run'}")
     return folder
 
@@ -86,9 +86,7 @@ def load_projector(run: Path) -> Projector:
         raise ModelError(f"{folder}: not a projector ({' '.join(str(error).split())[:200]})") from error
     if loaded["missing_keys"]:
         names = ", ".join(sorted(loaded["missing_keys"])[:MOST_NAMES])
-        raise ModelError(
-            f"{folder}: model.safetensors lacks {names}; the file is not complete, save the projector again"
-        )
+        raise ModelError(f"{folder}: {WEIGHTS_FILE} lacks {names}; the file is not complete, save the projector again")
     if loaded["unexpected_keys"]:
         names = ", ".join(sorted(loaded["unexpected_keys"])[:MOST_NAMES])
         sys.stderr.write(f"{folder}: {WEIGHTS_FILE} has tensors that this projector does not use: {names}\n")

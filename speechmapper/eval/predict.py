@@ -69,13 +69,16 @@ def predict(request: PredictRequest) -> list[dict[str, Any]]:
     lines: dict[int, dict[str, Any]] = {}
     with progress(len(source), "reading out", "utterances") as bar:
         for heard in source.batches():
-            items = [ASR.items(source.fields(number))[0] for number in heard.numbers]
+            fields = [source.fields(number) for number in heard.numbers]
+            items = [ASR.items(each)[0] for each in fields]
             instructions = [ASR.instruction(item) for item in items]
             outputs = predict_batch(projector, readout, heard, instructions, scale)
-            for number, item, instruction, line in zip(heard.numbers, items, instructions, outputs, strict=True):
-                asked = {"reference": item.reference, "prompt": readout.shown(instruction)}
-                lang = source.fields(number).lang
-                lines[number] = {"id": source.id(number), **({"lang": lang} if lang else {}), **asked, **line}
+            for number, each, item, instruction, line in zip(
+                heard.numbers, fields, items, instructions, outputs, strict=True
+            ):
+                lang = {"lang": each.lang} if each.lang else {}
+                prompt = {"reference": item.reference, "prompt": readout.shown(instruction)}
+                lines[number] = {"id": source.id(number), **lang, **prompt, **line}
             bar.advance(len(heard.numbers))
     predictions = [lines[number] for number in sorted(lines)]
     write_predictions(
