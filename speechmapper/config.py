@@ -17,6 +17,7 @@ from sm_store.errors import ConfigError
 SCHEDULES = ("cosine", "constant")
 WEIGHTS = {"cosine": 1.0, "contrastive": 0.1, "ctc": 0.1}  # defaults for the parts of an objective
 TRACKERS = ("tensorboard", "wandb", "mlflow", "trackio")
+AUTO = "auto"  # stage 2's objective: that of how the projector is read (speechmapper/train/stage2.py)
 LARGEST_SEED = 2**32 - 1
 
 
@@ -46,13 +47,22 @@ class ModelConfig:
     norm_order: str = "pre"  # layer norm before (pre) or after (post) attention and feed-forward
     norm_before_linear: bool = False  # a final norm before each pre-norm block's linear (docs/objectives.md)
     dropout_after_positions: bool = False  # dropout on convolution + positions too (docs/objectives.md)
-    scale_to_table: bool = False  # multiply the head's output by the embedding table's RMS
+    scale_to_table: bool = False  # multiply the vectors by the embedding table's RMS
+    head: str | None = None  # what an LLM is given: vectors, segments, rows, tokens, cif; null: the objective's own
+    rows_temperature: float | None = (
+        None  # of the softmax that head rows mixes rows by; null: objective.ctc_temperature
+    )
+    learn_temperature: bool = False  # train that temperature, of head rows and ctc-embedding, from this start
+    rows_top_k: int = 0  # rows that head rows mixes, the nearest ones; 0: all of the table
+    blanks: str = "drop"  # of CTC's blank positions for heads segments and rows: drop, or first (one vector of all)
 
     def __post_init__(self) -> None:
         _require(0 <= self.dropout < 1, f"model.dropout {self.dropout}: give 0 or more, below 1")
         _require(0 <= self.attention_dropout < 1, f"model.attention_dropout {self.attention_dropout}: give [0, 1)")
         _require(self.num_heads >= 1 and self.ffn_size >= 1, "model.num_heads and model.ffn_size: give 1 or more")
         _require(len(self.block_sizes) >= 1, "model.block_sizes: give at least one block")
+        given = self.rows_temperature
+        _require(given is None or 0 < given < math.inf, f"model.rows_temperature {given}: give a number above 0")
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +72,7 @@ class ObjectiveConfig:
     A part's weight is used where the part is named; mse and l1 have the weight 1.
     """
 
-    name: str = "mse"  # parts joined by +: mse, l1, cosine, contrastive, ctc-embedding, ... (docs/objectives.md)
+    name: str = "mse"  # parts joined by +, such as mse+cosine (docs/objectives.md); in stage 2 auto: as in stage 1
     alpha: float = 5.0  # weight of word against pad positions in mse and l1; paper: 5, 7 and 9 tried, 5 kept
     reduction: str = "normalized"  # of mse and l1: normalized, mean_dim or sum_dim (docs/objectives.md)
     cosine_weight: float | None = None  # weight of cosine; null: 1; paper: 100 in one summary of it, absent in another
@@ -189,6 +199,7 @@ class TuningConfig:
     languages: tuple[str, ...] = ()  # of translations, such as [de, fr]; empty: every one the manifest has
     prompts: str | None = None  # YAML with your own wordings by task, instead of the shipped ones
     llm_dtype: str = "auto"  # auto: bfloat16 on a GPU that has it, else float32
+    head: str | None = None  # what the LLM is given, in place of the projector's own head (docs/objectives.md)
 
     def __post_init__(self) -> None:
         _require(0 <= self.sigma <= 1, f"tuning.sigma {self.sigma}: give a number from 0 to 1")
@@ -217,7 +228,7 @@ class Stage2Config:
 
     seed: int = 1  # of the weights, the order and the dropout
     tuning: TuningConfig = field(default_factory=TuningConfig)
-    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    objective: ObjectiveConfig = field(default_factory=lambda: ObjectiveConfig(AUTO))
     # batch 12, accumulation 8, 1 K steps, constant 5e-5 (paper, CE + MSE)
     data: DataConfig = field(default_factory=lambda: DataConfig(frames=10_500, max_utterances=12, micro_batches=8))
     optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(lr=5e-5))

@@ -117,7 +117,7 @@ class FrozenLLM:
             ModelError: other input embeddings.
         """
         spec = targets.spec
-        mine = self._input_table(spec.vocabulary)
+        mine = self.input_table(spec.vocabulary).cpu()
         same = mine.shape == (spec.vocabulary, spec.width)
         if same:
             error = (mine - torch.from_numpy(targets.table)).square().mean().item()
@@ -130,12 +130,12 @@ class FrozenLLM:
 
     def table_sha256(self, vocabulary: int) -> str:
         """Fingerprint of the first `vocabulary` rows of the embedding table, in the precision it is loaded in."""
-        return table_sha256(self._input_table(vocabulary).numpy())
+        return table_sha256(self.input_table(vocabulary).cpu().numpy())
 
-    def _input_table(self, vocabulary: int) -> torch.Tensor:
-        """Rows as the layers receive them, (V, E) float32 on the CPU."""
+    def input_table(self, vocabulary: int) -> torch.Tensor:
+        """The first `vocabulary` rows as the layers receive them, (V, E), float32."""
         scale = float(getattr(self.model.get_input_embeddings(), "scalar_embed_scale", 1.0))
-        return self._table.detach().float().cpu()[:vocabulary] * scale
+        return self._table.detach()[:vocabulary].float() * scale
 
     def embed(self, ids: Sequence[int]) -> torch.Tensor:
         """Input embeddings (N, E) of token ids, as the LLM would look them up."""

@@ -103,8 +103,8 @@ class SpeechMapper:
                 raise InputError(f"{name}: too short to transcribe; give at least 0.2 s of audio")
         device = self.projector.device
         with autocast(device):
-            vectors_BUE, vectors_B = self.projector(features_BTD.to(device), frames_B.to(device))
-            outputs = self._readout.read(vectors_BUE, vectors_B, [instruction] * len(audio))
+            projected = self.projector.project(features_BTD.to(device), frames_B.to(device))
+            outputs = self._readout.read(projected, [instruction] * len(audio))
         return [task.cleaned(output) for output in outputs]
 
 

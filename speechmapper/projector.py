@@ -3,10 +3,10 @@
     features (B, T, 1024)
       block 1: Conv1d k=6 s=2 -> GELU -> + positions -> 6 Transformer layers at 1024 -> Linear to 2048    (B, T/2, 2048)
       block 2: Conv1d k=6 s=2 -> GELU -> + positions -> 6 Transformer layers at 2048 -> Linear to 4096    (B, T/4, 4096)
-      head:    Linear -> GELU -> Linear                                                                  (B, U, E)
+      output:  Linear -> GELU -> Linear                                                                  (B, U, E)
 
 Sizes, kernels and strides are from the SpeechMapper paper (arXiv 2601.20417, section 2); the FFN width of 2048 and
-the two head linears follow from its 277 M parameters. Padded frames are zeroed before each convolution and masked
+the two output linears follow from its 277 M parameters. Padded frames are zeroed before each convolution and masked
 in attention, so an utterance's vectors do not depend on its batch mates.
 
 Not published are norms and dropout. Our default is pre-norm layers without a final norm before a block's linear and
@@ -33,7 +33,14 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from sm_store.geometry import Geometry
 
 NORM_ORDERS = ("pre", "post")
-READOUTS = ("nearest", "ctc")
+READOUTS = ("nearest", "ctc", "cif")
+HEADS = {
+    "nearest": ("vectors", "segments", "rows", "tokens"),
+    "ctc": ("vectors", "segments", "rows", "tokens"),
+    "cif": ("cif", "rows", "tokens"),
+}
+OWN_HEAD = {"nearest": "vectors", "ctc": "rows", "cif": "cif"}  # what each readout is best given as
+BLANKS = ("drop", "first")
 PER_BLOCK = ("block_sizes", "block_outputs", "num_layers", "kernel_sizes", "strides", "paddings")
 # What a config.json means that lacks these names, because it was written before they were choices.
 WHERE_ABSENT = {"norm_before_linear": True, "dropout_after_positions": True}
@@ -57,10 +64,17 @@ class ProjectorConfig(PreTrainedConfig):
             default is no, measured: docs/objectives.md).
         dropout_after_positions: whether dropout is also applied to the sum of convolution and positions (our default
             is no, measured: docs/objectives.md).
-        output_scale: the vectors are multiplied by this; set to the embedding table's RMS, the head starts at the
-            scale of its targets (our own switch; 1 is the paper's plain head).
-        readout: how vectors become tokens: `nearest` row each, or `ctc`: the nearest of rows and a learned blank,
-            repeats merged and blanks dropped.
+        output_scale: the vectors are multiplied by this; set to the embedding table's RMS, they start at the
+            scale of their targets (our own switch; 1 is the paper's).
+        readout: how vectors become tokens: `nearest` row each; `ctc`: the nearest of rows and a learned blank,
+            repeats merged and blanks dropped; `cif`: vectors pooled by learned weights, which fire a token whenever
+            their sum passes 1, and the nearest row of each.
+        head: what an LLM is given for the vectors (speechmapper/heads): `vectors`, `segments`, `rows`, `tokens` or
+            `cif`.
+        rows_temperature: of the softmax over rows that `rows` weighs them with: divides the squared distance over the
+            table's mean squared row norm. learn_temperature: whether it is a parameter that starts there.
+        rows_top_k: how many rows `rows` mixes, the nearest ones; 0: all.
+        blanks: of a `ctc` readout's blank positions: `drop`, or `first`: their mean as one vector before the others.
         trained_for: what the training run recorded about its store, target set and encoder (JSON values).
     """
 
@@ -85,6 +99,11 @@ class ProjectorConfig(PreTrainedConfig):
         dropout_after_positions: bool = False,
         output_scale: float = 1.0,
         readout: str = "nearest",
+        head: str = "vectors",
+        rows_temperature: float = 0.1,
+        learn_temperature: bool = False,
+        rows_top_k: int = 0,
+        blanks: str = "drop",
         trained_for: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
@@ -105,6 +124,11 @@ class ProjectorConfig(PreTrainedConfig):
         self.dropout_after_positions = dropout_after_positions
         self.output_scale = output_scale
         self.readout = readout
+        self.head = head
+        self.rows_temperature = rows_temperature
+        self.learn_temperature = learn_temperature
+        self.rows_top_k = rows_top_k
+        self.blanks = blanks
         self.trained_for = trained_for or {}
         super().__init__(**kwargs)
         self._check()
@@ -126,6 +150,19 @@ class ProjectorConfig(PreTrainedConfig):
             raise ValueError(f"readout {self.readout!r}: use one of {', '.join(READOUTS)}")
         if self.norm_order not in NORM_ORDERS:
             raise ValueError(f"norm_order {self.norm_order!r}: use one of {', '.join(NORM_ORDERS)}")
+        self._check_head()
+
+    def _check_head(self) -> None:
+        if self.head not in HEADS[self.readout]:
+            raise ValueError(
+                f"head {self.head!r}: with readout {self.readout}, use one of {', '.join(HEADS[self.readout])}"
+            )
+        if not 0 < self.rows_temperature < math.inf:
+            raise ValueError(f"rows_temperature {self.rows_temperature}: give a number above 0")
+        if self.rows_top_k < 0:
+            raise ValueError(f"rows_top_k {self.rows_top_k}: give 0 or more")
+        if self.blanks not in BLANKS:
+            raise ValueError(f"blanks {self.blanks!r}: use one of {', '.join(BLANKS)}")
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
@@ -146,12 +183,16 @@ class Projected:
         vectors_BUE: zero beyond each utterance's length; vectors_B: their lengths (B,), int64.
         hidden_BTC: output of block 1, undefined beyond its own lengths: for auxiliary losses.
         blank_E: the projector's blank, where it is read as CTC.
+        temperature: of the softmax over rows, a scalar; None: not learned, the config's.
+        firing_BU: where it is read as CIF, each vector's weight from 0 to 1, zero beyond each length.
     """
 
     vectors_BUE: torch.Tensor
     vectors_B: torch.Tensor
     hidden_BTC: torch.Tensor
-    blank_E: torch.Tensor | None
+    blank_E: torch.Tensor | None = None
+    temperature: torch.Tensor | None = None
+    firing_BU: torch.Tensor | None = None
 
 
 class TransformerLayer(nn.Module):
@@ -236,6 +277,9 @@ class Projector(PreTrainedModel):
         # Zero is nearer to every row than most rows are to each other, so all vectors are read as blank at first.
         blank_E = nn.Parameter(torch.zeros(config.output_size)) if config.readout == "ctc" else None
         self.register_parameter("blank", blank_E)
+        learned = nn.Parameter(torch.tensor(math.log(config.rows_temperature))) if config.learn_temperature else None
+        self.register_parameter("log_temperature", learned)
+        self.firing = nn.Linear(config.block_outputs[-1], 1) if config.readout == "cif" else None
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
@@ -270,8 +314,11 @@ class Projector(PreTrainedModel):
         for block in self.blocks[1:]:
             hidden, lengths = block(hidden, lengths)
         vectors_BUE = self.head_output(F.gelu(self.head_input(hidden))) * self.config.output_scale
-        vectors_BUE = vectors_BUE * valid_positions(lengths, vectors_BUE.shape[1]).unsqueeze(-1)
-        return Projected(vectors_BUE, lengths, first, self.blank)
+        valid_BU = valid_positions(lengths, vectors_BUE.shape[1])
+        vectors_BUE = vectors_BUE * valid_BU.unsqueeze(-1)
+        temperature = None if self.log_temperature is None else self.log_temperature.exp()
+        firing_BU = None if self.firing is None else self.firing(hidden).squeeze(-1).float().sigmoid() * valid_BU
+        return Projected(vectors_BUE, lengths, first, self.blank, temperature, firing_BU)
 
 
 def num_outputs(lengths_B: torch.Tensor, geometry: Geometry) -> torch.Tensor:

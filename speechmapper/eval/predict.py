@@ -110,13 +110,14 @@ def predict_batch(
     """Outputs of some utterances, with their distance to the true embeddings where those are known."""
     device = projector.device
     with autocast(device):
-        vectors_BUE, vectors_B = projector(heard.features_BTD.to(device), heard.frames_B.to(device))
-        outputs = readout.read(vectors_BUE, vectors_B, instructions)
+        projected = projector.project(heard.features_BTD.to(device), heard.frames_B.to(device))
+        outputs = readout.read(projected, instructions)
+        given_BUE = readout.head.padded_inputs(projected)
     lines: list[dict[str, Any]] = [{"output": ASR.cleaned(output)} for output in outputs]
     if heard.targets_BUE is None or heard.tokens_B is None or table_scale is None:
         return lines
     targets_BUE, tokens_B = heard.targets_BUE.to(device), heard.tokens_B.to(device)
-    mse_B, positions_B = word_errors(vectors_BUE, targets_BUE, vectors_B, tokens_B)
+    mse_B, positions_B = word_errors(given_BUE, targets_BUE, projected.vectors_B, tokens_B)
     mean_B = mse_B / table_scale
     for line, mean, count in zip(lines, mean_B.tolist(), positions_B.tolist(), strict=True):
         line["relative_mse"], line["positions"] = (round(mean, 6) if count else None), count

@@ -52,7 +52,7 @@ class CTC(Part):
         """The vector that is scored at each position, (B, T, E)."""
         raise NotImplementedError
 
-    def rows(self, ids_K: torch.Tensor) -> Rows:
+    def rows(self, projected: Projected, ids_K: torch.Tensor) -> Rows:
         """The rows and biases that the tokens `ids_K` are scored by."""
         raise NotImplementedError
 
@@ -71,8 +71,8 @@ class CTC(Part):
         valid_BT = torch.arange(queries_BTE.shape[1], device=positions_B.device)[None, :] < positions_B[:, None]
         is_token_BN = torch.arange(answers.token_ids_BN.shape[1], device=positions_B.device) < answers.tokens_B[:, None]
         own_K, others_M = self._vocabulary.columns(answers.token_ids_BN[is_token_BN])
-        some = self.rows(own_K).with_row(*self.blank(projected))
-        log_PK = log_probs(queries_BTE[valid_BT], some, self.rows(others_M))
+        some = self.rows(projected, own_K).with_row(*self.blank(projected))
+        log_PK = log_probs(queries_BTE[valid_BT], some, self.rows(projected, others_M))
         log_BTK = log_PK.new_zeros(*valid_BT.shape, log_PK.shape[-1]).masked_scatter(valid_BT[..., None], log_PK)
         targets_BN = torch.where(is_token_BN, torch.searchsorted(own_K, answers.token_ids_BN), 0)
         loss_B = F.ctc_loss(
@@ -113,7 +113,7 @@ class AuxiliaryCTC(CTC):
         queries_BTE: torch.Tensor = self.linear(projected.hidden_BTC)
         return queries_BTE
 
-    def rows(self, ids_K: torch.Tensor) -> Rows:
+    def rows(self, projected: Projected, ids_K: torch.Tensor) -> Rows:
         rows_KE = self._vocabulary.table_VE[ids_K] / self._unit
         return Rows(rows_KE, rows_KE.new_zeros(len(ids_K)))
 
@@ -125,12 +125,13 @@ class EmbeddingCTC(CTC):
     """On the vectors; the blank is the projector's. Names: `ctc-embedding`, `ctc-embedding_unaligned`.
 
     Args:
-        temperature: of the squared distance over the rows' mean squared norm; two random rows are about 2 apart.
+        temperature: of the squared distance over the rows' mean squared norm, where the projector learns none; two
+            random rows are about 2 apart.
     """
 
     def __init__(self, vocabulary: Vocabulary, temperature: float) -> None:
         super().__init__("ctc-embedding", vocabulary)
-        self._unit = temperature * vocabulary.row_scale
+        self._temperature = temperature
 
     def positions(self, answers: Answers) -> torch.Tensor:
         return answers.vectors_B
@@ -138,11 +139,16 @@ class EmbeddingCTC(CTC):
     def queries(self, projected: Projected) -> torch.Tensor:
         return projected.vectors_BUE
 
-    def rows(self, ids_K: torch.Tensor) -> Rows:
-        return distance_rows(self._vocabulary.table_VE[ids_K], self._unit)
+    def rows(self, projected: Projected, ids_K: torch.Tensor) -> Rows:
+        return distance_rows(self._vocabulary.table_VE[ids_K], self._unit(projected))
 
     def blank(self, projected: Projected) -> tuple[torch.Tensor, torch.Tensor]:
         if projected.blank_E is None:
             raise ConfigError("objective ctc-embedding: this projector has no blank; train stage 1 with it")
-        rows = distance_rows(projected.blank_E[None].float(), self._unit)
+        rows = distance_rows(projected.blank_E[None].float(), self._unit(projected))
         return rows.rows_VE[0], rows.bias_V[0]
+
+    def _unit(self, projected: Projected) -> float | torch.Tensor:
+        """What squared distances are divided by: with the projector's temperature where it learns one."""
+        temperature = self._temperature if projected.temperature is None else projected.temperature
+        return temperature * self._vocabulary.row_scale

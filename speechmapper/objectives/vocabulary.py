@@ -40,7 +40,7 @@ class Rows:
         return vectors_PE @ self.rows_VE.T + self.bias_V
 
 
-def distance_rows(table_VE: torch.Tensor, unit: float) -> Rows:
+def distance_rows(table_VE: torch.Tensor, unit: float | torch.Tensor) -> Rows:
     """Logits that are -||q - e_v||^2 / unit, up to a constant of q that a softmax does not see."""
     return Rows(table_VE * (2 / unit), -table_VE.square().sum(dim=-1) / unit)
 

@@ -2,13 +2,12 @@
 
     readout = build_readout(projector, None, None)               the nearest rows of the table it was trained for
     readout = build_readout(projector, "smollm2-135m", None)     that LLM, greedily
-    readout.read(vectors_BUE, vectors_B, instructions)           -> texts, one per row
+    readout.read(projected, instructions)                        -> texts, one per row
     readout.shown(instruction)                                   the prompt as text; None by nearest token
 
 Validation, evaluation and the model all read vectors out through this. By nearest token a projector can only
-transcribe; the instructions have no effect.
-
-Shapes: B batch, U projector vectors, E LLM width.
+transcribe; the instructions have no effect. What the LLM is given, and which tokens are read, is the projector's head
+(speechmapper/heads).
 """
 
 from __future__ import annotations
@@ -25,8 +24,9 @@ from sm_pipeline.models.tokenizer import load_stored_tokenizer
 from sm_store import TargetSet
 from sm_store.errors import ConfigError, ModelError
 from sm_store.targets import table_sha256
+from speechmapper.heads import Head
 from speechmapper.llm import MAX_NEW_TOKENS, FrozenLLM, load_llm
-from speechmapper.projector import Projector
+from speechmapper.projector import Projected, Projector
 from speechmapper.prompting import Instruction
 from speechmapper.readout.nearest import NearestToken
 from speechmapper.saved_projector import model_name
@@ -41,13 +41,15 @@ class Readout:
 
     Attributes:
         name: for reports.
-        read: vectors (B, U, E), their lengths (B,) and an instruction per row -> a text per row.
+        head: of the projector, with the table it reads by.
+        read: a projected batch and an instruction per row -> a text per row.
         shown: the prompt of an instruction as text; None where none is used.
         template: what the chat template was given besides the turns, for identities.
     """
 
     name: str
-    read: Callable[[torch.Tensor, torch.Tensor, Sequence[Instruction]], list[str]]
+    head: Head
+    read: Callable[[Projected, Sequence[Instruction]], list[str]]
     shown: Callable[[Instruction], str | None]
     template: Mapping[str, Any] = field(default_factory=dict)
 
@@ -78,24 +80,27 @@ def build_readout(
         return nearest_readout(projector, targets)
     tokenizer = load_stored_tokenizer(targets) if targets else None
     frozen = load_llm(resolve_model(llm, "llm"), projector.device, tokenizer=tokenizer)
+    made = projector.config.trained_for["target"]
     if targets:
         frozen.require_table(targets)
+        table_VE = torch.from_numpy(targets.table)
     else:
         _require_trained_table(projector, frozen, llm)
-    return llm_readout(frozen, max_new_tokens)
+        table_VE = frozen.input_table(made["vocabulary"])
+    return llm_readout(frozen, Head(projector.config, table_VE, made["pad_id"], projector.device), max_new_tokens)
 
 
-def llm_readout(llm: FrozenLLM, max_new_tokens: int = MAX_NEW_TOKENS) -> Readout:
-    """Greedy answers of a loaded LLM."""
+def llm_readout(llm: FrozenLLM, head: Head, max_new_tokens: int = MAX_NEW_TOKENS) -> Readout:
+    """Greedy answers of a loaded LLM to what the head gives it."""
 
-    def read(vectors_BUE: torch.Tensor, vectors_B: torch.Tensor, instructions: Sequence[Instruction]) -> list[str]:
+    def read(projected: Projected, instructions: Sequence[Instruction]) -> list[str]:
         prompts = [llm.prompter.write(instruction) for instruction in instructions]
-        return llm.generate(vectors_BUE, vectors_B, prompts, max_new_tokens)
+        return llm.generate(*head.inputs(projected), prompts, max_new_tokens)
 
     def shown(instruction: Instruction) -> str:
         return llm.prompter.shown(llm.prompter.write(instruction))
 
-    return Readout(GENERATED, read, shown, llm.prompter.template())
+    return Readout(GENERATED, head, read, shown, llm.prompter.template())
 
 
 def nearest_readout(projector: Projector, targets: TargetSet | None) -> Readout:
@@ -106,12 +111,9 @@ def nearest_readout(projector: Projector, targets: TargetSet | None) -> Readout:
     else:
         loaded = _recorded_table(model_name({"id": made["llm"], "revision": made["revision"]}))
         table, tokenizer = loaded.table_VE, loaded.tokenizer
-    nearest = NearestToken(table, tokenizer, made["pad_id"], projector.device, projector.blank)
-    return Readout(
-        NEAREST,
-        lambda vectors_BUE, vectors_B, _: nearest.texts(nearest.token_ids(vectors_BUE, vectors_B)),
-        lambda _: None,
-    )
+    head = Head(projector.config, table, made["pad_id"], projector.device)
+    nearest = NearestToken(tokenizer, made["pad_id"])
+    return Readout(NEAREST, head, lambda projected, _: nearest.texts(head.token_ids(projected)), lambda _: None)
 
 
 def _require_trained_table(projector: Projector, frozen: FrozenLLM, llm: str) -> None:

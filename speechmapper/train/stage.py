@@ -11,8 +11,6 @@ one micro-batch, however the step is cut.
 The model is a projector and its objective as one module, since gradient averaging over processes needs one forward of
 one module. Only the projector outlives the run; the objective's own parameters (a CTC layer) are in its checkpoints
 alone.
-
-Shapes: B batch, U projector vectors, E LLM width.
 """
 
 from __future__ import annotations
@@ -27,7 +25,7 @@ from torch import nn
 
 from speechmapper.loader.prefetch import DeviceBatch
 from speechmapper.objectives import Objective
-from speechmapper.projector import Projector
+from speechmapper.projector import Projected, Projector
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,12 +33,11 @@ class ProjectorOutput:
     """The model's output for one batch.
 
     Attributes:
-        vectors_BUE: zero beyond each utterance's length; vectors_B: their lengths (B,), int64.
+        projected: the projector's output.
         sums: the objective's sums by name; empty without an objective.
     """
 
-    vectors_BUE: torch.Tensor
-    vectors_B: torch.Tensor
+    projected: Projected
     sums: Mapping[str, torch.Tensor]
 
 
@@ -55,7 +52,7 @@ class ProjectorWithObjective(nn.Module):
     def forward(self, batch: DeviceBatch) -> ProjectorOutput:
         projected = self.projector.project(batch.features_BTD, batch.frames_B)
         sums = self.objective(projected, batch) if self.objective is not None else {}
-        return ProjectorOutput(projected.vectors_BUE, projected.vectors_B, sums)
+        return ProjectorOutput(projected, sums)
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,7 @@ from sm_store.errors import ConfigError
 from speechmapper.config import Stage1Config
 from speechmapper.loader.data import DataRequest, TrainingData, open_data
 from speechmapper.objectives.build import build_objective, readout_of
-from speechmapper.projector import Projector, ProjectorConfig
+from speechmapper.projector import OWN_HEAD, Projector, ProjectorConfig
 from speechmapper.saved_projector import trained_for
 from speechmapper.train.loop import Loop
 from speechmapper.train.run import Outcome, Run, Setup
@@ -130,7 +130,9 @@ def projector_config(config: Stage1Config, data: TrainingData) -> ProjectorConfi
     Raises:
         ConfigError: sizes that do not fit together.
     """
-    model, spec = config.model, data.spec
+    model, spec, readout = config.model, data.spec, readout_of(config.objective.name)
+    if model.learn_temperature and readout != "ctc":
+        raise ConfigError("model.learn_temperature: only ctc-embedding trains it; name it in objective.name")
     try:
         return ProjectorConfig(
             input_size=data.store.identity.width,
@@ -149,7 +151,12 @@ def projector_config(config: Stage1Config, data: TrainingData) -> ProjectorConfi
             norm_before_linear=model.norm_before_linear,
             dropout_after_positions=model.dropout_after_positions,
             output_scale=math.sqrt(spec.table_scale) if model.scale_to_table else 1.0,
-            readout=readout_of(config.objective.name),
+            readout=readout,
+            head=model.head or OWN_HEAD[readout],
+            rows_temperature=model.rows_temperature or config.objective.ctc_temperature,
+            learn_temperature=model.learn_temperature,
+            rows_top_k=model.rows_top_k,
+            blanks=model.blanks,
             trained_for=trained_for("stage1", data.store.identity, spec),
         )
     except ValueError as error:

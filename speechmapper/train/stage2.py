@@ -10,6 +10,7 @@ With sigma 0 the text embeddings are not used, with sigma 1 the LLM is not run.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -25,14 +26,15 @@ from sm_pipeline.models.tokenizer import load_stored_tokenizer
 from sm_pipeline.text import NORMALIZER
 from sm_store import Store
 from sm_store.errors import ConfigError
-from speechmapper.config import Stage2Config
+from speechmapper.config import AUTO, Stage2Config
 from speechmapper.config_file import to_plain
+from speechmapper.heads import Head
 from speechmapper.llm import FrozenLLM, load_llm
 from speechmapper.loader.data import DataRequest, TrainingData, open_data
 from speechmapper.loader.prefetch import DeviceBatch
 from speechmapper.objectives import Objective
 from speechmapper.objectives.build import build_objective, readout_of
-from speechmapper.projector import Projector
+from speechmapper.projector import HEADS, Projector
 from speechmapper.prompting import Prompt
 from speechmapper.readout.build import Readout, llm_readout
 from speechmapper.saved_projector import (
@@ -52,6 +54,7 @@ from speechmapper.train.stage import Evaluation, ProjectorOutput, ProjectorWithO
 from speechmapper.train.validation import DevSet, dev_set
 
 CROSS_ENTROPY = "ce"
+OBJECTIVES = {"nearest": "mse", "ctc": "ctc-embedding", "cif": "dtw"}  # of `auto`, by the projector's readout
 READ_BATCH = 16  # utterances the LLM reads together in validation
 
 
@@ -82,9 +85,9 @@ def train_stage2(request: Stage2Request) -> Outcome:
 
 def _train(request: Stage2Request, locks: ExitStack) -> Outcome:
     """As `train_stage2`; the lock of the run folder is held until `locks` is closed."""
-    config = request.config
-    tasks = tasks_of(config)  # refused before anything is loaded
+    tasks = tasks_of(request.config)  # refused before anything is loaded
     projector = load_projector(request.projector)
+    config = fitted(request.config, projector)
     target = request.target or matching_target(Store.open(request.store), projector)
     wanted = DataRequest(request.store, target, request.split)
     data = open_data(wanted, projector.config.geometry, config.data, config.seed)
@@ -120,13 +123,12 @@ def _train(request: Stage2Request, locks: ExitStack) -> Outcome:
     objective = None
     if config.tuning.sigma > 0:
         objective = build_objective(config.objective, targets, projector.config, accelerator.device)
-    if projector.blank is not None:
-        # Only ctc-embedding uses it; without a gradient for it, processes would wait for each other's.
-        projector.blank.requires_grad_(objective is not None and readout_of(config.objective.name) == "ctc")
+    freeze_unused(projector, config)
+    head = Head(projector.config, targets.table, data.spec.pad_id, accelerator.device)
     print_message(accelerator, f"{learning_report(projector, llm, data)}\n  {qualifying}")
     dev = dev_set(request.out, data, config.run)
-    validation = ReadValidation(dev, llm_readout(llm)) if dev else None
-    stage = TuningStage(config, objective, llm, fields, validation, data.spec.normalizer)
+    validation = ReadValidation(dev, llm_readout(llm, head)) if dev else None
+    stage = TuningStage(config, objective, llm, head, fields, validation, data.spec.normalizer)
     setup = Setup(request.out, config, identity, data.order, data.store.identity.frame_rate)
     run = Run(setup, stage, ProjectorWithObjective(projector, objective), accelerator)
     loop = Loop("stage 2", data.source, data.order, config.data, config.schedule, accelerator)
@@ -134,6 +136,44 @@ def _train(request: Stage2Request, locks: ExitStack) -> Outcome:
     if accelerator.is_main_process:
         run.save_result()
     return outcome
+
+
+def fitted(config: Stage2Config, projector: Projector) -> Stage2Config:
+    """The configuration with the objective by which this projector is read, where it leaves that open (`auto`: the
+    squared error alone for a projector read by nearest token, as in the paper); sets the projector's head.
+
+    Raises:
+        ConfigError: a head that the projector cannot have, or one that cross-entropy cannot train.
+    """
+    sizes, tuning = projector.config, config.tuning
+    if tuning.head is not None:
+        if tuning.head not in HEADS[sizes.readout]:
+            raise ConfigError(
+                f"tuning.head {tuning.head}: this projector can have {', '.join(HEADS[sizes.readout])} "
+                f"(it is read by {sizes.readout})"
+            )
+        sizes.head = tuning.head
+    if sizes.head == "tokens" and tuning.sigma < 1:
+        raise ConfigError(
+            f"tuning.sigma {tuning.sigma:g}: no gradient passes head tokens, so cross-entropy teaches nothing; set "
+            "tuning.head=rows"
+        )
+    if config.objective.name != AUTO:
+        return config
+    trained = sizes.trained_for.get("training", {}).get("objective", {})
+    objective = dataclasses.replace(config.objective, name=OBJECTIVES[sizes.readout])
+    if sizes.readout == "ctc" and "ctc_temperature" in trained:
+        objective = dataclasses.replace(objective, ctc_temperature=trained["ctc_temperature"])
+    return dataclasses.replace(config, objective=objective)
+
+
+def freeze_unused(projector: Projector, config: Stage2Config) -> None:
+    """Take the gradient from parameters that this run's loss does not reach: processes would wait for each other's."""
+    ctc = config.tuning.sigma > 0 and readout_of(config.objective.name) == "ctc"
+    if projector.blank is not None:
+        projector.blank.requires_grad_(ctc)
+    if projector.log_temperature is not None:
+        projector.log_temperature.requires_grad_(ctc or (projector.config.head == "rows" and config.tuning.sigma < 1))
 
 
 def tasks_of(config: Stage2Config, normalizer: str = NORMALIZER) -> Mixture:
@@ -181,13 +221,14 @@ class TuningStage:
         config: Stage2Config,
         objective: Objective | None,
         llm: FrozenLLM,
+        head: Head,
         examples: StoreFields,
         validation: ReadValidation | None = None,
         normalizer: str = NORMALIZER,
     ) -> None:
         self._sigma, self._seed = config.tuning.sigma, config.seed
         self._mixture = tasks_of(config, normalizer)
-        self._objective, self._llm, self._examples = objective, llm, examples
+        self._objective, self._llm, self._head, self._examples = objective, llm, head, examples
         self._validation = validation
 
     def prompts(self, batch: DeviceBatch) -> list[Prompt]:
@@ -207,7 +248,7 @@ class TuningStage:
         output: ProjectorOutput = model(batch)
         sums = dict(output.sums)
         if self._sigma < 1:
-            sums[CROSS_ENTROPY] = self._llm.answer_loss(output.vectors_BUE, output.vectors_B, self.prompts(batch))
+            sums[CROSS_ENTROPY] = self._llm.answer_loss(*self._head.inputs(output.projected), self.prompts(batch))
         return sums
 
     def combine(self, sums: Mapping[str, torch.Tensor], counts: Mapping[str, torch.Tensor]) -> torch.Tensor:
@@ -235,7 +276,8 @@ class ReadValidation:
         instruction = ASR.instruction(Item())
         outputs: list[str] = []
         for batch in self.dev.batches(model.device, READ_BATCH):
-            vectors_BUE, vectors_B = model(batch.features_BTD, batch.frames_B)
-            read = self.readout.read(vectors_BUE, vectors_B, [instruction] * len(batch.indices))
+            read = self.readout.read(
+                model.project(batch.features_BTD, batch.frames_B), [instruction] * len(batch.indices)
+            )
             outputs += [ASR.cleaned(output) for output in read]
         return Evaluation(self.dev.rates(step, outputs))

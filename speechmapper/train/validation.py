@@ -1,6 +1,6 @@
 """Part of the validation split, and the figures of stage 1 on it, without an LLM.
 
-    distances     mse, relative_mse, mse_pad, relative_mse_pad, cosine     to the true embeddings
+    distances     mse, relative_mse, mse_pad, relative_mse_pad, cosine     of the LLM inputs to the true embeddings
     readout       wer, cer                                                 nearest tokens as text; examples.txt
     length        length_error, length_ratio                               tokens before the first pad, to the truth
     norms         norm_p05, norm_p50, norm_p95, and RUN/norms.jsonl        of word vectors, to the table's rows
@@ -23,6 +23,7 @@ import torch
 from sm_pipeline.models.tokenizer import load_stored_tokenizer
 from sm_store import TargetSet
 from speechmapper.config import RunConfig
+from speechmapper.heads import Head
 from speechmapper.loader.data import TrainingData
 from speechmapper.loader.prefetch import DeviceBatch, Source, read_batch
 from speechmapper.measure.text import error_rates
@@ -95,15 +96,16 @@ class VectorValidation:
     def run(self, model: Projector, step: int) -> Evaluation:
         """All the figures; appends examples and the histogram of norms to the run's files."""
         spec = self.targets.spec
-        readout = NearestToken(self.targets.table, self.tokenizer, spec.pad_id, model.device, model.blank)
+        head = Head(model.config, self.targets.table, spec.pad_id, model.device)
+        readout = NearestToken(self.tokenizer, spec.pad_id)
         closeness, lengths, norms = Closeness(spec.table_scale), Lengths(), Norms(self.targets.table)
         outputs: list[str] = []
         for batch in self.dev.batches(model.device, EVAL_BATCH):
-            vectors_BUE, vectors_B = model(batch.features_BTD, batch.frames_B)
-            token_ids = readout.token_ids(vectors_BUE, vectors_B)
-            closeness.add(vectors_BUE, batch)
+            projected = model.project(batch.features_BTD, batch.frames_B)
+            token_ids, given_BUE = head.token_ids(projected), head.padded_inputs(projected)
+            closeness.add(given_BUE, batch)
             lengths.add(readout.lengths(token_ids), batch.tokens_B.tolist())
-            norms.add(vectors_BUE, batch)
+            norms.add(given_BUE, batch)
             outputs += readout.texts(token_ids)
         append(self.dev.out / NORMS_FILE, [json.dumps({"step": step, **norms.histogram()})])
         figures = {**closeness.figures(), **self.dev.rates(step, outputs), **lengths.figures(), **norms.figures()}

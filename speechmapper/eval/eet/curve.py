@@ -42,10 +42,10 @@ from sm_store.targets import table_scale, table_sha256
 from speechmapper.eval.eet.noise import NOISE
 from speechmapper.eval.eet.page import write_report
 from speechmapper.eval.eet.texts import Texts, choose_texts
+from speechmapper.heads.rows import TableRows
 from speechmapper.llm import FrozenLLM, load_llm
 from speechmapper.loader.epoch import Budget, batches_by_length
 from speechmapper.measure.text import error_rates
-from speechmapper.readout.nearest import NearestToken
 from speechmapper.saved_projector import versions
 from speechmapper.tasks import ASR, Item
 
@@ -163,7 +163,7 @@ class Subject:
             raise ModelError(f"--llm {name}: its tokenizer and its embedding table do not match")
         given_PE = self.llm.embed(self.ids_P.tolist())
         self.true_PE, self._dtype = given_PE.float().cpu(), given_PE.dtype
-        self._nearest = NearestToken(self.table_VE, table.tokenizer, -1, device)  # -1: no row is a pad
+        self._rows = TableRows(self.table_VE, device)
         self._prompt = self.llm.prompter.write(ASR.instruction(Item()))
         self._longest_answer = max(self.counts) + max(self.counts) // 4 + ROOM
         one_limit = Budget(NO_BUDGET, max_utterances=batch)
@@ -175,8 +175,7 @@ class Subject:
         noisy_PE = NOISE[kind](self.true_PE, self.table_VE, relative_mse * self.scale, generator).to(self._dtype)
         mse = (noisy_PE.float() - self.true_PE).double().square().mean()
         vectors_PE = noisy_PE.to(self.llm.device)
-        found = self._nearest.token_ids(vectors_PE[None], torch.tensor([len(vectors_PE)]))[0]
-        nearest = (torch.tensor(found) == self.ids_P).double().mean()
+        nearest = (self._rows.nearest(vectors_PE).cpu() == self.ids_P).double().mean()
         outputs = self._repeat(vectors_PE, bar)
         return Measurement(float(mse), float(error_rates(self.texts, outputs)["wer"]), float(nearest))
 

@@ -12,8 +12,10 @@ from sm_store import Store
 from sm_store.errors import ConfigError, IdentityMismatch, ModelError
 from speechmapper.eval.predict import PredictRequest, predict
 from speechmapper.eval.score import evaluate_asr, score
+from speechmapper.heads import Head
 from speechmapper.loader.prefetch import read_batch
 from speechmapper.measure.vectors import Closeness
+from speechmapper.projector import ProjectorConfig
 from speechmapper.readout.nearest import NearestToken
 from speechmapper.saved_projector import load_projector
 from speechmapper.train.stage1 import Stage1Request, train_stage1
@@ -30,14 +32,15 @@ def test_nearest_token_predictions_are_those_of_the_readout(world, stage1_run, t
     test = store.select(split="test")
     assert [line["id"] for line in lines] == [store.columns(["id"])["id"][int(index)].as_py() for index in test]
     projector = load_projector(stage1_run)
-    readout = NearestToken(store.targets("tiny").table, tokenizer(), 0, torch.device("cpu"))
+    head = Head(ProjectorConfig(), store.targets("tiny").table, 0, torch.device("cpu"))
+    readout = NearestToken(tokenizer(), 0)
     closeness = Closeness(store.targets("tiny").spec.table_scale)
     with torch.no_grad():
         for index, line in zip(test, lines, strict=True):
             batch = read_batch(source_of(world), np.array([index]), torch.device("cpu"))
-            vectors, lengths = projector(batch.features_BTD, batch.frames_B)
-            closeness.add(vectors, batch)
-            assert line["output"] == readout.texts(readout.token_ids(vectors, lengths))[0]
+            projected = projector.project(batch.features_BTD, batch.frames_B)
+            closeness.add(projected.vectors_BUE, batch)
+            assert line["output"] == readout.texts(head.token_ids(projected))[0]
             assert line["reference"] == store[int(index)].text
             assert line["prompt"] is None
     assert metrics["relative_mse"] == pytest.approx(closeness.figures()["relative_mse"], rel=1e-4)

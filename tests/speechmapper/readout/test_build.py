@@ -8,6 +8,7 @@ import torch
 from sm_pipeline.models.source import resolve_model
 from sm_store.errors import ConfigError, ModelError
 from speechmapper.llm import load_llm
+from speechmapper.projector import Projected
 from speechmapper.readout.build import GENERATED, NEAREST, _require_trained_table, build_readout, llm_readout
 from speechmapper.saved_projector import load_projector
 from speechmapper.tasks import ASR, TASKS, Item
@@ -27,14 +28,15 @@ def vectors(world):
     """The true embeddings of two texts, each followed by a pad."""
     targets = world.store.targets("tiny")
     rows = [torch.from_numpy(targets.table)[[*ids, 0]] for ids in ([11, 13, 14], [12, 15])]
-    return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True), torch.tensor([4, 3])
+    padded = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
+    return Projected(padded, torch.tensor([4, 3]), hidden_BTC=padded)
 
 
 def test_table_and_tokenizer_from_the_store_or_the_llms_files_say_the_same(world, projector, vectors):
     of_store = build_readout(projector, None, world.store.targets("tiny"))
     of_files = build_readout(projector, None, None)
     assert of_store.name == of_files.name == NEAREST
-    assert of_store.read(*vectors, [ASKED] * 2) == of_files.read(*vectors, [ASKED] * 2) == ["the old dog", "a bird"]
+    assert of_store.read(vectors, [ASKED] * 2) == of_files.read(vectors, [ASKED] * 2) == ["the old dog", "a bird"]
     assert of_store.shown(ASKED) is None
 
 
@@ -44,9 +46,8 @@ def test_an_llm_answers_each_rows_own_instruction(world, projector, vectors):
     asked = [ASKED, TASKS["sqa"].instruction(Item(values={"question": "the house"}))]
     prompts = [llm.prompter.write(instruction) for instruction in asked]
     assert readout.name == GENERATED
-    assert (
-        readout.read(*vectors, asked) == llm.generate(*vectors, prompts, 6) == llm_readout(llm, 6).read(*vectors, asked)
-    )
+    expected = llm.generate(vectors.vectors_BUE, vectors.vectors_B, prompts, 6)
+    assert readout.read(vectors, asked) == expected == llm_readout(llm, readout.head, 6).read(vectors, asked)
     assert readout.shown(ASKED) == llm.prompter.shown(prompts[0])
 
 

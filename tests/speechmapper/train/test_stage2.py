@@ -11,6 +11,7 @@ import torch
 
 from sm_pipeline.models.source import resolve_model
 from sm_store.errors import ConfigError, IdentityMismatch, ModelError
+from speechmapper.heads import Head
 from speechmapper.llm import load_llm
 from speechmapper.loader.prefetch import read_batch
 from speechmapper.objectives.build import build_objective
@@ -37,8 +38,13 @@ def projector(stage1_run) -> Projector:
 
 
 def stage(world, llm, sigma: float, **tuning) -> TuningStage:
-    config = stage2_config(tuning={"sigma": sigma, **tuning})
-    return TuningStage(config, objective_of(world, config) if sigma else None, llm, StoreFields(world.store))
+    config = stage2_config(tuning={"sigma": sigma, **tuning}, objective={"name": "mse"})
+    objective = objective_of(world, config) if sigma else None
+    return TuningStage(config, objective, llm, head_of(world, ProjectorConfig()), StoreFields(world.store))
+
+
+def head_of(world, sizes: ProjectorConfig) -> Head:
+    return Head(sizes, world.store.targets("tiny").table, 0, CPU)
 
 
 def objective_of(world, config):
