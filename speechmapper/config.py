@@ -15,7 +15,14 @@ from sm_pipeline.devices import PRECISIONS
 from sm_store.errors import ConfigError
 
 SCHEDULES = ("cosine", "constant")
-WEIGHTS = {"cosine": 1.0, "contrastive": 0.1, "ctc": 0.1}  # defaults for the parts of an objective
+ALL = "all"  # of a vocabulary
+WEIGHTS = {
+    "cosine": 1.0,
+    "centered-cosine": 1.0,
+    "contrastive": 0.1,
+    "ctc": 0.1,
+    "commitment": 1.0,
+}  # defaults for the parts of an objective
 TRACKERS = ("tensorboard", "wandb", "mlflow", "trackio")
 AUTO = "auto"  # stage 2's objective: that of how the projector is read (speechmapper/train/stage2.py)
 LARGEST_SEED = 2**32 - 1
@@ -65,6 +72,11 @@ class ModelConfig:
         _require(given is None or 0 < given < math.inf, f"model.rows_temperature {given}: give a number above 0")
 
 
+def weight_key(part: str) -> str:
+    """The setting that holds the weight of a part."""
+    return f"{part.replace('-', '_')}_weight"
+
+
 @dataclass(frozen=True, slots=True)
 class ObjectiveConfig:
     """The loss against the padded text embeddings: parts joined by `+`, such as `l1+cosine+contrastive`.
@@ -80,24 +92,36 @@ class ObjectiveConfig:
     contrastive_temperature: float = 0.1  # temperature of the cosines in contrastive
     ctc_weight: float | None = None  # weight of the auxiliary CTC after block 1; null: 0.1
     ctc_temperature: float = 0.1  # of ctc-embedding's squared distances over the table's mean squared row norm
+    centered_cosine_weight: float | None = None  # weight of centered-cosine; null: 1
+    commitment_weight: float | None = None  # weight of commitment beside ctc-embedding; null: 1
+    vocabulary: int | str = "all"  # of ctc-embedding: all, or only tokens whose string occurs so often in the texts
     negatives: int = 0  # rows of the vocabulary drawn at random in contrastive and both CTCs; 0: all of it
 
     def __post_init__(self) -> None:
         _require(self.negatives >= 0, f"objective.negatives {self.negatives}: give 0 or more")
         for name in ("contrastive_temperature", "ctc_temperature"):
             _require(0 < getattr(self, name) < math.inf, f"objective.{name} {getattr(self, name)}: give above 0")
+        _require(
+            self.vocabulary == ALL or (isinstance(self.vocabulary, int) and self.vocabulary >= 1),
+            f"objective.vocabulary {self.vocabulary}: give {ALL}, or how often a token's string has to occur",
+        )
         named = self.name.split("+")
+        _require(
+            self.vocabulary == ALL or "ctc-embedding" in named,
+            f"objective.vocabulary {self.vocabulary}: only ctc-embedding has a restricted vocabulary; set it to {ALL}",
+        )
         for part in WEIGHTS:
-            weight = getattr(self, f"{part}_weight")
-            _require(weight is None or weight >= 0, f"objective.{part}_weight {weight}: give 0 or more")
+            key = weight_key(part)
+            weight = getattr(self, key)
+            _require(weight is None or weight >= 0, f"objective.{key} {weight}: give 0 or more")
             _require(
                 not weight or part in named,
-                f"objective.{part}_weight {weight}: objective.name {self.name} has no {part}; add +{part} to it",
+                f"objective.{key} {weight}: objective.name {self.name} has no {part}; add +{part} to it",
             )
 
     def weight(self, part: str) -> float:
         """Weight of one part in the sum."""
-        given = getattr(self, f"{part}_weight", None)
+        given = getattr(self, weight_key(part), None)
         return WEIGHTS.get(part, 1.0) if given is None else given
 
 

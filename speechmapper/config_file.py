@@ -176,7 +176,11 @@ def _convert(value: Any, hint: Any, place: str) -> Any:
     if isinstance(hint, types.UnionType):
         if value is None:
             return None
-        hint = next(arm for arm in hint.__args__ if arm is not types.NoneType)
+        *others, hint = (arm for arm in hint.__args__ if arm is not types.NoneType)
+        for arm in others:  # of `int | str` a whole number is one
+            converted = _SCALARS[arm][1](value)
+            if converted is not None:
+                return converted
     if typing.get_origin(hint) is tuple:
         items = value if isinstance(value, list | tuple) else [value]
         return tuple(_convert(item, hint.__args__[0], place) for item in items)

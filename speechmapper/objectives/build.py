@@ -4,7 +4,8 @@ name                      parts
 mse                       the paper's word/pad-weighted squared error
 mse+cosine                the same and gamma times the cosine
 l1+cosine+contrastive     a later recipe by the same group; `+ctc` adds its auxiliary CTC
-ctc-embedding             CTC over distances to the table
+ctc-embedding             CTC over distances to the table; `+commitment` draws the vectors to the rows
+dtw                       tokens aligned by dynamic time warping, vectors pooled by learned weights
 """
 
 from __future__ import annotations
@@ -13,16 +14,20 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
 import torch
 
+from sm_pipeline.models.tokenizer import load_stored_tokenizer
 from sm_store import Geometry, TargetSet
 from sm_store.errors import ConfigError
-from speechmapper.config import ObjectiveConfig
+from speechmapper.config import ALL, ObjectiveConfig
 from speechmapper.objectives.base import Objective, Part
 from speechmapper.objectives.contrastive import Contrastive
 from speechmapper.objectives.cosine import Cosine
-from speechmapper.objectives.ctc import AuxiliaryCTC, EmbeddingCTC
+from speechmapper.objectives.ctc import COMMITMENT, AuxiliaryCTC, EmbeddingCTC
 from speechmapper.objectives.distance import WeightedDistance
+from speechmapper.objectives.dtw import DynamicTimeWarping
+from speechmapper.objectives.respelling import Respelling, respell
 from speechmapper.objectives.vocabulary import Vocabulary
 from speechmapper.projector import ProjectorConfig
 
@@ -35,11 +40,24 @@ class Materials:
     targets: TargetSet
     projector: ProjectorConfig
     device: torch.device
+    token_counts: Callable[[], np.ndarray] | None = None
 
     @cached_property
     def vocabulary(self) -> Vocabulary:
         """The embedding table on the device, once for all parts."""
         return Vocabulary(torch.from_numpy(self.targets.table).to(self.device), self.config.negatives)
+
+    @cached_property
+    def respelling(self) -> Respelling | None:
+        """How rare tokens are spelled; None where the vocabulary is the whole one."""
+        least = self.config.vocabulary
+        if least == ALL:
+            return None
+        if self.token_counts is None:
+            raise ConfigError(f"objective.vocabulary {least}: the training texts are not known here; set it to {ALL}")
+        counts_V = self.token_counts()
+        spellings = respell(counts_V, load_stored_tokenizer(self.targets), int(least))
+        return Respelling(spellings, len(counts_V), self.device)
 
 
 def _distance(given: Materials, squared: bool) -> Part:
@@ -53,38 +71,62 @@ def _auxiliary_ctc(given: Materials) -> Part:
     return AuxiliaryCTC(given.vocabulary, sizes.block_outputs[0], first)
 
 
+def _embedding_ctc(given: Materials) -> Part:
+    config = given.config
+    weight = config.weight(COMMITMENT) if COMMITMENT in config.name.split("+") else None
+    return EmbeddingCTC(given.vocabulary, config.ctc_temperature, weight, given.respelling)
+
+
 PARTS: dict[str, Callable[[Materials], Part]] = {
     "mse": lambda given: _distance(given, squared=True),
     "l1": lambda given: _distance(given, squared=False),
     "cosine": lambda given: Cosine(),
+    "centered-cosine": lambda given: Cosine("centered-cosine", given.vocabulary.mean_E),
     "contrastive": lambda given: Contrastive(
         given.vocabulary, given.targets.spec.pad_id, given.config.contrastive_temperature
     ),
     "ctc": _auxiliary_ctc,
-    "ctc-embedding": lambda given: EmbeddingCTC(given.vocabulary, given.config.ctc_temperature),
+    "ctc-embedding": _embedding_ctc,
+    "dtw": lambda given: DynamicTimeWarping(given.vocabulary.mean_E, given.targets.spec.table_scale),
 }
+WITHIN = {COMMITMENT: "ctc-embedding"}  # named like a part, but computed by another one
+MAIN = {"mse", "l1", "ctc-embedding", "dtw"}  # an objective has at least one of these
 
 
 def readout_of(name: str) -> str:
-    """How vectors trained with an objective of this name are read: `nearest` row, or `ctc`."""
-    return "ctc" if "ctc-embedding" in name.split("+") else "nearest"
+    """How vectors trained with an objective of this name are read: `nearest` row, `ctc` or `cif`."""
+    names = name.split("+")
+    return "ctc" if "ctc-embedding" in names else "cif" if "dtw" in names else "nearest"
 
 
 def build_objective(
-    config: ObjectiveConfig, targets: TargetSet, projector: ProjectorConfig, device: torch.device
+    config: ObjectiveConfig,
+    targets: TargetSet,
+    projector: ProjectorConfig,
+    device: torch.device,
+    token_counts: Callable[[], np.ndarray] | None = None,
 ) -> Objective:
     """The objective a configuration names, on `device`.
+
+    Args:
+        token_counts: how often each token occurs in the training texts, (V,); only a restricted vocabulary asks for it.
 
     Raises:
         ConfigError: an unknown part, one named twice, or an impossible setting.
     """
-    given = Materials(config, targets, projector, device)
+    given = Materials(config, targets, projector, device, token_counts)
     names = config.name.split("+")
     for name in names:
-        if name not in PARTS or names.count(name) > 1:
-            raise ConfigError(f"objective.name {config.name!r}: join some of {', '.join(PARTS)} by +, each once")
-    if len({"mse", "l1"} & set(names)) == 2 or not {"mse", "l1", "ctc-embedding"} & set(names):
-        raise ConfigError(f"objective.name {config.name!r}: name one of mse and l1, or ctc-embedding")
-    if readout_of(config.name) == "ctc" and projector.readout != "ctc":
-        raise ConfigError(f"objective.name {config.name!r}: this projector was not trained with ctc-embedding")
-    return Objective({name: (PARTS[name](given), config.weight(name)) for name in names}).to(device)
+        if (name not in PARTS and name not in WITHIN) or names.count(name) > 1:
+            known = ", ".join([*PARTS, *WITHIN])
+            raise ConfigError(f"objective.name {config.name!r}: join some of {known} by +, each once")
+        if name in WITHIN and WITHIN[name] not in names:
+            raise ConfigError(f"objective.name {config.name!r}: {name} needs {WITHIN[name]}; join it by +")
+    both = [pair for pair in ({"mse", "l1"}, {"ctc-embedding", "dtw"}) if pair <= set(names)]
+    if both or not MAIN & set(names):
+        raise ConfigError(f"objective.name {config.name!r}: name one of mse and l1, or one of ctc-embedding and dtw")
+    readout = readout_of(config.name)
+    if readout != "nearest" and projector.readout != readout:
+        raise ConfigError(f"objective.name {config.name!r}: this projector was not trained with it ({readout})")
+    parts = [name for name in names if name in PARTS]
+    return Objective({name: (PARTS[name](given), config.weight(name)) for name in parts}).to(device)

@@ -4,7 +4,9 @@
                       for the first block, not saved with the projector (arXiv 2607.01960)
     `ctc-embedding`   the vectors themselves: -||v - e||^2 to every row and to a learned blank (DirectSpeech2LLM)
 
-So a vocabulary of 128 k rows needs no classifier of its own. An utterance whose text cannot be aligned (more tokens
+So a vocabulary of 128 k rows needs no classifier of its own. With a commitment (`ctc-embedding+commitment`) vectors
+are also drawn to the rows they are read as (`commitment.py`); with a smaller vocabulary rare tokens are spelled with
+frequent ones (`respelling.py`). An utterance whose text cannot be aligned (more tokens
 and repetitions of a token than positions) has no loss; `NAME_unaligned` is the share of such utterances.
 
 Shapes: B batch, T positions, P valid positions of a batch, N tokens, K columns, V vocabulary, E LLM width.
@@ -13,6 +15,7 @@ Shapes: B batch, T positions, P valid positions of a batch, N tokens, K columns,
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import nn
@@ -21,8 +24,12 @@ from torch.nn import functional as F
 from sm_store import Geometry
 from sm_store.errors import ConfigError
 from speechmapper.objectives.base import Answers, Part, mean
+from speechmapper.objectives.commitment import clamped, commitment
+from speechmapper.objectives.respelling import Respelling
 from speechmapper.objectives.vocabulary import Rows, Vocabulary, distance_rows, log_probs
 from speechmapper.projector import Projected, num_outputs
+
+COMMITMENT = "commitment"
 
 
 def needed_positions(answers: Answers) -> torch.Tensor:
@@ -33,16 +40,35 @@ def needed_positions(answers: Answers) -> torch.Tensor:
     return answers.tokens_B + repeated_BN.sum(dim=1)
 
 
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """What CTC found for a batch.
+
+    Attributes:
+        loss_B: negative log-likelihood of each text, 0 where it cannot be aligned; aligned_B: whether it can.
+        tokens_B: tokens of each text, as they are learned.
+        log_BTK: log-probabilities of the columns: the batch's own tokens `ids_K`, ascending, and the blank last.
+        valid_BT: the positions that there are.
+    """
+
+    loss_B: torch.Tensor
+    aligned_B: torch.Tensor
+    tokens_B: torch.Tensor
+    log_BTK: torch.Tensor
+    valid_BT: torch.Tensor
+    ids_K: torch.Tensor
+
+
 class CTC(Part):
     """Negative log-likelihood of the texts per token; subclasses define what is scored, and by which rows.
 
     Args:
-        name: of its figures. vocabulary: the embedding table.
+        name: of its figures. vocabulary: the embedding table. respelling: of rare tokens; None: no token is respelled.
     """
 
-    def __init__(self, name: str, vocabulary: Vocabulary) -> None:
+    def __init__(self, name: str, vocabulary: Vocabulary, respelling: Respelling | None = None) -> None:
         super().__init__()
-        self.name, self._vocabulary = name, vocabulary
+        self.name, self._vocabulary, self._respelling = name, vocabulary, respelling
 
     def positions(self, answers: Answers) -> torch.Tensor:
         """Number of valid positions of each utterance, (B,), from the answers alone."""
@@ -60,14 +86,27 @@ class CTC(Part):
         """Row (E,) and bias () of the blank."""
         raise NotImplementedError
 
+    def spelled(self, answers: Answers) -> Answers:
+        """The answers with the tokens that are learned."""
+        return answers if self._respelling is None else self._respelling(answers)
+
+    def aligned(self, answers: Answers) -> torch.Tensor:
+        """Which texts have at most as many tokens and repetitions as positions, (B,), bool."""
+        return needed_positions(self.spelled(answers)) <= self.positions(answers)
+
     def counts(self, answers: Answers) -> dict[str, torch.Tensor]:
-        aligned_B = needed_positions(answers) <= self.positions(answers)
-        tokens = (answers.tokens_B * aligned_B).sum().float()
+        tokens = (self.spelled(answers).tokens_B * self.aligned(answers)).sum().float()
         return {self.name: tokens, f"{self.name}_unaligned": torch.ones_like(answers.tokens_B).sum().float()}
 
     def forward(self, projected: Projected, answers: Answers) -> dict[str, torch.Tensor]:
-        queries_BTE, positions_B = self.queries(projected), self.positions(answers)
-        aligned_B = needed_positions(answers) <= positions_B
+        scored = self.scored(projected, answers)
+        unaligned = (~scored.aligned_B).sum().float()
+        return {self.name: scored.loss_B.sum(), f"{self.name}_unaligned": unaligned}
+
+    def scored(self, projected: Projected, answers: Answers) -> Scored:
+        """The loss of each utterance and what it was computed from."""
+        queries_BTE, positions_B, aligned_B = self.queries(projected), self.positions(answers), self.aligned(answers)
+        answers = self.spelled(answers)
         valid_BT = torch.arange(queries_BTE.shape[1], device=positions_B.device)[None, :] < positions_B[:, None]
         is_token_BN = torch.arange(answers.token_ids_BN.shape[1], device=positions_B.device) < answers.tokens_B[:, None]
         own_K, others_M = self._vocabulary.columns(answers.token_ids_BN[is_token_BN])
@@ -84,8 +123,7 @@ class CTC(Part):
             reduction="none",
             zero_infinity=True,
         )
-        unaligned = (~aligned_B).sum().float()
-        return {self.name: (loss_B * aligned_B).sum(), f"{self.name}_unaligned": unaligned}
+        return Scored(loss_B * aligned_B, aligned_B, answers.tokens_B, log_BTK, valid_BT, own_K)
 
     def combine(self, sums: Mapping[str, torch.Tensor], counts: Mapping[str, torch.Tensor]) -> torch.Tensor:
         return mean(sums, counts, self.name)
@@ -122,16 +160,45 @@ class AuxiliaryCTC(CTC):
 
 
 class EmbeddingCTC(CTC):
-    """On the vectors; the blank is the projector's. Names: `ctc-embedding`, `ctc-embedding_unaligned`.
+    """On the vectors; the blank is the projector's. Names: `ctc-embedding`, `ctc-embedding_unaligned`, and `commitment`
+    where that has a weight.
 
     Args:
         temperature: of the squared distance over the rows' mean squared norm, where the projector learns none; two
             random rows are about 2 apart.
+        commitment_weight: of the commitment; None: there is none.
     """
 
-    def __init__(self, vocabulary: Vocabulary, temperature: float) -> None:
-        super().__init__("ctc-embedding", vocabulary)
-        self._temperature = temperature
+    def __init__(
+        self,
+        vocabulary: Vocabulary,
+        temperature: float,
+        commitment_weight: float | None = None,
+        respelling: Respelling | None = None,
+    ) -> None:
+        super().__init__("ctc-embedding", vocabulary, respelling)
+        self._temperature, self._commitment_weight = temperature, commitment_weight
+
+    def counts(self, answers: Answers) -> dict[str, torch.Tensor]:
+        counts = super().counts(answers)
+        return counts if self._commitment_weight is None else {**counts, COMMITMENT: counts[self.name]}
+
+    def forward(self, projected: Projected, answers: Answers) -> dict[str, torch.Tensor]:
+        if self._commitment_weight is None:
+            return super().forward(projected, answers)
+        scored, vocabulary = self.scored(projected, answers), self._vocabulary
+        rows_KE = vocabulary.table_VE[scored.ids_K]
+        distance_B = commitment(projected.vectors_BUE, scored.log_BTK, scored.valid_BT, rows_KE, vocabulary.row_scale)
+        per_token_B = clamped(distance_B, scored.loss_B / scored.tokens_B.clamp(min=1))
+        return {
+            self.name: scored.loss_B.sum(),
+            f"{self.name}_unaligned": (~scored.aligned_B).sum().float(),
+            COMMITMENT: (per_token_B * scored.tokens_B * scored.aligned_B).sum(),
+        }
+
+    def combine(self, sums: Mapping[str, torch.Tensor], counts: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        loss = super().combine(sums, counts)
+        return loss + (self._commitment_weight * mean(sums, counts, COMMITMENT) if self._commitment_weight else 0)
 
     def positions(self, answers: Answers) -> torch.Tensor:
         return answers.vectors_B

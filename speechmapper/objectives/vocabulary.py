@@ -13,6 +13,7 @@ Shapes: P positions, K columns, V rows, E width.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch.utils.checkpoint import checkpoint
@@ -86,10 +87,15 @@ class Vocabulary:
         self.table_VE = table_VE
         self._negatives = negatives
 
-    @property
+    @cached_property
     def row_scale(self) -> float:
         """Mean squared norm of the rows."""
         return float(self.table_VE.square().sum(dim=-1).mean())
+
+    @cached_property
+    def mean_E(self) -> torch.Tensor:
+        """The mean row."""
+        return self.table_VE.mean(dim=0)
 
     def columns(self, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Row numbers: those in `labels`, (K,), ascending, and the others to score by, (N,); each occurs once."""

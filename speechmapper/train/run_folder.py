@@ -31,6 +31,8 @@ from speechmapper.saved_projector import PROJECTOR_FOLDER
 from speechmapper.train.checkpoint import list_checkpoints
 from speechmapper.train.log import METRICS_FILE
 
+# What an identity means that lacks these settings, because it was written before they were choices.
+OBJECTIVE_ABSENT = {"centered_cosine_weight": None, "commitment_weight": None, "vocabulary": "all"}
 CONFIG_FILE = "config.yaml"
 TRACKER_FOLDER = "tensorboard"
 # How long processes wait for each other. The main one validates alone, which may take long; torch's 10 or 30 minutes
@@ -141,6 +143,10 @@ def run_identity(config: Stage1Config | Stage2Config, projector: Projector, trai
             "utterances": len(training.order.indices),
             "utterances_sha256": training.order.sha256(),
         },
-        "objective": plain["objective"],
+        "objective": {
+            name: value
+            for name, value in plain["objective"].items()
+            if name not in OBJECTIVE_ABSENT or value != OBJECTIVE_ABSENT[name]
+        },
         "optimizer": plain["optimizer"],
     }

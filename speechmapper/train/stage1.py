@@ -14,6 +14,7 @@ import math
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -23,9 +24,11 @@ from sm_store import Geometry
 from sm_store.errors import ConfigError
 from speechmapper.config import Stage1Config
 from speechmapper.loader.data import DataRequest, TrainingData, open_data
+from speechmapper.loader.token_ids import token_counts
 from speechmapper.objectives.build import build_objective, readout_of
 from speechmapper.projector import OWN_HEAD, Projector, ProjectorConfig
 from speechmapper.saved_projector import trained_for
+from speechmapper.train.alignable import alignment_report
 from speechmapper.train.loop import Loop
 from speechmapper.train.run import Outcome, Run, Setup
 from speechmapper.train.run_folder import open_accelerator, print_message, run_identity, start_run
@@ -111,7 +114,11 @@ def build_run(out: Path, config: Stage1Config, data: TrainingData, accelerator: 
     sizes = projector_config(config, data)
     torch.manual_seed(config.seed)
     projector = Projector(sizes)
-    objective = build_objective(config.objective, data.targets, sizes, accelerator.device)
+    counts = partial(token_counts, data)
+    objective = build_objective(config.objective, data.targets, sizes, accelerator.device, counts)
+    alignable = alignment_report(objective, data, accelerator.device)
+    if alignable:
+        print_message(accelerator, f"{out.name}: {alignable}")
     identity = run_identity(config, projector, data)
     validation = vector_validation(out, data, config.run)
     setup = Setup(out, config, identity, data.order, data.store.identity.frame_rate)

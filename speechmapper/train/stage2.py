@@ -14,6 +14,7 @@ import dataclasses
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from speechmapper.heads import Head
 from speechmapper.llm import FrozenLLM, load_llm
 from speechmapper.loader.data import DataRequest, TrainingData, open_data
 from speechmapper.loader.prefetch import DeviceBatch
+from speechmapper.loader.token_ids import token_counts
 from speechmapper.objectives import Objective
 from speechmapper.objectives.build import build_objective, readout_of
 from speechmapper.projector import HEADS, Projector
@@ -117,12 +119,14 @@ def _train(request: Stage2Request, locks: ExitStack) -> Outcome:
         **run_identity(config, projector, data),
         "llm": llm.identity(),
         "chat_template": llm.prompter.template(),
-        "tuning": {**to_plain(config)["tuning"], "prompts": tasks.prompts_sha256()},
+        "tuning": tuning_identity(config, tasks),
         "started_from": weights_crc32c(projector),
     }
     objective = None
     if config.tuning.sigma > 0:
-        objective = build_objective(config.objective, targets, projector.config, accelerator.device)
+        objective = build_objective(
+            config.objective, targets, projector.config, accelerator.device, partial(token_counts, data)
+        )
     freeze_unused(projector, config)
     head = Head(projector.config, targets.table, data.spec.pad_id, accelerator.device)
     print_message(accelerator, f"{learning_report(projector, llm, data)}\n  {qualifying}")
@@ -136,6 +140,12 @@ def _train(request: Stage2Request, locks: ExitStack) -> Outcome:
     if accelerator.is_main_process:
         run.save_result()
     return outcome
+
+
+def tuning_identity(config: Stage2Config, tasks: Mixture) -> dict[str, Any]:
+    """The settings of what the LLM is asked; the head is in the projector's sizes."""
+    settings = {name: value for name, value in to_plain(config)["tuning"].items() if name != "head"}
+    return {**settings, "prompts": tasks.prompts_sha256()}
 
 
 def fitted(config: Stage2Config, projector: Projector) -> Stage2Config:

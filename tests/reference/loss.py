@@ -67,3 +67,41 @@ def ctc_loss(log_probs: list[list[float]], tokens: list[int], blank: int) -> flo
         if [label for label in merged if label != blank] == tokens:
             total += math.exp(sum(step[label] for step, label in zip(log_probs, path, strict=True)))
     return -math.log(total) if total else math.inf
+
+
+def commitment(vectors: list[list[float]], rows: dict[int, list[float]], blank: list[float], row_scale: float) -> float:
+    """Mean over the vectors that are nearer to a row than to the blank: squared distance to the nearest row."""
+
+    def squared(left: list[float], right: list[float]) -> float:
+        return sum((a - b) ** 2 for a, b in zip(left, right, strict=True))
+
+    nearest = [(vector, min(squared(vector, row) for row in rows.values())) for vector in vectors]
+    said = [distance / row_scale for vector, distance in nearest if distance < squared(vector, blank)]
+    return sum(said) / len(said) if said else 0.0
+
+
+def monotonic_alignments(positions: int, tokens: int) -> list[list[int]]:
+    """Every way to give `positions` to `tokens` in order, each token at least one."""
+    cuts = itertools.combinations(range(1, positions), tokens - 1)
+    return [[sum(position >= cut for cut in each) for position in range(positions)] for each in cuts]
+
+
+def dtw(
+    vectors: list[list[float]], rows: list[list[float]], firing: list[float], mean: list[float], scale: float
+) -> dict:
+    """The sums of the alignment objective for one utterance, over the best of all alignments."""
+    best = min(
+        monotonic_alignments(len(vectors), len(rows)),
+        key=lambda path: sum(1 - cosine(vector, rows[token]) for vector, token in zip(vectors, path, strict=True)),
+    )
+    found = {"dtw": 0.0, "dtw_cosine": 0.0, "dtw_firing": 0.0}
+    for token, row in enumerate(rows):
+        mine = [(weight, vector) for weight, vector, own in zip(firing, vectors, best, strict=True) if own == token]
+        total = sum(weight for weight, _ in mine)
+        pooled = [sum(weight * vector[axis] for weight, vector in mine) / total for axis in range(len(row))]
+        found["dtw"] += squared_error(pooled, row, "mean_dim", 1.0) / scale
+        found["dtw_cosine"] += cosine(
+            [a - m for a, m in zip(pooled, mean, strict=True)], [b - m for b, m in zip(row, mean, strict=True)]
+        )
+        found["dtw_firing"] += abs(total - 1)
+    return found

@@ -27,7 +27,9 @@ def test_impossible_weights_are_refused(settings, words):
         ObjectiveConfig(**settings)
 
 
-@pytest.mark.parametrize("name", ["mae", "mse+mse", "mse+l1", "cosine", "contrastive+ctc", "", "mse+"])
+@pytest.mark.parametrize(
+    "name", ["mae", "mse+mse", "mse+l1", "cosine", "contrastive+ctc", "", "mse+", "mse+commitment", "ctc-embedding+dtw"]
+)
 def test_impossible_names_are_refused(name, world):
     with pytest.raises(ConfigError, match=r"objective\.name"):
         build(world, name)
@@ -40,13 +42,14 @@ def build(world, name: str, readout: str = "nearest", **settings) -> Objective:
 
 
 def test_a_name_is_its_parts_and_their_weights_add(world):
-    every = "+".join(name for name in PARTS if name not in ("l1", "ctc-embedding"))
+    every = "+".join(name for name in PARTS if name not in ("l1", "ctc-embedding", "dtw"))
     objective = build(world, every, cosine_weight=2.0, contrastive_weight=0.5, ctc_weight=3.0)
     assert list(objective.parts) == every.split("+")
     sums = {"word": 4.0, "pad": 2.0, "cosine": 0.5, "contrastive": 7.0, "ctc": 11.0, "ctc_unaligned": 0.0}
+    sums["centered-cosine"] = 0.25
     ones = dict.fromkeys(sums, torch.tensor(1.0))
     loss = objective.combine({name: torch.tensor(value) for name, value in sums.items()}, ones)
-    assert loss.item() == pytest.approx(5 * 4 + 5 * 2 - 2 * 0.5 + 0.5 * 7 + 3 * 11)
+    assert loss.item() == pytest.approx(5 * 4 + 5 * 2 - 2 * 0.5 - 0.25 + 0.5 * 7 + 3 * 11)
 
 
 def test_what_learns_beside_the_projector(world):
@@ -56,14 +59,20 @@ def test_what_learns_beside_the_projector(world):
 
 
 def test_ctc_embedding_needs_a_projector_with_a_blank(world):
-    with pytest.raises(ConfigError, match="not trained with ctc-embedding"):
+    with pytest.raises(ConfigError, match=r"ctc-embedding.: this projector was not trained with it"):
         build(world, "ctc-embedding")
     assert not list(build(world, "ctc-embedding", readout="ctc").parameters())
 
 
 @pytest.mark.parametrize(
     ("name", "readout"),
-    [("mse", "nearest"), ("mse+ctc", "nearest"), ("ctc-embedding", "ctc"), ("mse+ctc-embedding", "ctc")],
+    [
+        ("mse", "nearest"),
+        ("mse+ctc", "nearest"),
+        ("ctc-embedding", "ctc"),
+        ("mse+ctc-embedding", "ctc"),
+        ("dtw+ctc", "cif"),
+    ],
 )
 def test_how_vectors_are_read_follows_from_the_name(name, readout):
     assert readout_of(name) == readout

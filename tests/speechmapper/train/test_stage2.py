@@ -15,14 +15,15 @@ from speechmapper.heads import Head
 from speechmapper.llm import load_llm
 from speechmapper.loader.prefetch import read_batch
 from speechmapper.objectives.build import build_objective
-from speechmapper.projector import Projector, ProjectorConfig
+from speechmapper.projector import HEADS, Projector, ProjectorConfig
 from speechmapper.saved_projector import load_projector, save_projector
 from speechmapper.tasks import StoreFields
 from speechmapper.tasks.base import PROMPT_FOLDER
 from speechmapper.train.log import read_metrics
 from speechmapper.train.stage import ProjectorWithObjective
-from speechmapper.train.stage2 import Stage2Request, TuningStage, train_stage2
-from tests.speechmapper.tiny import make_world, save_llm, source_of, stage2_config
+from speechmapper.train.stage1 import Stage1Request, train_stage1
+from speechmapper.train.stage2 import Stage2Request, TuningStage, fitted, train_stage2
+from tests.speechmapper.tiny import make_world, save_llm, source_of, stage1_config, stage2_config
 
 CPU = torch.device("cpu")
 
@@ -281,3 +282,70 @@ def test_a_translation_without_a_prompt_is_refused_before_the_llm_is_loaded(tmp_
     chosen = {"task": "st", "languages": ["de"]}
     train_stage2(request(world, stage1_run, tmp_path / "out", tuning=chosen, schedule={"steps": 1}))
     assert Projector.from_pretrained(tmp_path / "out" / "projector").config.trained_for["chat_template"]
+
+
+@pytest.fixture(scope="module", params=["ctc-embedding", "dtw", "mse"])
+def trained(world, request, tmp_path_factory):
+    """A run whose projector says something: of each way to read it."""
+    out = tmp_path_factory.mktemp(request.param) / "stage1"
+    config = stage1_config(objective={"name": request.param}, schedule={"steps": 60, "warmup": 6})
+    train_stage1(Stage1Request(world.path, out, config))
+    return out
+
+
+def test_every_head_that_passes_gradients_learns_from_the_llm(world, llm, trained):
+    sizes = load_projector(trained).config
+    for kind in HEADS[sizes.readout]:
+        projector = load_projector(trained)
+        config = fitted(stage2_config(tuning={"sigma": 1.0 if kind == "tokens" else 0.0, "head": kind}), projector)
+        assert projector.config.head == kind
+        made = TuningStage(config, None, llm, head_of(world, projector.config), StoreFields(world.store))
+        if kind == "tokens":
+            continue
+        loss_of(made, projector, batch_of(world)).backward()
+        learned = {
+            name for name, weight in projector.named_parameters() if weight.grad is not None and weight.grad.any()
+        }
+        assert {"head_output.weight", "blocks.0.conv.weight"} <= learned
+        assert ("firing.weight" in learned) == (kind == "cif" or (sizes.readout, kind) == ("cif", "rows"))
+
+
+def test_the_loss_is_that_of_what_the_head_gives(world, llm, trained):
+    projector = load_projector(trained)
+    made = TuningStage(
+        fitted(stage2_config(tuning={"sigma": 0.0}), projector),
+        None,
+        llm,
+        head_of(world, projector.config),
+        StoreFields(world.store),
+    )
+    batch = batch_of(world)
+    with torch.no_grad():
+        given, lengths = head_of(world, projector.config).inputs(projector.project(batch.features_BTD, batch.frames_B))
+        expected = llm.answer_loss(given, lengths, made.prompts(batch)) / made.counts(batch)["ce"]
+        assert float(loss_of(made, projector, batch)) == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_the_objective_follows_from_how_the_projector_is_read(world, trained):
+    projector = load_projector(trained)
+    name = projector.config.trained_for["training"]["objective"]["name"]
+    assert fitted(stage2_config(), projector).objective.name == name
+    named = stage2_config(objective={"name": "l1+cosine"})
+    assert fitted(named, projector) is named
+
+
+def test_a_head_that_cannot_be_is_refused(world, stage1_run):
+    for tuning, words in (
+        ({"head": "cif"}, "this projector can have vectors, segments, rows, tokens"),
+        ({"head": "tokens", "sigma": 0.9}, "no gradient passes head tokens"),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            fitted(stage2_config(tuning=tuning), load_projector(stage1_run))
+
+
+def test_a_tuned_run_keeps_its_head_and_resumes_with_it(world, stage1_run, tmp_path):
+    out = tmp_path / "run"
+    train_stage2(request(world, stage1_run, out, tuning={"head": "rows"}, run={"eval_utterances": 2}))
+    assert load_projector(out).config.head == "rows"
+    with pytest.raises(IdentityMismatch, match="head"):
+        train_stage2(request(world, stage1_run, out, resume=True, schedule={"steps": 5, "warmup": 0}))

@@ -17,7 +17,16 @@ from speechmapper.train.log import read_metrics
 from speechmapper.train.stage1 import Stage1Request, train_stage1
 from tests.speechmapper.tiny import distance, stage1_config
 
-OBJECTIVES = ("mse", "mse+cosine", "l1+cosine+contrastive", "mse+ctc", "ctc-embedding")
+OBJECTIVES = (
+    "mse",
+    "mse+cosine",
+    "l1+cosine+contrastive",
+    "mse+ctc",
+    "mse+centered-cosine",
+    "ctc-embedding",
+    "ctc-embedding+commitment",
+    "dtw",
+)
 
 
 def train(world, out, resume: bool = False, **sections):
