@@ -25,7 +25,7 @@ import yaml
 from sm_store.errors import ConfigError, one_line, quoted
 from speechmapper.config import Stage1Config, Stage2Config, TuningConfig
 
-PRESETS = ("demo", "paper-llama", "paper-eurollm", "modern-gpu")
+PRESETS = ("demo", "best", "paper-llama", "paper-eurollm", "modern-gpu")
 PRESET_FOLDER = Path(__file__).parent / "presets"
 
 Config = TypeVar("Config")

@@ -30,6 +30,7 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import PreTrainedConfig, PreTrainedModel
 
+from sm_store.errors import ConfigError
 from sm_store.geometry import Geometry
 
 NORM_ORDERS = ("pre", "post")
@@ -319,6 +320,20 @@ class Projector(PreTrainedModel):
         temperature = None if self.log_temperature is None else self.log_temperature.exp()
         firing_BU = None if self.firing is None else self.firing(hidden).squeeze(-1).float().sigmoid() * valid_BU
         return Projected(vectors_BUE, lengths, first, self.blank, temperature, firing_BU)
+
+
+def use_head(projector: Projector, head: str, setting: str) -> None:
+    """Give a projector another head than its own; `setting` names where it was asked for, in errors.
+
+    Raises:
+        ConfigError: a head that a projector of this readout cannot have.
+    """
+    known = HEADS[projector.config.readout]
+    if head not in known:
+        raise ConfigError(
+            f"{setting} {head}: this projector can have {', '.join(known)} (it is read by {projector.config.readout})"
+        )
+    projector.config.head = head
 
 
 def num_outputs(lengths_B: torch.Tensor, geometry: Geometry) -> torch.Tensor:

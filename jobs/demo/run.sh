@@ -20,13 +20,22 @@ step sm-pipeline extract "$corpus/manifest.jsonl" --store "$store" \
 
 # The baseline is the projector as it starts.
 step sm-train stage1 --store "$store" --preset demo --set schedule.steps=0 --out "$out/untrained"
+# Our own objective, the preset's, and the paper's, which needs more steps.
 step sm-train stage1 --store "$store" --preset demo "${steps[@]}" --out "$out/stage1"
-step sm-train stage2 --store "$store" --preset demo --projector "$out/stage1" --llm smollm2-135m --task asr \
-    "${steps[@]}" --out "$out/stage2"
+paper=(--set objective.name=mse+cosine --set schedule.steps=1500 --set schedule.warmup=100)
+step sm-train stage1 --store "$store" --preset demo "${paper[@]}" "${steps[@]}" --out "$out/stage1-paper"
+for kind in "" -paper; do
+    step sm-train stage2 --store "$store" --preset demo --projector "$out/stage1$kind" --llm smollm2-135m --task asr \
+        "${steps[@]}" --out "$out/stage2$kind"
+done
 
-for run in untrained stage1; do
+for run in untrained stage1 stage1-paper; do
     step sm-eval asr "$out/$run" --store "$store" --out "$out/eval/$run"
 done
-step sm-eval asr "$out/stage2" --store "$store" --llm smollm2-135m --out "$out/eval/stage2"
+for run in stage1 stage1-paper stage2 stage2-paper; do
+    name=$run
+    if [[ $run == stage1* ]]; then name=$run-llm; fi
+    step sm-eval asr "$out/$run" --store "$store" --llm smollm2-135m --max-new-tokens 40 --out "$out/eval/$name"
+done
 
 python "$here/results.py" "$out" "$((SECONDS - began))"

@@ -36,6 +36,10 @@ def asr(
         str | None,
         typer.Option(help="Let this LLM repeat the speech; without it, vectors are read by nearest token."),
     ] = None,
+    head: Annotated[
+        str | None,
+        typer.Option(help="What the LLM is given: vectors, segments, rows, tokens or cif [default: as trained]."),
+    ] = None,
     split: Annotated[str | None, typer.Option(help="Split to measure [default: test, where there are splits].")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda[:N].")] = "auto",
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer of the LLM, in tokens.")] = 150,
@@ -46,7 +50,7 @@ def asr(
     from speechmapper.eval.predict import PredictRequest
     from speechmapper.eval.score import evaluate_asr
 
-    request = PredictRequest(run_folder, out, store, manifest, llm, split, device, max_new_tokens)
+    request = PredictRequest(run_folder, out, store, manifest, llm, split, device, max_new_tokens, head=head)
     _tell(evaluate_asr(request, normalizer), out, as_json)
 
 

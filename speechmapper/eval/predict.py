@@ -23,7 +23,7 @@ from speechmapper.eval.predictions import write_predictions
 from speechmapper.eval.sources import Heard, ManifestSource, Source, StoreSource
 from speechmapper.llm import MAX_NEW_TOKENS
 from speechmapper.measure.vectors import word_errors
-from speechmapper.projector import Projector
+from speechmapper.projector import Projector, use_head
 from speechmapper.prompting import Instruction
 from speechmapper.readout.build import Readout, build_readout
 from speechmapper.saved_projector import load_projector, versions
@@ -40,6 +40,7 @@ class PredictRequest:
         llm: a model argument, or None for the nearest token.
         split: None: `test` where there are splits.
         batch: utterances run together.
+        head: what the LLM is given, in place of the run's own head; None: that one.
     """
 
     run: Path
@@ -51,6 +52,7 @@ class PredictRequest:
     device: str = "auto"
     max_new_tokens: int = MAX_NEW_TOKENS
     batch: int = 32
+    head: str | None = None
 
 
 def predict(request: PredictRequest) -> list[dict[str, Any]]:
@@ -62,6 +64,8 @@ def predict(request: PredictRequest) -> list[dict[str, Any]]:
     """
     device = choose_device(request.device)
     projector = load_projector(request.run).to(device)
+    if request.head is not None:
+        use_head(projector, request.head, "--head")
     source = open_source(request, projector)
     targets = source.store.targets(source.target) if isinstance(source, StoreSource) and source.target else None
     readout = build_readout(projector, request.llm, targets, request.max_new_tokens)
@@ -88,6 +92,7 @@ def predict(request: PredictRequest) -> list[dict[str, Any]]:
             "task": ASR.name,
             "readout": readout.name,
             "llm": request.llm,
+            "head": projector.config.head,
             "chat_template": dict(readout.template),
             "split": source.split,
             "rejected": source.rejected(),

@@ -36,7 +36,7 @@ from speechmapper.loader.prefetch import DeviceBatch
 from speechmapper.loader.token_ids import token_counts
 from speechmapper.objectives import Objective
 from speechmapper.objectives.build import build_objective, readout_of
-from speechmapper.projector import HEADS, Projector
+from speechmapper.projector import Projector, use_head
 from speechmapper.prompting import Prompt
 from speechmapper.readout.build import Readout, llm_readout
 from speechmapper.saved_projector import (
@@ -157,12 +157,7 @@ def fitted(config: Stage2Config, projector: Projector) -> Stage2Config:
     """
     sizes, tuning = projector.config, config.tuning
     if tuning.head is not None:
-        if tuning.head not in HEADS[sizes.readout]:
-            raise ConfigError(
-                f"tuning.head {tuning.head}: this projector can have {', '.join(HEADS[sizes.readout])} "
-                f"(it is read by {sizes.readout})"
-            )
-        sizes.head = tuning.head
+        use_head(projector, tuning.head, "tuning.head")
     if sizes.head == "tokens" and tuning.sigma < 1:
         raise ConfigError(
             f"tuning.sigma {tuning.sigma:g}: no gradient passes head tokens, so cross-entropy teaches nothing; set "

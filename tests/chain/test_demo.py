@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from speechmapper.saved_projector import load_projector
+
 SCRIPT = Path(__file__).parents[2] / "jobs/demo/run.sh"
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]  # eight commands, each loading its models
 SMALL = {"DEMO_UTTERANCES": "40", "DEMO_STEPS": "2"}
@@ -37,11 +39,28 @@ def test_results_have_the_keys_of_the_contract(demo):
         measured = json.loads((demo[0] / "eval" / folder / "metrics.json").read_text())
         assert results[name]["wer"] == measured["wer"] >= 0
         assert measured["utterances"] == results["utterances"] == 2
+    for reached, kind in ((results, ""), (results["paper"], "-paper")):
+        read = json.loads((demo[0] / "eval" / f"stage1{kind}-llm" / "metrics.json").read_text())
+        assert reached["stage1"]["llm_wer"] == read["wer"] and read["readout"] == "generation"
+        assert reached["stage2"]["wer"] >= 0
+
+
+def test_both_objectives_are_trained_and_given_to_the_llm_by_their_own_heads(demo):
+    heads = {name: load_projector(demo[0] / name).config.head for name in ("stage1", "stage2", "stage1-paper")}
+    assert heads == {"stage1": "rows", "stage2": "rows", "stage1-paper": "vectors"}
+    trained = load_projector(demo[0] / "stage2").config.trained_for["training"]["objective"]
+    assert trained["name"] == "ctc-embedding"
 
 
 def test_the_table_shows_the_results(demo):
     results = json.loads((demo[0] / "results.json").read_text())
     rows = [line for line in demo[1].splitlines() if "│" in line]
-    for name, words in (("baseline", "untrained"), ("stage1", "stage 1"), ("stage2", "stage 2")):
-        row = next(line for line in rows if words in line)
-        assert f"{results[name]['wer']:.3f}" in row
+    for reached, objective in ((results, "ours"), (results["paper"], "paper")):
+        for stage, reader, wer in (
+            ("stage 1", "nearest token", reached["stage1"]["wer"]),
+            ("stage 1", "frozen LLM", reached["stage1"]["llm_wer"]),
+            ("stage 2", "frozen LLM", reached["stage2"]["wer"]),
+        ):
+            (row,) = [line for line in rows if stage in line and objective in line and reader in line]
+            assert f"{wer:.3f}" in row
+    assert f"{results['baseline']['wer']:.3f}" in next(line for line in rows if "untrained" in line)

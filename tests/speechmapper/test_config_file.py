@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from sm_store.errors import LONGEST_MESSAGE, ConfigError
-from speechmapper.config import Stage1Config, Stage2Config
+from speechmapper.config import AUTO, Stage1Config, Stage2Config
 from speechmapper.config_file import PRESET_FOLDER, PRESETS, load_stage1, load_stage2, parse_setting, to_yaml
 
 
@@ -63,7 +63,14 @@ def test_paper_presets_hold_the_published_numbers(preset):
 @pytest.mark.parametrize("preset", PRESETS)
 def test_stage_2_of_every_preset_is_cross_entropy_and_mse_without_a_cosine(preset):
     objective = load_stage2(preset, None, []).objective
-    assert (objective.name, objective.cosine_weight) == ("mse", None)
+    ours = preset in ("demo", "best")  # that of stage 1, which aligns
+    assert (objective.name, objective.cosine_weight) == (AUTO if ours else "mse", None)
+
+
+def test_our_recipe_is_the_papers_projector_with_another_objective_and_head():
+    best, paper = load_stage1("best", None, []), load_stage1("paper-llama", None, [])
+    assert (best.objective.name, best.model.head) == ("ctc-embedding", "rows")
+    assert dataclasses.replace(best.model, head=None) == paper.model
 
 
 @pytest.mark.parametrize("preset", [None, "paper-llama", "paper-eurollm", "modern-gpu"])
@@ -170,7 +177,7 @@ def test_a_setting_of_any_length_is_an_error_of_one_bounded_line(value):
 def test_missing_file_and_unknown_preset(tmp_path):
     with pytest.raises(ConfigError, match=r"none\.yaml: cannot be read"):
         load_stage1(None, tmp_path / "none.yaml", [])
-    with pytest.raises(ConfigError, match="demo, paper-llama"):
+    with pytest.raises(ConfigError, match="demo, best, paper-llama"):
         load_stage1("paper", None, [])
 
 

@@ -139,3 +139,13 @@ def test_a_projector_of_another_geometry_than_the_target_set_is_measured(world, 
     assert [line["output"] for line in together] == [line["output"] for line in alone]
     assert all(line["positions"] for line in together)
     assert [line["relative_mse"] for line in together] == pytest.approx([line["relative_mse"] for line in alone], 1e-4)
+
+
+def test_another_head_is_given_to_the_llm_and_recorded(world, stage1_run, tmp_path):
+    llm = str(world.llm_folder)
+    for head in (None, "tokens"):
+        request = PredictRequest(stage1_run, tmp_path / str(head), world.path, llm=llm, max_new_tokens=5, head=head)
+        metrics = evaluate_asr(request)
+        assert metrics["head"] == (head or "vectors")
+    with pytest.raises(ConfigError, match="--head cif: this projector can have vectors"):
+        predict(PredictRequest(stage1_run, tmp_path / "cif", world.path, head="cif"))
