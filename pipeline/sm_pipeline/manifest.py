@@ -68,6 +68,11 @@ class Utterance:
     translation: Mapping[str, str] | None = None
     sha256: str | None = None
 
+    @property
+    def segment(self) -> tuple[str, float | None, float | None, str | None]:
+        """Its audio: utterances with the same, such as questions about one document, have the same features."""
+        return self.audio, self.offset, self.duration, self.sha256
+
     def fields(self, seconds: float) -> Fields:
         """What goes into the store's catalog, with the seconds of audio really read."""
         return Fields(**{name: getattr(self, name) for name in FIELDS} | {"duration": seconds})

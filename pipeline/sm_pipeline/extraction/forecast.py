@@ -20,7 +20,7 @@ from sm_pipeline.audio import SAMPLE_RATE, file_seconds
 from sm_pipeline.config import ExtractConfig
 from sm_pipeline.console import progress
 from sm_pipeline.encoders import read_outline
-from sm_pipeline.extraction.plan import UnitRule, plan_units
+from sm_pipeline.extraction.plan import UnitRule, plan_units, same_audio
 from sm_pipeline.extraction.rate import Rate, measure_rate
 from sm_pipeline.manifest import Manifest, Utterance, read_manifest
 from sm_pipeline.models.source import resolve_model
@@ -50,7 +50,7 @@ class Forecast:
         llm_gigabytes: of the LLM's embedding table and tokenizer, which a target set holds once.
         gigabytes: of the whole store, catalogs included.
         rate: hours of audio per hour of a GPU (on a CPU: core); None: unknown. rate_from: where it comes from.
-        device_hours: hours of audio over that rate.
+        device_hours: hours of audio over that rate; audio that several utterances share is encoded once.
     """
 
     utterances: int
@@ -127,6 +127,7 @@ def forecast(config: ExtractConfig, rate: float | None = None, measure: bool = F
         measured = measure_rate(config, manifest, utterances)
         found = Rate(measured.hours_per_hour, f"measured on {measured.device}")
     hours = float(usable.sum()) / 3600
+    once = usable[[group[0] for group in same_audio([each.segment for each in utterances])]]
     return Forecast(
         utterances=len(utterances),
         unknown=int(np.isnan(lengths).sum()),
@@ -139,7 +140,7 @@ def forecast(config: ExtractConfig, rate: float | None = None, measure: bool = F
         gigabytes=(features + targets + llm + described) / 1e9,
         rate=found.hours_per_hour if found else None,
         rate_from=found.device if found else None,
-        device_hours=hours / found.hours_per_hour if found else None,
+        device_hours=float(once.sum()) / 3600 / found.hours_per_hour if found else None,
     )
 
 

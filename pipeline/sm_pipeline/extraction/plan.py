@@ -2,6 +2,7 @@
 
     rule = UnitRule(bytes_per_second=51_200)            1024 numbers of 2 bytes at 25 Hz
     plan_units(manifest.utterances, rule)[3]            WorkUnit(shard=3, start=1536, stop=2048, ...)
+    same_audio([question_1, question_2, other])         [[0, 1], [2]]
     plan_batches([3.1, 12.0, 2.9, 11.8], budget=24.0)   [[1, 3], [0, 2]]
 
 A unit is a contiguous slice of the manifest and becomes one shard. Where it is cut depends on the manifest
@@ -12,7 +13,7 @@ moves none.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 from sm_pipeline.config import UNIT_UTTERANCES
@@ -69,12 +70,20 @@ def plan_units(utterances: Sequence[Utterance], rule: UnitRule) -> list[WorkUnit
     return units
 
 
+def same_audio(segments: Sequence[Hashable]) -> list[list[int]]:
+    """Positions of equal segments (`Utterance.segment`), in order of the first of each; they are encoded once."""
+    groups: dict[Hashable, list[int]] = {}
+    for position, segment in enumerate(segments):
+        groups.setdefault(segment, []).append(position)
+    return list(groups.values())
+
+
 def plan_batches(seconds: Sequence[float], budget: float) -> list[list[int]]:
-    """Which utterances are encoded together: sorted by length, longest first, to keep padding small.
+    """Which recordings are encoded together: sorted by length, longest first, to keep padding small.
 
     Args:
-        seconds: length of each utterance.
-        budget: of a batch, in padded seconds (its utterances times its longest); one alone may exceed it.
+        seconds: length of each recording.
+        budget: of a batch, in padded seconds (its recordings times its longest); one alone may exceed it.
 
     Returns:
         lists of positions in `seconds`, every position once.

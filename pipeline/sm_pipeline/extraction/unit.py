@@ -7,9 +7,10 @@
                  processes            this thread                     a thread
 
 While a unit is encoded, the audio of its next batches, and then of the next unit, is read, and the previous unit is
-written. A unit's bytes depend on its utterances and the setup alone. On a CPU every worker computes with one thread,
-because the number of threads changes the last bits; more cores mean more workers. Any problem with a single
-utterance sends it to the shard's reject ledger.
+written. Utterances that are the same part of the same file (questions about one document) are read and encoded once,
+and each gets the features. A unit's bytes depend on its utterances and the setup alone. On a CPU every worker computes
+with one thread, because the number of threads changes the last bits; more cores mean more workers. Any problem with a
+single utterance sends it to the shard's reject ledger.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from sm_pipeline.encoders import load_encoder
 from sm_pipeline.encoders.base import Encoder
 from sm_pipeline.extraction.decoders import Decoders
 from sm_pipeline.extraction.encoding import BatchEncoder, Started, keep_memory, single_thread
-from sm_pipeline.extraction.plan import WorkUnit, plan_batches
+from sm_pipeline.extraction.plan import WorkUnit, plan_batches, same_audio
 from sm_pipeline.manifest import Utterance
 from sm_pipeline.models.tokenizer import TextTokenizer
 from sm_pipeline.text import normalise
@@ -87,7 +88,7 @@ class UnitResult:
     Attributes:
         busy: another process is working on it; nothing was done. skipped: it was committed meanwhile.
         utterances: in the unit. written: in the shard. rejects: the others, by reason.
-        audio_seconds: of audio encoded. padded_seconds: the same with padding.
+        audio_seconds: of audio encoded; what utterances share counts once. padded_seconds: the same with padding.
         halved: batches that did not fit into the GPU's memory.
         seconds: spent, by part of the work (read = waiting for audio, encode, commit).
     """
@@ -180,9 +181,21 @@ class UnitWorker:
         except StoreBusy:
             work.busy = True
         if not work.skipped and not work.busy:
-            work.unread.extend(plan_batches(self._lengths(given.utterances), self._setup.batch_seconds))
+            groups = self._groups(given.utterances)
+            lengths = self._lengths([given.utterances[group[0]] for group in groups])
+            batches = plan_batches(lengths, self._setup.batch_seconds)
+            work.unread.extend([groups[place] for place in batch] for batch in batches)
         for _ in range(self._ahead):
             self._read_on(work)
+
+    def _groups(self, utterances: Sequence[Utterance]) -> list[list[int]]:
+        """Positions of utterances with the same audio; one without text, which will be rejected, is by itself."""
+        return same_audio(
+            [each.segment if self._has_text(each) else position for position, each in enumerate(utterances)]
+        )
+
+    def _has_text(self, utterance: Utterance) -> bool:
+        return bool(normalise(utterance.text, self._store.identity.normalizer))
 
     def _lengths(self, utterances: Sequence[Utterance]) -> list[float]:
         """Seconds of each utterance for batching: as the manifest says, else by the file's header."""
@@ -207,11 +220,11 @@ class UnitWorker:
         """Start reading one more batch of a unit."""
         if work.unread:
             batch = work.unread.popleft()
-            work.reading.append((batch, [self._read(work.utterances[index]) for index in batch]))
+            work.reading.append((batch, [self._read(work.utterances[group[0]]) for group in batch]))
 
     def _read(self, utterance: Utterance) -> Future[Waveform]:
         """Start reading an utterance; the future raises SampleError where it cannot be used."""
-        if not normalise(utterance.text, self._store.identity.normalizer):
+        if not self._has_text(utterance):
             empty: Future[Waveform] = Future()
             empty.set_exception(SampleError("text_empty", f"nothing is left of {utterance.text[:40]!r}"))
             return empty
@@ -237,10 +250,10 @@ class UnitWorker:
                     parts = self._batches.start([wave.samples for _, wave in good])
                 if before is not None:
                     before()
-                before = partial(work.encoded, [index for index, _ in good], parts)
+                before = partial(work.encoded, [group for group, _ in good], parts)
             work.seconds["read"] += read - began
             work.seconds["encode"] += time.monotonic() - read
-            advance(len(batch))
+            advance(sum(map(len, batch)))
             yield not work.unread
         if before is not None:
             before()
@@ -291,15 +304,18 @@ class UnitWorker:
 
 
 class _UnitInProgress:
-    """A unit in progress: per utterance either features or a reject, and the time spent."""
+    """A unit in progress: per utterance either features or a reject, and the time spent.
+
+    A batch is a list of groups: the positions of the utterances that share one audio.
+    """
 
     def __init__(self, given: UnitWork) -> None:
         utterances = len(given.utterances)
         self.unit, self.utterances = given.unit, given.utterances
         self.claim = ExitStack()
         self.busy = self.skipped = False
-        self.unread: deque[list[int]] = deque()
-        self.reading: deque[tuple[list[int], list[Future[Waveform]]]] = deque()
+        self.unread: deque[list[list[int]]] = deque()
+        self.reading: deque[tuple[list[list[int]], list[Future[Waveform]]]] = deque()
         self.features: list[np.ndarray | None] = [None] * utterances
         self.rejects: list[Reject | None] = [None] * utterances
         self.wave_seconds = [0.0] * utterances
@@ -308,25 +324,30 @@ class _UnitInProgress:
         self.halved = 0
         self.seconds = dict.fromkeys(("read", "encode", "commit"), 0.0)
 
-    def received(self, batch: Sequence[int], futures: Sequence[Future[Waveform]]) -> list[tuple[int, Waveform]]:
-        """The waveforms of a batch with their positions; what cannot be used is rejected."""
-        good: list[tuple[int, Waveform]] = []
-        for index, future in zip(batch, futures, strict=True):
+    def received(
+        self, batch: Sequence[list[int]], futures: Sequence[Future[Waveform]]
+    ) -> list[tuple[list[int], Waveform]]:
+        """The waveforms of a batch with their groups; what cannot be used is rejected."""
+        good: list[tuple[list[int], Waveform]] = []
+        for group, future in zip(batch, futures, strict=True):
             try:
-                good.append((index, future.result()))
+                good.append((group, future.result()))
             except SampleError as error:
-                self.rejects[index] = Reject(self.utterances[index].id, error.reason, error.detail)
-        for index, wave in good:
-            self.wave_seconds[index] = wave.seconds
+                for index in group:
+                    self.rejects[index] = Reject(self.utterances[index].id, error.reason, error.detail)
+        for group, wave in good:
+            for index in group:
+                self.wave_seconds[index] = wave.seconds
             self.audio_seconds += wave.seconds
         self.padded_seconds += len(good) * max((wave.seconds for _, wave in good), default=0.0)
         return good
 
-    def encoded(self, indices: Sequence[int], parts: Sequence[Started]) -> None:
+    def encoded(self, groups: Sequence[list[int]], parts: Sequence[Started]) -> None:
         """Keep the features of a batch."""
         rows = (features_TD for part in parts for features_TD in part.features())
-        for index, features_TD in zip(indices, rows, strict=True):
-            self.features[index] = features_TD
+        for group, features_TD in zip(groups, rows, strict=True):
+            for index in group:
+                self.features[index] = features_TD
 
 
 def check_usable(features_TD: np.ndarray, ids: np.ndarray | None, tokenizer: TextTokenizer | None, dtype: str) -> None:

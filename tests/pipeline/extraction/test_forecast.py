@@ -67,6 +67,14 @@ def test_device_hours_of_a_given_and_of_a_measured_rate(tiny_corpus):
     assert measured.rate_from == "measured on one CPU core"
 
 
+def test_audio_that_utterances_share_costs_its_encoding_once(tmp_path):
+    lines = [{"id": f"q{n}", "audio": "talk.wav", "text": "a", "duration": 36.0} for n in range(4)]
+    lines.append({"id": "other", "audio": "other.wav", "text": "a", "duration": 36.0})
+    manifest = write_lines(tmp_path / "m.jsonl", lines)
+    said = forecast(ExtractConfig(manifest, Path("unused"), encoder="tiny-seamless"), rate=0.01)
+    assert (said.hours, said.device_hours) == pytest.approx((0.05, 2.0))
+
+
 def test_a_corpus_that_cannot_be_read_cannot_be_measured(tmp_path):
     manifest = write_lines(tmp_path / "m.jsonl", [{"id": "a", "audio": "a.wav", "text": "a", "duration": 1.0}])
     config = ExtractConfig(manifest, Path("unused"), encoder="tiny-seamless", device="cpu")

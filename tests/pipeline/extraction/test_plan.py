@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from sm_pipeline.extraction.plan import ASSUMED_SECONDS, UnitRule, assumed_seconds, plan_batches, plan_units
+from sm_pipeline.extraction.plan import ASSUMED_SECONDS, UnitRule, assumed_seconds, plan_batches, plan_units, same_audio
 from sm_pipeline.manifest import Utterance
 from sm_store.errors import ConfigError
 
@@ -74,6 +74,15 @@ def test_what_a_line_says_besides_its_length_moves_no_cut():
         (1, 2, 4, 2.0),
         (2, 4, 6, 2.0),
     ]
+
+
+def test_the_same_part_of_the_same_file_is_one_group():
+    base = Utterance("a", "talk.wav", "text", offset=1.0, duration=2.0)
+    others = [
+        replace(base, **change) for change in ({"offset": 0.0}, {"duration": 3.0}, {"audio": "b"}, {"sha256": "0"})
+    ]
+    asked = replace(base, id="b", question="Who?", text="other")
+    assert same_audio([each.segment for each in (base, *others, asked)]) == [[0, 5], [1], [2], [3], [4]]
 
 
 def test_batches_are_longest_first_within_the_budget():

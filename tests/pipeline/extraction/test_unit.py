@@ -215,6 +215,39 @@ def test_segments_of_one_file(tmp_path):
     assert [record.features[0, 0] for record in done] == [samples[32_000 * n] for n in range(4)]
 
 
+def test_audio_that_utterances_share_is_read_and_encoded_once(tmp_path):
+    for name, seconds in (("one", 3.0), ("two", 2.0)):
+        write_audio(tmp_path / f"{name}.wav", seconds)
+    questions = [
+        {"id": "q0", "audio": "one.wav", "text": "a", "question": "Who?"},
+        {"id": "gone", "audio": "no.wav", "text": "a", "question": "Who?"},
+        {"id": "gone too", "audio": "no.wav", "text": "a", "question": "When?"},
+        {"id": "q1", "audio": "one.wav", "text": "a", "question": "When?"},
+        {"id": "mute", "audio": "one.wav", "text": "?!", "question": "Why?"},
+        {"id": "other", "audio": "two.wav", "text": "a"},
+        {"id": "part", "audio": "one.wav", "text": "a", "offset": 1.0},
+        {"id": "q2", "audio": "one.wav", "text": "a", "question": "Why?"},
+    ]
+    encoder, advanced = ConstantEncoder(), []
+    utterances = corpus(tmp_path, questions)
+    with closing(UnitWorker(setup_for(make_store(tmp_path / "s"), tmp_path), encoder)) as worker:
+        unit = plan_units(utterances, UnitRule(1.0))[0]
+        result = worker.run_one(UnitWork(unit, tuple(utterances)), advanced.append)
+    assert sorted(length for batch in encoder.batches for length in batch) == [32_000, 32_000, 48_000]
+    assert result.audio_seconds == 3.0 + 2.0 + 2.0 and sum(advanced) == len(questions)
+    done = {record.id: record for record in Store.open(tmp_path / "s")}
+    assert list(done) == ["q0", "q1", "other", "part", "q2"]
+    assert [done[name].question for name in ("q0", "q1", "q2")] == ["Who?", "When?", "Why?"]
+    for name in ("q0", "q1", "q2"):
+        assert done[name].fields.duration == 3.0
+        np.testing.assert_array_equal(done[name].features, done["q0"].features)
+    assert {each.id: each.reason for each in Store.open(tmp_path / "s").rejects()} == {
+        "gone": "audio_missing",
+        "gone too": "audio_missing",
+        "mute": "text_empty",
+    }
+
+
 def test_a_committed_unit_is_skipped_and_a_held_one_is_busy(tmp_path):
     write_audio(tmp_path / "a.wav", 1.0)
     utterances = corpus(tmp_path, [{"id": "u", "audio": "a.wav", "text": "a"}])
