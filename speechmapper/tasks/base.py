@@ -31,6 +31,7 @@ from speechmapper.prompting import Instruction
 
 PROMPT_FOLDER = Path(__file__).parents[1] / "prompts"
 ANY_LANGUAGE = "any"
+RECOGNISED = ("spoken-squad",)  # values of `corpus` whose text a recogniser wrote: no transcript to learn
 LARGEST_WORDING = 2**31  # exclusive; a wording is this number modulo how many there are
 
 
@@ -225,8 +226,13 @@ class Mixture:
         return {task.name: task.wordings.sha256() for task in used}
 
     def draw(self, fields: Fields, rng: np.random.Generator) -> Instruction:
-        """A task among those the utterance has items for, then a wording and an item; with the answer to learn."""
+        """A task among those the utterance has items for, then a wording and an item; with the answer to learn.
+
+        A text that a recogniser wrote is learned as a transcript only where there is no other task for it.
+        """
         offered = [(task, rate) for task, rate in self.rates if rate > 0 and task.items(fields)]
+        if fields.corpus in RECOGNISED:
+            offered = [each for each in offered if each[0].needs] or offered
         point = rng.random() * sum(rate for _, rate in offered)
         chosen = self.fallback
         for task, rate in offered:

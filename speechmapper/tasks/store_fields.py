@@ -12,8 +12,9 @@ import numpy as np
 from sm_store import Fields, Store
 from sm_store.fields import CATEGORIES, FIELDS
 
-# Categories (speaker, split, ...) describe where an utterance is from; of these only the language matters to a task.
-USED = tuple(name for name in FIELDS if name == "lang" or name not in CATEGORIES)
+# Categories (speaker, split, ...) describe where an utterance is from; to a task matter its language, and whether its
+# corpus has transcripts.
+USED = tuple(name for name in FIELDS if name in ("lang", "corpus") or name not in CATEGORIES)
 
 
 class StoreFields:

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
 
+from sm_pipeline.corpora import spoken_squad
+from sm_pipeline.manifest import Utterance
 from sm_store import Fields
 from sm_store.errors import ConfigError
 from speechmapper.tasks import ASR, TASKS, Item, mixture
@@ -83,6 +89,21 @@ def test_mix_is_every_task_at_the_same_rate_among_those_there_are():
 
 def test_an_utterance_without_an_answer_for_the_task_is_asr():
     assert set(drawn("sqa", example=fields_of(FULL.text))) == {"asr"}
+
+
+def test_what_a_recogniser_wrote_is_learned_as_a_transcript_only_if_nothing_else_is_asked():
+    example = replace(FULL, corpus=next(spoken_squad_questions()).corpus)
+    assert set(drawn("asr=9,sqa=1", example=example)) == {"sqa"}
+    assert set(drawn("sqa", 0.5, example=example)) == {"sqa"}
+    assert set(drawn("mix", example=example)) == {"sqa", "st"}
+    assert set(drawn("asr", example=example)) == {"asr"}
+
+
+def spoken_squad_questions() -> Iterator[Utterance]:
+    """What the importer makes of a question."""
+    asked = {"id": "q", "question": "Who?", "answers": [{"text": "a"}]}
+    paragraph = {"context": "what was heard", "qas": [asked]}
+    yield from spoken_squad._questions(paragraph, "train", [Path("0_0_0.wav")], "here")
 
 
 def test_wordings_and_languages_vary_in_training():

@@ -15,7 +15,7 @@ def test_fields_are_the_records_own_but_for_where_it_is_from(tmp_path):
     found = StoreFields(store)
     assert (found[1].question, found[1].answer, found[0].translation["fr"]) == ("what?", "that", "bonjour")
     for index in range(len(store)):
-        assert found[index] == replace(store[index].fields, speaker=None, split=None, corpus=None)
+        assert found[index] == replace(store[index].fields, speaker=None, split=None)
 
 
 def test_languages_are_those_of_the_chosen_utterances(tmp_path):
