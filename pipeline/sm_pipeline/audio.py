@@ -130,6 +130,16 @@ def file_seconds(path: Path) -> float | None:
         return None
 
 
+def promised_seconds(path: Path) -> float | None:
+    """Length of a file by the size in its header, more than there is where it was truncated; None where unknown."""
+    try:
+        head = _check_kind(path)
+        with soundfile.SoundFile(os.fsencode(path)) as file:
+            return _claimed_seconds(file, head, path) if file.samplerate else None
+    except (SampleError, soundfile.SoundFileError, OSError, RuntimeError):
+        return None
+
+
 def _check_kind(path: Path) -> bytes:
     """The first bytes of a plain file of a known format; never waits on a FIFO or device."""
     try:

@@ -34,6 +34,7 @@ _REQUIRED = ("id", "audio", "text")
 MAX_LINE_BYTES = 2**20
 MAX_ID_CHARACTERS = 255
 MAX_SECONDS = 7 * 24 * 3600.0  # beyond a week a duration or offset is a mistake of units
+NOT_UTF8 = "text that is not UTF-8; correct it or remove it"
 _REMOTE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://|(pipe|file|data|http|https|ftp|s3|gs|hf):")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
@@ -170,7 +171,9 @@ def problem_of(utterance: Utterance) -> str | None:
         parse_line(line)
     except _Bad as bad:
         return str(bad)
-    except ValueError as error:  # NaN, half a surrogate pair: what JSON or UTF-8 cannot say
+    except UnicodeEncodeError:  # half a surrogate pair, which also stands for a byte that is not UTF-8
+        return NOT_UTF8
+    except ValueError as error:  # NaN, which JSON cannot say
         return f"{error}; correct it or remove it"
     return None if len(line) <= MAX_LINE_BYTES else f"a line longer than {MAX_LINE_BYTES} bytes; remove it"
 

@@ -16,7 +16,7 @@ CorpusKindArgument = Annotated[
     typer.Argument(
         metavar="KIND",
         help=f"Kind of corpus: {', '.join(KINDS)}. nemo: its JSONL; lhotse: its cuts; hf: a folder written "
-        "by `save_to_disk` of datasets.",
+        "by `save_to_disk` of datasets. The text of spoken-squad is a recogniser's, not a transcript.",
     ),
 ]
 CorpusArgument = Annotated[

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from sm_pipeline.audio import Cut, Waveform, file_seconds, read_audio
+from sm_pipeline.audio import Cut, Waveform, file_seconds, promised_seconds, read_audio
 from sm_store.errors import SampleError
 from sm_store.ledger import REASONS
 from tests.speech import tone, write_audio
@@ -269,6 +269,15 @@ def test_random_damage_never_escapes(tmp_path):
                 outcomes.add(error.reason)
                 assert error.reason in REASONS
     assert "read" in outcomes
+
+
+def test_promised_seconds_are_those_before_a_file_was_cut(tmp_path):
+    path = write_audio(tmp_path / "a.wav", 2.0)
+    assert promised_seconds(path) == 2.0
+    path.write_bytes(path.read_bytes()[:-32_000])
+    assert (file_seconds(path), promised_seconds(path)) == (1.0, pytest.approx(2.0))
+    path.write_bytes(b"<html>")
+    assert promised_seconds(path) is promised_seconds(tmp_path / "none.wav") is None
 
 
 def test_file_seconds_by_the_header(tmp_path):

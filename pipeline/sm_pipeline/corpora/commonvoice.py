@@ -41,6 +41,7 @@ from sm_store.errors import ManifestError
 SPLITS = ("train", "dev", "test")
 TABLES = (*SPLITS, "validated", "other", "invalidated")
 MILLISECONDS = "duration[ms]"
+MOST_DIGITS = 9  # of milliseconds, eleven days
 _TIME = re.compile(r"`?([^`]+?)`?\s*[=\t]\s*(\d+)\s*")
 
 
@@ -120,4 +121,5 @@ def clip_seconds(folder: Path) -> Mapping[str, float]:
         pairs = [(match[1], match[2]) for _, line in lines(older) if (match := _TIME.fullmatch(line)) is not None]
     else:
         pairs = []
-    return {stem_of(clip): int(time) / 1000 for clip, time in pairs if time.isdecimal() and int(time)}
+    known = ((clip, int(time)) for clip, time in pairs if time.isdecimal() and len(time) <= MOST_DIGITS)
+    return {stem_of(clip): time / 1000 for clip, time in known if time}

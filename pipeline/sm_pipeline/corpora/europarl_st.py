@@ -117,9 +117,9 @@ def _texts(part: _Part, language: str, expected: int) -> list[str]:
     """One text a segment, blank lines included."""
     path = part.folder / f"segments.{language}"
     try:
-        texts = path.read_bytes().decode("utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ManifestError(f"{path}: cannot be read as UTF-8 text; copy the file again") from error
+        texts = path.read_bytes().decode("utf-8", "surrogateescape").split("\n")  # as in `reading.lines`
+    except OSError as error:
+        raise ManifestError(f"{path}: cannot be read ({error.strerror}); copy the file again") from error
     if texts[-1] == "":
         texts.pop()
     if len(texts) != expected:

@@ -169,7 +169,7 @@ def _by_stem(folder: Path) -> dict[str, str]:
     found: dict[str, str] = {}
     try:
         names = os.listdir(folder)
-    except (FileNotFoundError, NotADirectoryError):
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # no such folder; a NUL in its name
         return found
     for name in names:
         stem, _, suffix = name.rpartition(".")

@@ -24,7 +24,7 @@ from typing import Any
 import pyarrow as pa
 
 from sm_pipeline.corpora.found import NO_AUDIO, NO_TEXT, Embedded, Found, Skipped, choose, files, split_of
-from sm_pipeline.corpora.reading import Row, json_file, usable
+from sm_pipeline.corpora.reading import OddRow, Row, json_file, usable
 from sm_pipeline.languages import language_tag, tag_or_name
 from sm_pipeline.manifest import Utterance
 from sm_store.errors import ManifestError
@@ -47,6 +47,7 @@ COLUMNS = {
 }
 WHOSE_LANGUAGE = "translation in a language that is not said (the utterance is kept)"
 INDICES = ("_indices_data_files", "_indices_files")
+UNREADABLE = "not UTF-8, or damaged"
 UNKNOWN = "audio of unknown format"
 END = b"\xff\xff\xff\xff\0\0\0\0"  # of an Arrow stream; one cut between two batches reads well without it
 MAX_NAME = 80  # characters of a file's name
@@ -103,7 +104,7 @@ def _dataset(folder: Path, split: str) -> Iterator[Found]:
             raise ManifestError(f"{folder / 'state.json'}: file name {name!r:.60} is not in the folder; save it again")
         for batch in _batches(folder / str(name)):
             columns = columns or _columns(batch.schema, folder)
-            for values in _rows(batch, columns, f"{folder / str(name)}: row"):
+            for values in _rows(batch, columns):
                 number += 1
                 row = Row({**values, **_named(values, columns, labels)}, f"{folder}: row {number}")
                 yield from usable([row], partial(_found, split=split, number=number, folder=folder))
@@ -178,13 +179,15 @@ def _is_audio(kind: pa.DataType) -> bool:
     return pa.types.is_struct(kind) and {"bytes", "path"} <= {field.name for field in kind}
 
 
-def _rows(batch: pa.RecordBatch, columns: Mapping[str, Sequence[str]], where: str) -> Iterator[dict[str, Any]]:
+def _rows(batch: pa.RecordBatch, columns: Mapping[str, Sequence[str]]) -> Iterator[dict[str, Any]]:
+    """The values of each row by field; of one that cannot be read, such as text that is not UTF-8, none."""
     arrays = {field: [batch.column(name) for name in names] for field, names in columns.items()}
-    try:
-        for index in range(batch.num_rows):
-            yield {field: _first([array[index] for array in several]) for field, several in arrays.items()}
-    except (pa.ArrowInvalid, UnicodeDecodeError) as error:
-        raise ManifestError(f"{where}: {' '.join(str(error).split()):.100}; save the dataset again") from error
+    for index in range(batch.num_rows):
+        try:
+            values = {field: _first([array[index] for array in several]) for field, several in arrays.items()}
+        except ValueError:  # of which Arrow's own and UnicodeDecodeError are kinds
+            values = {}
+        yield values
 
 
 def _first(cells: Sequence[pa.Scalar]) -> Any:
@@ -198,6 +201,8 @@ def _first(cells: Sequence[pa.Scalar]) -> Any:
 
 
 def _found(row: Row, split: str, number: int, folder: Path) -> Found:
+    if not row.values:
+        raise OddRow(UNREADABLE)
     name = row.values.get("id")
     seconds = row.seconds("duration")
     utterance = Utterance(

@@ -18,12 +18,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from sm_pipeline.config import MAX_SECONDS
 from sm_pipeline.corpora.found import Embedded, Found, Skipped, sharded
-from sm_pipeline.manifest import Utterance, problem_of, write_manifest
+from sm_pipeline.manifest import MAX_ID_CHARACTERS, NOT_UTF8, Utterance, problem_of, write_manifest
 from sm_store.durable import write_file
 from sm_store.errors import ManifestError, SampleError
 
 REPEATED = "there twice"
+IMPOSSIBLE = "a value that a manifest cannot have"
 NO_SPLIT = "no split"
 FILES_IN_FOLDER = 1000  # of audio written beside a manifest
 Utterances = Callable[[Path, str | None], Iterator[Found]]
@@ -44,6 +46,7 @@ class ManifestSummary:
 
     Attributes:
         manifest: the file. audio_root: what `extract` needs as --audio-root; None: nothing.
+        too_long: utterances longer than what `extract` takes by default. longest: seconds of the longest one.
         splits: by train, dev, test or the corpus's own name, in the order of the corpus.
         skipped: rows by reason, and where the first of each is.
     """
@@ -53,6 +56,8 @@ class ManifestSummary:
     audio_root: Path | None
     splits: dict[str, SplitSummary]
     skipped: dict[str, tuple[int, str]]
+    too_long: int = 0
+    longest: float = 0.0
 
     @property
     def utterances(self) -> int:
@@ -66,6 +71,7 @@ class ManifestSummary:
             "audio_root": None if self.audio_root is None else str(self.audio_root),
             "utterances": self.utterances,
             "hours": sum(each.hours for each in self.splits.values()) if known else None,
+            "too_long": self.too_long,
             "without_duration": sum(each.unknown for each in self.splits.values()),
             "splits": {
                 name: {"utterances": each.utterances, "hours": each.hours if each.unknown < each.utterances else None}
@@ -82,6 +88,11 @@ class ManifestSummary:
         words = [f"{self.manifest}: {self.utterances} utterances, {hours}"]
         words += [f"  {name:10} {each.utterances:8}" for name, each in self.splits.items() if name != NO_SPLIT]
         words += [f"skipped {rows}: {reason} (first: {first})" for reason, (rows, first) in self.skipped.items()]
+        if self.too_long:
+            words.append(
+                f"{self.too_long} are longer than {MAX_SECONDS:g} s: extract rejects them, unless its --max-seconds is "
+                f"higher (the longest has {self.longest:.1f} s)"
+            )
         if self.audio_root is not None:
             words.append(f"audio lies elsewhere: give extract and plan --audio-root {self.audio_root}")
         return "\n".join(words)
@@ -101,7 +112,16 @@ def build(kind: str, utterances: Utterances, path: Path, out: Path, split: str |
         raise ManifestError(f"{path}: no utterance of it can be used{_counts(collected.skipped)}")
     base, audio_root = _root([each.audio for each in collected.utterances], path, out)
     write_manifest(out, (_relative(each, base) for each in collected.utterances))
-    return ManifestSummary(kind, out, audio_root, _by_split(collected.utterances), collected.skipped)
+    lengths = [each.duration for each in collected.utterances if each.duration is not None]
+    return ManifestSummary(
+        kind,
+        out,
+        audio_root,
+        _by_split(collected.utterances),
+        collected.skipped,
+        too_long=sum(length > MAX_SECONDS for length in lengths),
+        longest=max(lengths, default=0.0),
+    )
 
 
 @dataclass(slots=True)
@@ -121,10 +141,11 @@ class _Collected:
             return
         try:
             utterance = self._stored(found) if isinstance(found, Embedded) else found
+            self._keep(utterance, self._real(utterance.audio))
         except SampleError as error:
             self._skip(Skipped(error.reason, found.where if isinstance(found, Embedded) else ""))
-            return
-        self._keep(utterance, self._real(utterance.audio))
+        except ValueError:  # a NUL in a path
+            self._skip(Skipped(IMPOSSIBLE, f"audio {utterance.audio[:60]!r}"))
 
     def _skip(self, skipped: Skipped) -> None:
         rows, first = self.skipped.get(skipped.reason, (0, skipped.where))
@@ -132,6 +153,12 @@ class _Collected:
 
     def _keep(self, utterance: Utterance, audio: str) -> None:
         """Under its id, or the id with a number where another utterance has it already."""
+        kept = replace(utterance, audio=audio)
+        problem = problem_of(kept)
+        if problem is not None:
+            reason = "not UTF-8" if problem == NOT_UTF8 else IMPOSSIBLE
+            self._skip(Skipped(reason, f"utterance {str(kept.id)[:60]!r} of {audio}: {problem}"))
+            return
         meant = hash((audio, utterance.offset, utterance.text, utterance.question))
         name, number = utterance.id, 1
         while name in self._ids:
@@ -140,12 +167,11 @@ class _Collected:
                 return
             number += 1
             name = f"{utterance.id}-{number}"
+        if len(name) > MAX_ID_CHARACTERS:
+            self._skip(Skipped(IMPOSSIBLE, f"id {name[:60]!r}, numbered, has {len(name)} characters"))
+            return
         self._ids[name] = meant
-        kept = replace(utterance, id=name, audio=audio)
-        problem = problem_of(kept)
-        if problem is not None:
-            raise ManifestError(f"utterance {name[:60]!r} of {audio}: {problem}")
-        self.utterances.append(kept)
+        self.utterances.append(replace(kept, id=name))
 
     def _stored(self, found: Embedded) -> Utterance:
         name = found.utterance.audio

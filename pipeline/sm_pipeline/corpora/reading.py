@@ -24,6 +24,7 @@ from sm_store.errors import ManifestError
 
 MAX_LINE_BYTES = 2**24
 ODD_COLUMNS = "another number of columns"
+TORN = "not a row of a table"
 NO_OBJECT = "not a JSON object"
 MAX_JSON_BYTES = 2**30
 
@@ -80,8 +81,11 @@ def usable(rows: Iterable[Row | Skipped], use: Callable[[Row], Found]) -> Iterat
 def lines(path: Path) -> Iterator[tuple[str, str]]:
     """FILE:LINE and text of each line that is not blank, line ends removed.
 
+    A byte that is not UTF-8 becomes half a surrogate pair: an utterance with such a text is skipped and counted where
+    it becomes a line of the manifest.
+
     Raises:
-        ManifestError: a file that cannot be read, a line that is not UTF-8 or too long.
+        ManifestError: a file that cannot be read, a line that is too long.
     """
     number = 0
     try:
@@ -90,11 +94,9 @@ def lines(path: Path) -> Iterator[tuple[str, str]]:
                 number += 1
                 if len(raw) > MAX_LINE_BYTES:
                     raise ManifestError(f"{path}:{number}: longer than {MAX_LINE_BYTES} bytes; is it the right file?")
-                text = raw.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
+                text = raw.decode("utf-8-sig" if number == 1 else "utf-8", "surrogateescape").rstrip("\r\n")
                 if text.strip():
                     yield f"{path}:{number}", text
-    except UnicodeDecodeError as error:
-        raise ManifestError(f"{path}:{number}: not UTF-8 at byte {error.start}; save the file as UTF-8") from error
     except (OSError, EOFError, zlib.error) as error:
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())
         raise ManifestError(f"{path}:{number + 1}: cannot be read ({reason}); copy the file again") from error
@@ -105,7 +107,7 @@ def _open(path: Path) -> BinaryIO:
 
 
 def table(path: Path, needs: Sequence[str], header: Sequence[str] = ()) -> Iterator[Row | Skipped]:
-    """Rows of a tab-separated table without quoting; one with another number of columns is skipped.
+    """Rows of a tab-separated table without quoting; one with another number of columns, or torn, is skipped.
 
     Args:
         needs: columns that must be there.
@@ -118,7 +120,10 @@ def table(path: Path, needs: Sequence[str], header: Sequence[str] = ()) -> Itera
     for where, text in lines(path):
         try:
             cells = next(csv.reader([text], delimiter="\t", quoting=csv.QUOTE_NONE))
-        except csv.Error as error:
+        except csv.Error as error:  # a line end inside a row, or one cell that fills a book
+            if names:
+                yield Skipped(TORN, where)
+                continue
             raise ManifestError(f"{where}: {error}; keep each row on one line, columns apart by tabs") from error
         if not names:
             names = cells
@@ -149,11 +154,9 @@ def json_file(path: Path) -> Any:
     try:
         if path.stat().st_size > MAX_JSON_BYTES:
             raise ManifestError(f"{path}: larger than {MAX_JSON_BYTES} bytes; is it the right file?")
-        text = path.read_bytes().decode("utf-8-sig")
+        text = path.read_bytes().decode("utf-8-sig", "surrogateescape")  # as in `lines`
     except OSError as error:
         raise ManifestError(f"{path}: cannot be read ({error.strerror}); copy the file again") from error
-    except UnicodeDecodeError as error:
-        raise ManifestError(f"{path}: not UTF-8 at byte {error.start}; save the file as UTF-8") from error
     return _parse(text, str(path))
 
 

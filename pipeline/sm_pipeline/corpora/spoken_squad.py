@@ -8,11 +8,14 @@
         train_wav/0_0_0.wav  0_0_1.wav  ...                   article_paragraph_sentence, counted from 0
         dev_wav/0_0_0.wav  ...                                belongs to spoken_test
 
-PATH: this folder. Each question is an utterance: the whole document, its context as text, the question, and
-the first of the answers. Where a document is there as one file (0_0.wav), that is taken; else its sentences
-are joined in order, into 16 kHz FLAC beside the manifest. Articles and paragraphs are counted by their
-position in the JSON, which keeps those that have no questions left. The noisy variants (_WER44, _WER54) have
-no audio of their own here and are not read.
+PATH: this folder. Each question is an utterance: the whole document, its context as text, the question, and the first
+of the answers. The text is what a recogniser heard, with 22.7 % of its words wrong (Lee et al. 2018): a mixture of
+tasks trains no asr on it (`speechmapper.tasks.base`), but `--task asr`, stage 1 and the MSE of stage 2 take it.
+
+Where a document is there as one file (0_0.wav), that is taken; else its sentences are joined in order, into 16 kHz FLAC
+beside the manifest. Durations are those in the headers of these files. Articles and paragraphs are counted by their
+position in the JSON, which keeps those that have no questions left. The noisy variants (_WER44, _WER54) have no audio
+of their own here and are not read.
 """
 
 from __future__ import annotations
@@ -47,6 +50,8 @@ QUESTIONS = re.compile(r"spoken_(train|test)-v[0-9.]+\.json")
 SPEECH = re.compile(rf"(\d+)_(\d+)(?:_(\d+))?\.({'|'.join(DECODABLE)})")
 FOLDERS = {"train": ("train",), "test": ("test", "dev")}  # what its audio folder is named for
 NO_ANSWER = "no question or answer"
+OTHER_LAYOUT = "not of SQuAD's layout"
+NOT_SQUAD = (KeyError, TypeError, AttributeError)  # of an entry that lacks a key, or has a value of another type
 
 Documents = dict[tuple[int, int], list[Path]]  # the files of each document, in order
 
@@ -86,35 +91,67 @@ def _in_order(parts: list[tuple[int, Path]]) -> list[Path]:
 
 
 def _documents(path: Path, split: str, speech: Documents) -> Iterator[Found]:
-    data = json_file(path)
-    try:
-        for article, title in enumerate(data["data"]):
-            for number, paragraph in enumerate(title["paragraphs"]):
-                where = f"{path}: article {article}, paragraph {number}"
-                yield from _questions(paragraph, split, speech.get((article, number), []), where)
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ManifestError(f"{path}: not of SQuAD's layout ({error!r:.80}); copy the file again") from error
+    """The questions of a file; an entry of another layout is skipped, and a file of nothing else is refused."""
+    fits, odd = False, None
+    for found in _entries(json_file(path), path, split, speech):
+        if isinstance(found, Skipped) and found.reason == OTHER_LAYOUT:
+            odd = found
+        else:
+            fits = True
+        yield found
+    if odd is not None and not fits:
+        raise ManifestError(f"{path}: {OTHER_LAYOUT} ({odd.where.removeprefix(f'{path}: ')}); copy the file again")
 
 
-def _questions(paragraph: dict[str, Any], split: str, parts: list[Path], where: str) -> Iterator[Found]:
-    text = paragraph["context"].strip()
-    for question in paragraph["qas"]:
-        answers = [answer["text"].strip() for answer in question["answers"]]
-        if not text or not parts or not answers or not question["question"].strip():
-            missing = NO_ANSWER if text else NO_TEXT
-            yield Skipped(missing if parts else NO_AUDIO, f"{where}, question {question['id']}")
+def _entries(data: Any, path: Path, split: str, speech: Documents) -> Iterator[Found]:
+    for article, title in enumerate(_list(data, "data")):
+        for number, paragraph in enumerate(_list(title, "paragraphs")):
+            where = f"{path}: article {article}, paragraph {number}"
+            yield from _questions(paragraph, split, speech.get((article, number), []), where)
+
+
+def _list(entry: Any, key: str) -> list[Any]:
+    """The list under a key; [None] where there is none, so that the entry is counted once as of another layout."""
+    value = entry.get(key) if isinstance(entry, dict) else None
+    return value if isinstance(value, list) else [None]
+
+
+def _questions(paragraph: Any, split: str, parts: list[Path], where: str) -> Iterator[Found]:
+    seconds = _seconds(parts)
+    for number, question in enumerate(_list(paragraph, "qas")):
+        try:
+            found = _question(paragraph["context"].strip(), question, parts, where)
+        except NOT_SQUAD:
+            found = Skipped(OTHER_LAYOUT, f"{where}, question {number}")
+        if isinstance(found, Skipped):
+            yield found
             continue
-        utterance = Utterance(
-            id=question["id"],
-            audio=str(parts[0]),
-            text=text,
-            lang="en",
-            split=split,
-            corpus="spoken-squad",
-            question=question["question"].strip(),
-            answer=answers[0],
-        )
-        yield utterance if len(parts) == 1 else _joined(utterance, parts, where)
+        whole = replace(found, split=split, duration=seconds)
+        yield whole if len(parts) == 1 else _joined(whole, parts, where)
+
+
+def _question(text: str, question: dict[str, Any], parts: list[Path], where: str) -> Utterance | Skipped:
+    answers = [answer["text"].strip() for answer in question["answers"]]
+    if not text or not parts or not answers or not question["question"].strip():
+        missing = NO_ANSWER if text else NO_TEXT
+        return Skipped(missing if parts else NO_AUDIO, f"{where}, question {question['id']}")
+    return Utterance(
+        id=question["id"],
+        audio=str(parts[0]),
+        text=text,
+        lang="en",
+        corpus="spoken-squad",
+        question=question["question"].strip(),
+        answer=answers[0],
+    )
+
+
+def _seconds(parts: list[Path]) -> float | None:
+    """Length of a document by the headers of its files; None where one of them cannot be read."""
+    from sm_pipeline.audio import promised_seconds  # here, as in `join`
+
+    lengths = [promised_seconds(path) for path in parts]
+    return round(sum(each or 0.0 for each in lengths), 4) if all(lengths) else None
 
 
 def _joined(utterance: Utterance, parts: list[Path], where: str) -> Embedded:

@@ -112,7 +112,12 @@ def test_sentences_quoted_as_in_csv(tmp_path, cell, sentence):
 def test_durations_of_releases_14_and_15(tmp_path):
     folder = commonvoice(tmp_path, lengths=False)
     clips = "cv-corpus-14.0-2023-06-23/de/clips"
-    lines = [f"`{clips}/common_voice_de_0.mp3` = 600", "odd line", "common_voice_de_2.mp3\t600"]
+    lines = [
+        f"`{clips}/common_voice_de_0.mp3` = 600",
+        "odd line",
+        f"`{clips}/common_voice_de_1.mp3` = {'9' * 5000}",
+        "common_voice_de_2.mp3\t600",
+    ]
     (folder / "times.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
     found = made("commonvoice", folder)[1]
     assert [found[f"common_voice_de_{number}"].duration for number in range(3)] == [0.6, None, 0.6]

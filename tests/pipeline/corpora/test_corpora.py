@@ -58,6 +58,7 @@ def test_the_command(tmp_path):
         "audio_root": f"{tmp_path}/data",
         "utterances": 1,
         "hours": 1.5 / 3600,
+        "too_long": 0,
         "without_duration": 0,
         "splits": {"train": {"utterances": 1, "hours": 1.5 / 3600}},
         "skipped": {"no text": {"rows": 1, "first": f"{path}:2"}},

@@ -104,3 +104,11 @@ def test_speakers(tmp_path, lines):
     write_text(root / "en/de/test/speakers.lst", "\n".join(lines) + "\n")
     found = made("europarl-st", root / "en/de", tmp_path / "m.jsonl", "test")[1]
     assert [each.speaker for each in found.values()] == ["11", "22"]
+
+
+def test_a_byte_that_is_not_utf8_costs_its_segment_alone(tmp_path):
+    root = europarl(tmp_path / "v1.1")
+    (root / "en/de/dev/segments.de").write_bytes(b"Fr\xe4u\nDas ganze Haus \n\n")
+    summary, found = made("europarl-st", root / "en/de", tmp_path / "m.jsonl", "dev")
+    assert [each.text for each in found.values()] == ["the whole House"]
+    assert summary.skipped["not UTF-8"][0] == 1

@@ -193,3 +193,35 @@ def test_parquet_of_the_hub_says_how_to_save_it(tmp_path):
     (tmp_path / "data").mkdir()
     (tmp_path / "data/train-00000-of-00001.parquet").write_bytes(b"PAR1")
     assert f"datasets.load_dataset('{tmp_path}').save_to_disk(FOLDER)" in refusal("hf", tmp_path)
+
+
+def test_a_row_that_is_not_utf8_is_skipped_and_the_others_are_used(tmp_path):
+    audio = str(write_audio(tmp_path / "a.wav", 0.5))
+    odd = pa.Array.from_buffers(pa.string(), 2, pa.array([b"\xff", b"b"], pa.binary()).buffers())
+    folder = saved(tmp_path / "d", path=pa.array([audio] * 2), text=odd, duration=pa.array([0.5, 0.5]))
+    summary, found = made("hf", folder, tmp_path / "m.jsonl")
+    assert [each.text for each in found.values()] == ["b"]
+    assert summary.skipped == {"not UTF-8, or damaged": (1, f"{folder}: row 1")}
+
+
+def test_a_duration_that_cannot_be_costs_its_row_alone(tmp_path):
+    audio = str(write_audio(tmp_path / "a.wav", 0.5))
+    folder = saved(
+        tmp_path / "d", path=pa.array([audio] * 3), text=pa.array(["a", "b", "c"]), duration=pa.array([-2.0, 0.5, 1e9])
+    )
+    summary, found = made("hf", folder, tmp_path / "m.jsonl")
+    assert [each.text for each in found.values()] == ["b"]
+    assert summary.skipped["a value that a manifest cannot have"][0] == 2
+
+
+def test_context_is_the_text_where_there_is_no_other(tmp_path):
+    audio = str(write_audio(tmp_path / "a.wav", 0.5))
+    columns = {"path": pa.array([audio] * 2), "context": pa.array(["the document", "another"])}
+    asked = {"question": pa.array(["Who?", "When?"]), "answers": pa.array([{"text": ["he", "she"]}] * 2)}
+    found = made("hf", saved(tmp_path / "d", **columns, **asked), tmp_path / "m.jsonl")[1]
+    assert [(each.text, each.question, each.answer) for each in found.values()] == [
+        ("the document", "Who?", "he"),
+        ("another", "When?", "he"),
+    ]
+    both = saved(tmp_path / "both", **columns, text=pa.array(["said", " "]))
+    assert [each.text for each in made("hf", both, tmp_path / "b.jsonl")[1].values()] == ["said", "another"]

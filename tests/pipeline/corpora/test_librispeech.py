@@ -96,4 +96,5 @@ def test_bad_librispeech(tmp_path):
     assert summary.skipped == {"in the list of another chapter": (1, f"{chapter}:2")}
     chapter.write_bytes(b"116-288045-0000 \xff\n")
     (corpus / "manifest.jsonl").unlink()
-    assert refusal("librispeech", corpus).startswith(f"{chapter}:1: not UTF-8")
+    assert list(made("librispeech", corpus)[1]) == ["1089-134686-0000", "84-121123-0000", "84-121123-0001"]
+    assert "1 rows: not UTF-8 (first: utterance '116-288045-0000' of " in refusal("librispeech", corpus, "dev")

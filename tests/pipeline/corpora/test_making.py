@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from sm_pipeline.corpora import make_manifest
 from sm_pipeline.corpora.making import build
-from sm_pipeline.manifest import Utterance
+from sm_pipeline.manifest import Utterance, read_manifest
 from sm_store.errors import ManifestError
 from tests.pipeline.corpora.manifests import made, write_text
 from tests.pipeline.corpora.test_librispeech import librispeech
@@ -67,26 +68,51 @@ def test_the_same_corpus_gives_the_same_bytes_wherever_it_lies(tmp_path):
     assert first.read_bytes() == second.read_bytes()
 
 
-def test_what_cannot_be_in_a_manifest_ends_with_its_name(tmp_path):
+IMPOSSIBLE = [
+    ({"id": "x" * 256}, "a value that a manifest cannot have", "at most 255"),
+    ({"id": ["a"]}, "a value that a manifest cannot have", "not a string"),
+    ({"text": "\ud800"}, "not UTF-8", "correct it or remove it"),
+    ({"duration": float("nan")}, "a value that a manifest cannot have", "correct it or remove it"),
+    ({"duration": -2.0}, "a value that a manifest cannot have", "duration is -2.0; give seconds"),
+    ({"offset": -1.0}, "a value that a manifest cannot have", "offset is -1.0"),
+    ({"text": "t" * 2**20}, "a value that a manifest cannot have", "longer than"),
+    ({"audio": "a\0b/c.wav"}, "a value that a manifest cannot have", "a\\x00b"),
+]
+
+
+@pytest.mark.parametrize(("bad", "reason", "said"), IMPOSSIBLE)
+def test_what_cannot_be_in_a_manifest_is_skipped_with_its_name(tmp_path, bad, reason, said):
     good = Utterance("a", str(write_audio(tmp_path / "a.wav", 0.5)), "t")
-    for bad, said in (
-        ({"id": "x" * 256}, "at most 255"),
-        ({"text": "\ud800"}, "correct it or remove it"),
-        ({"duration": float("nan")}, "correct it or remove it"),
-        ({"offset": -1.0}, "offset is -1.0"),
-        ({"text": "t" * 2**20}, "longer than"),
-    ):
-        fields = {"id": "a", "audio": good.audio, "text": "t"} | bad
-        with pytest.raises(ManifestError) as caught:
-            build("x", lambda *_, fields=fields: iter([Utterance(**fields)]), tmp_path, tmp_path / "m.jsonl", None)
-        assert said in str(caught.value) and str(caught.value).startswith("utterance ")
+    odd = replace(good, **bad)
+    with pytest.raises(ManifestError) as caught:
+        build("x", lambda *_: iter([odd]), tmp_path, tmp_path / "m.jsonl", None)
+    assert said in str(caught.value) and f"1 rows: {reason} (first: " in str(caught.value)
     assert not (tmp_path / "m.jsonl").exists()
+    others = [replace(good, id=name) for name in ("b", "c")]
+    summary = build("x", lambda *_: iter([others[0], odd, others[1], odd]), tmp_path, tmp_path / "m.jsonl", None)
+    assert [each.id for each in read_manifest(tmp_path / "m.jsonl").utterances] == ["b", "c"]
+    assert summary.skipped[reason][0] == 2 and said in summary.skipped[reason][1]
+
+
+def test_a_number_may_make_an_id_too_long(tmp_path):
+    rows = [Utterance("x" * 255, str(write_audio(tmp_path / f"{name}.wav", 0.5)), "t") for name in "ab"]
+    summary = build("x", lambda *_: iter(rows), tmp_path, tmp_path / "m.jsonl", None)
+    assert (summary.utterances, sum(rows for rows, _ in summary.skipped.values())) == (1, 1)
+
+
+def test_what_extract_will_reject_as_too_long_is_counted(tmp_path):
+    audio = str(write_audio(tmp_path / "a.wav", 0.5))
+    rows = [Utterance(f"u{seconds}", audio, "t", duration=seconds) for seconds in (60.0, 60.5, 71.25, None)]
+    summary = build("x", lambda *_: iter(rows), tmp_path, tmp_path / "m.jsonl", None)
+    assert summary.to_json()["too_long"] == 2
+    assert "2 are longer than 60 s: extract rejects them, unless its --max-seconds is higher" in summary.in_words()
+    assert "(the longest has 71.2 s)" in summary.in_words()
 
 
 def test_a_failed_attempt_leaves_the_old_manifest(tmp_path):
     corpus = librispeech(tmp_path)
     before = made("librispeech", corpus)[0].manifest.read_bytes()
-    (corpus / "dev-other/116/288045/116-288045.trans.txt").write_bytes(b"\xff\n")
+    (corpus / "dev-other/116/288045/116-288045.trans.txt").write_bytes(b"x" * (2**24 + 1))
     with pytest.raises(ManifestError):
         make_manifest("librispeech", corpus, corpus / "manifest.jsonl")
     assert (corpus / "manifest.jsonl").read_bytes() == before

@@ -32,6 +32,18 @@ def test_lines_and_tables(tmp_path):
         list(lines(tmp_path / "big"))
 
 
+def test_a_torn_row_and_a_byte_that_is_not_utf8_cost_one_row(tmp_path):
+    path = tmp_path / "t.tsv"
+    path.write_bytes(b"a\tb\n1\t2\n3\r\t4\n\xff\t6\n7\t8\n")
+    first, torn, odd, last = table(path, needs=("a",))
+    assert torn == Skipped("not a row of a table", f"{path}:3")
+    assert [dict(row.values) for row in (first, odd, last)] == [
+        {"a": "1", "b": "2"},
+        {"a": "\udcff", "b": "6"},
+        {"a": "7", "b": "8"},
+    ]
+
+
 def test_one_odd_row_is_skipped_and_the_others_are_used(tmp_path):
     path = write_text(tmp_path / "t.tsv", "a\tb\n1\t2\n3\n4\tx\n5\t6\n")
 

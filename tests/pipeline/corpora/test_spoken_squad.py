@@ -6,9 +6,13 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pytest
 import soundfile
 
-from sm_pipeline.manifest import Utterance
+from sm_pipeline.audio import Cut, read_audio
+from sm_pipeline.corpora import make_manifest
+from sm_pipeline.manifest import Utterance, read_manifest
+from sm_store.errors import SampleError
 from tests.pipeline.corpora.manifests import made, refusal, write_text
 from tests.speech import write_audio
 
@@ -49,6 +53,7 @@ def test_questions_about_documents(tmp_path):
         id="a",
         audio="train_wav/0_0_0.wav",
         text="paragraph 0 0.",
+        duration=0.5,
         lang="en",
         split="train",
         corpus="spoken-squad",
@@ -70,6 +75,7 @@ def test_sentences_are_joined_in_order_once(tmp_path):
     parts = [soundfile.read(root / f"train_wav/1_0_{sentence}.wav")[0] for sentence in range(11)]
     assert rate == 16_000
     assert np.array_equal(joined, np.concatenate(parts))
+    assert found["b"].duration == found["c"].duration == pytest.approx(len(joined) / rate)
     before = (out.read_bytes(), (tmp_path / found["b"].audio).read_bytes())
     made("spoken-squad", root, out, "train")
     assert before == (out.read_bytes(), (tmp_path / found["b"].audio).read_bytes())
@@ -88,6 +94,37 @@ def test_what_cannot_be_asked_is_counted(tmp_path):
         "audio_format": 2,
     }
     assert "article 0, paragraph 0, question a" in summary.skipped["no audio file"][1]
+
+
+def test_an_odd_entry_is_skipped_and_the_others_are_used(tmp_path):
+    root = corpus(tmp_path)
+    entry = {"context": "c", "qas": [7, {"id": "x"}, question("d"), question("e") | {"question": 5}]}
+    others = [{"title": "no paragraphs"}, 3, {"paragraphs": [None, {"qas": [question("f")]}]}]
+    write_text(root / "spoken_test-v1.1.json", json.dumps({"data": [{"paragraphs": [entry]}, *others]}))
+    summary, found = made("spoken-squad", root, split="test")
+    assert list(found) == ["d"]
+    first = f"{root / 'spoken_test-v1.1.json'}: article 0, paragraph 0, question 0"
+    assert summary.skipped == {"not of SQuAD's layout": (7, first)}
+
+
+def test_a_byte_that_is_not_utf8_costs_its_questions_alone(tmp_path):
+    root = corpus(tmp_path)
+    path = root / "spoken_train-v1.1.json"
+    path.write_bytes(path.read_bytes().replace(b"paragraph 0 0.", b"paragraph \xe4."))
+    summary, found = made("spoken-squad", root, split="train")
+    assert list(found) == ["b", "c"]
+    assert {reason: rows for reason, (rows, _) in summary.skipped.items()} == {"not UTF-8": 1}
+
+
+def test_a_document_cut_short_is_noticed_when_it_is_read(tmp_path):
+    root = corpus(tmp_path)
+    whole = root / "train_wav/0_0_0.wav"
+    whole.write_bytes(whole.read_bytes()[:-8000])
+    make_manifest("spoken-squad", root, root / "m.jsonl", "train")
+    first = read_manifest(root / "m.jsonl").utterances[0]
+    assert (first.id, first.duration) == ("a", 0.5)
+    with pytest.raises(SampleError, match="shorter_than_promised"):
+        read_audio(root / first.audio, Cut(first.offset, first.duration))
 
 
 def test_bad_spoken_squad(tmp_path):
