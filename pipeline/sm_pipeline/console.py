@@ -23,6 +23,7 @@ import os
 import signal
 import sys
 import time
+from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -36,6 +37,7 @@ from sm_store.extras import missing_extra
 from sm_store.version import __version__
 
 SECONDS_BETWEEN_LINES = 10.0
+LINES_OF_ESTIMATE = 60  # over whose later half the speed is taken: five minutes
 FIRST_LINE_AFTER = 1.0  # seconds: shorter work stays silent
 USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[1]  # of wrong flags; typer names only this kind of it
 EXIT_SIGNAL = 128  # what a shell adds to the number of the signal that ended a command
@@ -174,12 +176,15 @@ def print_json(data: Mapping[str, Any]) -> None:
 
 
 @contextmanager
-def progress(total: float, label: str, unit: str, stream: TextIO | None = None, done: float = 0) -> Iterator[Progress]:
+def progress(
+    total: float | None, label: str, unit: str, stream: TextIO | None = None, done: float = 0
+) -> Iterator[Progress]:
     """Show progress towards `total` (in `unit`) while the block runs.
 
     Args:
+        total: None where it is not known beforehand; then only what is done is shown.
         stream: where to write; stderr by default.
-        done: how much was done before; the time left is estimated without it.
+        done: how much was done before; the time left is estimated without it, and without the slow first steps.
     """
     out = stream or sys.stderr
     if out.isatty():
@@ -190,43 +195,57 @@ def progress(total: float, label: str, unit: str, stream: TextIO | None = None, 
 
 
 class _PlainLines:
-    """Progress as log lines: `extract: 1200/6000 utterances (20 %), 40 s left, rejected=3`."""
+    """Progress as log lines: `extract: 1200/6000 utterances (20%), 40 s left, rejected=3`.
 
-    def __init__(self, total: float, label: str, unit: str, out: TextIO, done: float) -> None:
+    The time left is that at the speed of the later half of the lines so far, five minutes at most: the first steps of a
+    training compile and fill caches, and may take twenty times as long as the others.
+    """
+
+    def __init__(self, total: float | None, label: str, unit: str, out: TextIO, done: float) -> None:
         self._total, self._label, self._unit, self._out = total, label, unit, out
-        self._done = self._done_before = float(done)
-        self._started = time.monotonic()
-        self._next_line = self._started + FIRST_LINE_AFTER
+        self._done = float(done)
+        self._next_line = time.monotonic() + FIRST_LINE_AFTER
+        self._times: deque[tuple[float, float]] = deque(maxlen=LINES_OF_ESTIMATE)  # of the first step and each line
 
     def advance(self, steps: float = 1, **figures: object) -> None:
         self._done += steps
         now = time.monotonic()
-        if now < self._next_line:
-            return
-        self._next_line = now + SECONDS_BETWEEN_LINES
-        done_here = max(self._done - self._done_before, 1e-9)
-        left = (now - self._started) * max(self._total - self._done, 0) / done_here
+        if now >= self._next_line:
+            self._next_line = now + SECONDS_BETWEEN_LINES
+            parts = [*self._state(now), *(f"{name}={_short(value)}" for name, value in figures.items())]
+            self._out.write(f"{self._label}: {', '.join(parts)}\n")
+            self._out.flush()
+            self._times.append((now, self._done))
+        elif not self._times and steps:
+            self._times.append((now, self._done))
+
+    def _state(self, now: float) -> list[str]:
+        """How much is done, and the time left where it can be estimated."""
+        if self._total is None:
+            return [f"{self._done:g} {self._unit}"]
         share = self._done / self._total if self._total else 1.0
-        parts = [f"{self._done:g}/{self._total:g} {self._unit} ({share:.0%})", f"{left:.0f} s left"]
-        parts += [f"{name}={_short(value)}" for name, value in figures.items()]
-        self._out.write(f"{self._label}: {', '.join(parts)}\n")
-        self._out.flush()
+        parts = [f"{self._done:g}/{self._total:g} {self._unit} ({share:.0%})"]
+        then, before = self._times[len(self._times) // 2] if self._times else (now, self._done)
+        if self._done > before:
+            parts.append(f"{(now - then) * max(self._total - self._done, 0) / (self._done - before):.0f} s left")
+        return parts
 
 
 @contextmanager
-def _rich_bar(total: float, label: str, unit: str, out: TextIO, done: float) -> Iterator[Progress]:
+def _rich_bar(total: float | None, label: str, unit: str, out: TextIO, done: float) -> Iterator[Progress]:
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
-        TextColumn(f"{{task.completed:g}}/{{task.total:g}} {unit}"),
+        TextColumn(f"{{task.completed:g}}{'' if total is None else '/{task.total:g}'} {unit}"),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
         TextColumn("{task.fields[figures]}"),
     )
-    with Progress(*columns, console=Console(file=out)) as bar:
+    seconds = SECONDS_BETWEEN_LINES * LINES_OF_ESTIMATE / 2  # as on plain lines
+    with Progress(*columns, console=Console(file=out), speed_estimate_period=seconds) as bar:
         task = bar.add_task(label, total=total, completed=int(done), figures="")
 
         class Bar:

@@ -172,15 +172,38 @@ def test_plain_lines_come_every_ten_seconds(clock):
             shown.advance(1, rejected=step, loss=0.123456)
     lines = out.getvalue().splitlines()
     assert len(lines) == 6  # after 1, 11, 21, 31, 41, 51 seconds
-    assert lines[1] == "extract: 12/100 utterances (12%), 81 s left, rejected=11, loss=0.1235"
+    assert lines[1] == "extract: 12/100 utterances (12%), 88 s left, rejected=11, loss=0.1235"
 
 
 def test_work_that_is_continued_counts_what_was_done_before(clock):
     out = io.StringIO()
-    with console.progress(400, "stage 1", "steps", out, done=120) as shown:
+    with console.progress(400, "stage 1", "steps", out, done=119) as shown:
+        shown.advance(1)
         clock[0] += 10
         shown.advance(8)
     assert out.getvalue() == "stage 1: 128/400 steps (32%), 340 s left\n"  # 272 steps, 8 in 10 s
+
+
+def test_the_time_left_leaves_out_the_slow_first_steps(clock):
+    out = io.StringIO()
+    with console.progress(1000, "stage 1", "steps", out) as shown:
+        for seconds in (40.0, 15.0, 5.0, *[0.5] * 100):  # the first steps compile
+            clock[0] += seconds
+            shown.advance()
+    lines = out.getvalue().splitlines()
+    left = [int(re.search(r", (\d+) s left", line)[1]) for line in lines if "left" in line]
+    assert lines[0] == "stage 1: 1/1000 steps (0%)"  # nothing is known yet
+    assert left[-3:] == [pytest.approx(seconds, rel=0.05) for seconds in (478, 468, 458)]
+    assert max(left[2:]) < 2.2 * 500
+
+
+def test_a_total_that_is_not_known(clock):
+    out = io.StringIO()
+    with console.progress(None, "reading hf", "rows", out) as shown:
+        for _ in range(30):
+            clock[0] += 0.5
+            shown.advance(1000)
+    assert out.getvalue().splitlines() == ["reading hf: 2000 rows", "reading hf: 22000 rows"]
 
 
 @pytest.mark.parametrize(
@@ -223,11 +246,20 @@ def test_no_work_at_all(clock):
     assert "100%" in out.getvalue()
 
 
-def test_a_bar_on_a_terminal():
-    class Terminal(io.StringIO):
-        def isatty(self) -> bool:
-            return True
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
 
+
+def test_a_bar_without_a_total():
+    out = Terminal()
+    with console.progress(None, "reading hf", "rows", out) as shown:
+        shown.advance(3)
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", out.getvalue())
+    assert "reading hf" in text and "3 rows" in text and "None" not in text
+
+
+def test_a_bar_on_a_terminal():
     out = Terminal()
     with console.progress(8, "extract", "shards", out, done=4) as shown:
         shown.advance(3, rejected=2)

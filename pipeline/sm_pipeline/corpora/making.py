@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from sm_pipeline.config import MAX_SECONDS
+from sm_pipeline.console import Progress, progress
 from sm_pipeline.corpora.found import Embedded, Found, Skipped, sharded
 from sm_pipeline.manifest import MAX_ID_CHARACTERS, NOT_UTF8, Utterance, problem_of, write_manifest
 from sm_store.durable import write_file
@@ -106,12 +107,15 @@ def build(kind: str, utterances: Utterances, path: Path, out: Path, split: str |
     if out.is_dir():
         raise ManifestError(f"{out}: a folder; name the manifest to write, such as {out / 'manifest.jsonl'}")
     collected = _Collected(out)
-    for found in utterances(path, split):
-        collected.add(found)
+    with progress(None, f"reading {kind}", "rows") as shown:
+        for found in utterances(path, split):
+            collected.add(found)
+            shown.advance()
     if not collected.utterances:
         raise ManifestError(f"{path}: no utterance of it can be used{_counts(collected.skipped)}")
     base, audio_root = _root([each.audio for each in collected.utterances], path, out)
-    write_manifest(out, (_relative(each, base) for each in collected.utterances))
+    with progress(len(collected.utterances), f"writing {out.name}", "utterances") as shown:
+        write_manifest(out, _relative_to(base, collected.utterances, shown))
     lengths = [each.duration for each in collected.utterances if each.duration is not None]
     return ManifestSummary(
         kind,
@@ -202,8 +206,10 @@ def _root(audio: Iterable[str], path: Path, out: Path) -> tuple[str, Path | None
     return together, Path(together)
 
 
-def _relative(utterance: Utterance, base: str) -> Utterance:
-    return replace(utterance, audio=os.path.relpath(utterance.audio, base))
+def _relative_to(base: str, utterances: Iterable[Utterance], shown: Progress) -> Iterator[Utterance]:
+    for each in utterances:
+        yield replace(each, audio=os.path.relpath(each.audio, base))
+        shown.advance()
 
 
 def _by_split(utterances: Iterable[Utterance]) -> dict[str, SplitSummary]:

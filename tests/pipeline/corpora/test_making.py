@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from sm_pipeline import console
 from sm_pipeline.corpora import make_manifest
 from sm_pipeline.corpora.making import build
 from sm_pipeline.manifest import Utterance, read_manifest
@@ -107,6 +108,14 @@ def test_what_extract_will_reject_as_too_long_is_counted(tmp_path):
     assert summary.to_json()["too_long"] == 2
     assert "2 are longer than 60 s: extract rejects them, unless its --max-seconds is higher" in summary.in_words()
     assert "(the longest has 71.2 s)" in summary.in_words()
+
+
+def test_progress_is_shown_while_rows_are_read_and_written(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(console, "FIRST_LINE_AFTER", 0.0)
+    corpus = librispeech(tmp_path)
+    make_manifest("librispeech", corpus, corpus / "m.jsonl")
+    out, err = capsys.readouterr()
+    assert out == "" and "reading librispeech: 1 rows\n" in err and "writing m.jsonl: 1/5 utterances (20%)\n" in err
 
 
 def test_a_failed_attempt_leaves_the_old_manifest(tmp_path):
