@@ -25,6 +25,7 @@ from speechmapper.loader.epoch import Order
 from speechmapper.loader.prefetch import Source, StepReader
 from speechmapper.train.run import Outcome, Run
 
+SHOWN = ("loss", "dev_wer")  # beside the progress; metrics.jsonl has all figures
 AT_CTRL_C = "stopping: saving after this step, to continue with --resume; Ctrl-C again stops at once, without saving"
 
 
@@ -81,7 +82,7 @@ class Loop:
                 answers = [run.train_step(step_batches, stop_requested) for run in active]
                 stopping = stop_requested or any(answers)
                 if bar is not None:
-                    bar.advance(1, **runs[0].figures)
+                    bar.advance(1, **{name: runs[0].figures[name] for name in SHOWN if name in runs[0].figures})
                 for run in active:
                     run.after_step(stopping)
                 if stopping or all(run.finished for run in runs):

@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import weakref
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from sm_store.errors import ConfigError
+from speechmapper.train import loop as train_loop
 from speechmapper.train.log import read_metrics
 from speechmapper.train.loop import Loop
 from speechmapper.train.run import Run, Setup
@@ -107,6 +109,23 @@ def test_evaluates_and_saves_when_due_and_at_the_end(world, tmp_path):
     lines = read_metrics(tmp_path / "run")
     assert [line["step"] for line in lines if "loss" in line] == [4, 8]
     assert [line["dev_figure"] for line in lines if "dev_figure" in line] == [3.0, 6.0, 8.0]
+
+
+def test_progress_shows_loss_and_error_rate_alone(world, tmp_path, monkeypatch):
+    shown = []
+
+    class Bar:
+        def advance(self, steps: float = 1, **figures: object) -> None:
+            shown.append(figures)
+
+    class Validated(Recording):
+        def evaluate(self, model, step):
+            return Evaluation({"wer": 0.5, "cer": 0.2, "cosine": 0.9, "eet_ratio": 3.0})
+
+    monkeypatch.setattr(train_loop, "progress", lambda *_, **__: nullcontext(Bar()))
+    train(world, tmp_path / "run", stage=Validated(), run={"eval_every": 3, "eval_utterances": 1, "log_every": 2})
+    assert {tuple(figures) for figures in shown} == {(), ("loss",), ("loss", "dev_wer")}
+    assert {figures.get("dev_wer") for figures in shown} == {None, 0.5}
 
 
 def test_a_stop_reason_ends_the_run_before_its_last_step(world, tmp_path):
