@@ -23,9 +23,10 @@ from sm_pipeline.audio import SAMPLE_RATE
 from sm_pipeline.encoders.base import EncoderRequest, Outline
 from sm_pipeline.encoders.fast_attention import use_fast_attention
 from sm_pipeline.encoders.frontend import HOP, WINDOW, FilterBank
-from sm_pipeline.encoders.loading import build, load_weights, read_config, read_extractor
+from sm_pipeline.encoders.loading import read_config, read_extractor
 from sm_pipeline.encoders.tapped import Tap, TappedEncoder, cut_off
 from sm_pipeline.models.source import ENCODER_PRESETS, ModelSource
+from sm_pipeline.models.weights import build, load_weights
 from sm_store.errors import ModelError
 
 STACKED = 2  # filter-bank frames in one encoder frame

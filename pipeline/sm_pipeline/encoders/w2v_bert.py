@@ -15,10 +15,11 @@ import torch
 from transformers import Wav2Vec2BertConfig, Wav2Vec2BertModel
 
 from sm_pipeline.encoders.base import EncoderRequest, Outline
-from sm_pipeline.encoders.loading import build, load_weights, read_config
+from sm_pipeline.encoders.loading import read_config
 from sm_pipeline.encoders.seamless import SeamlessEncoder, outline_of, read_filter_bank
 from sm_pipeline.encoders.tapped import cut_off
 from sm_pipeline.models.source import ModelSource
+from sm_pipeline.models.weights import build, load_weights
 from sm_store.errors import ModelError
 
 POSITIONS = ("relative_key", None)  # the published model's, and none; others keep tables that no checkpoint stores

@@ -39,9 +39,10 @@ from transformers import (
 
 from sm_pipeline.audio import SAMPLE_RATE
 from sm_pipeline.encoders.base import EncoderRequest, Outline
-from sm_pipeline.encoders.loading import build, load_weights, read_config, read_extractor
+from sm_pipeline.encoders.loading import read_config, read_extractor
 from sm_pipeline.encoders.tapped import Tap, TappedEncoder, cut_off
 from sm_pipeline.models.source import ModelSource
+from sm_pipeline.models.weights import build, load_weights
 
 CLASSES: dict[str, tuple[Any, Any]] = {
     "wav2vec2": (Wav2Vec2Config, Wav2Vec2Model),

@@ -32,9 +32,10 @@ from transformers.models.whisper.modeling_whisper import WhisperEncoder as Whisp
 
 from sm_pipeline.audio import SAMPLE_RATE
 from sm_pipeline.encoders.base import EncoderRequest, Outline
-from sm_pipeline.encoders.loading import build, load_weights, read_config, read_extractor
+from sm_pipeline.encoders.loading import read_config, read_extractor
 from sm_pipeline.encoders.tapped import Tap, TappedEncoder, cut_off
 from sm_pipeline.models.source import ModelSource
+from sm_pipeline.models.weights import build, load_weights
 from sm_store.errors import ConfigError, ModelError
 
 MEL_HOP = 160  # samples (10 ms)
