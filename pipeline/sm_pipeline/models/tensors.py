@@ -45,6 +45,9 @@ class TensorFiles(Protocol):
     def get_float32(self, name: str) -> torch.Tensor:
         """One tensor with rows as float32, without holding it in another dtype too. Raises as `get`."""
 
+    def get_rows(self, name: str, start: int, stop: int) -> torch.Tensor:
+        """Rows of one tensor, in the dtype of `get`; of safetensors no others are read. Raises as `get`."""
+
 
 def open_checkpoint(
     folder: Path, gguf_file: str | None, repository: str | None = None, revision: str | None = None
@@ -177,6 +180,14 @@ class SafeTensors:
                 start = stop
         return whole
 
+    def get_rows(self, name: str, start: int, stop: int) -> torch.Tensor:
+        from safetensors import safe_open
+
+        path = self._file_of(name)
+        with self._reading(path, name), safe_open(path, framework="pt") as opened:
+            rows: torch.Tensor = opened.get_slice(name)[start:stop]
+        return rows
+
     def _file_of(self, name: str) -> Path:
         if name not in self._shard_of:
             raise ModelError(f"{self._files.folder}: no tensor {name!r} in its weights; the checkpoint is incomplete")
@@ -223,6 +234,9 @@ class GgufTensors:
 
     def get_float32(self, name: str) -> torch.Tensor:
         return self.get(name).to(torch.float32)
+
+    def get_rows(self, name: str, start: int, stop: int) -> torch.Tensor:
+        return self.get(name)[start:stop]
 
 
 def read_index(path: Path) -> dict[str, str]:

@@ -72,6 +72,11 @@ def test_float32_is_read_in_pieces(tmp_path, monkeypatch, dtype, shape):
     assert found.dtype == torch.float32 and torch.equal(found, values.to(torch.float32))
 
 
+def test_some_rows(tiny_llm):
+    tensors, name = open_checkpoint(tiny_llm, None), "model.embed_tokens.weight"
+    assert torch.equal(tensors.get_rows(name, 3, 7), tensors.get(name)[3:7])
+
+
 def test_unknown_tensors(tiny_llm):
     with pytest.raises(ModelError, match=r"no tensor 'nope'.*incomplete"):
         open_checkpoint(tiny_llm, None).get("nope")
@@ -142,6 +147,7 @@ def gguf_folder(tmp_path):
 def test_gguf(gguf_folder):
     folder, values = gguf_folder
     tensors = open_checkpoint(folder, "m.gguf")
+    assert torch.equal(tensors.get_rows("token_embd.weight", 1, 2), tensors.get("token_embd.weight")[1:2])
     assert tensors.names() == ["exact", "token_embd.weight"]
     np.testing.assert_array_equal(tensors.get("exact").numpy(), values)
     near = tensors.get("token_embd.weight")
