@@ -22,6 +22,7 @@ WEIGHTS = {
     "contrastive": 0.1,
     "ctc": 0.1,
     "commitment": 1.0,
+    "kd": 1.0,
 }  # defaults for the parts of an objective
 TRACKERS = ("tensorboard", "wandb", "mlflow", "trackio")
 AUTO = "auto"  # stage 2's objective: that of how the projector is read (speechmapper/train/stage2.py)
@@ -93,10 +94,14 @@ class ObjectiveConfig:
     centered_cosine_weight: float | None = None  # weight of centered-cosine; null: 1
     commitment_weight: float | None = None  # weight of commitment beside ctc-embedding; null: 1
     vocabulary: int | str = "all"  # of ctc-embedding: all, or only tokens whose string occurs so often in the texts
+    kd_weight: float | None = None  # weight of kd; null: 1, our default
+    kd_layers: int = 1  # layers of the LLM that kd uses (arXiv 2609.18516: 1; for translation a third of them)
+    llm: str | None = None  # the LLM that kd takes its first layers from; null: that of the target set
     negatives: int = 0  # rows of the vocabulary drawn at random in contrastive and both CTCs; 0: all of it
 
     def __post_init__(self) -> None:
         _require(self.negatives >= 0, f"objective.negatives {self.negatives}: give 0 or more")
+        _require(self.kd_layers >= 1, f"objective.kd_layers {self.kd_layers}: give 1 or more")
         for name in ("contrastive_temperature", "ctc_temperature"):
             _require(0 < getattr(self, name) < math.inf, f"objective.{name} {getattr(self, name)}: give above 0")
         _require(

@@ -75,7 +75,7 @@ class Head:
         if self._config.blanks == "first" and self._config.readout == "ctc":
             valid_BU = valid_positions(projected.vectors_B, projected.vectors_BUE.shape[1])
             units = with_rest_first(units, valid_BU & (units.weights_BNU.sum(dim=1) == 0))
-        return self._of_units(projected, units), units.units_B
+        return self.of_units(projected, units), units.units_B
 
     def padded_inputs(self, projected: Projected) -> torch.Tensor:
         """The inputs of the units, then the pad token's row up to the number of vectors; (B, U, E), float32.
@@ -87,11 +87,21 @@ class Head:
             return projected.vectors_BUE.float()
         size = projected.vectors_BUE.shape[1]
         units, ids_BN = self._units(projected)
-        given_BNE = self._rows_of(ids_BN) if self._config.head == "tokens" else self._of_units(projected, units)
+        given_BNE = self._rows_of(ids_BN) if self._config.head == "tokens" else self.of_units(projected, units)
         given_BUE = torch.nn.functional.pad(given_BNE, (0, 0, 0, size - given_BNE.shape[1]))
         said_BU = valid_positions(units.units_B, size)
         padded_BUE = torch.where(said_BU[..., None], given_BUE, self.table_VE[self._pad_id])
         return padded_BUE * valid_positions(projected.vectors_B, size)[..., None]
+
+    def of_units(self, projected: Projected, units: Units) -> torch.Tensor:
+        """What the LLM is given for units that are known: mixtures by head `rows`, else means; (B, N, E), float32."""
+        vectors_BUE = projected.vectors_BUE.float()
+        if self._config.head != "rows":
+            return units.weights_BNU @ vectors_BUE
+        if projected.firing_BU is not None:  # trained so that the pooled vectors are near rows, not each of them
+            said_BN = valid_positions(units.units_B, units.weights_BNU.shape[1])
+            return self._mixed(projected, units.weights_BNU @ vectors_BUE, said_BN)
+        return units.weights_BNU @ self._mixed(projected, vectors_BUE, units.weights_BNU.sum(dim=1) > 0)
 
     def _labels(self, projected: Projected) -> torch.Tensor:
         """The nearest row of each vector, (B, U), int64; BLANK where the blank is nearer, and beyond each length."""
@@ -115,16 +125,6 @@ class Head:
             units = run_units(labels_BU)
         members_BNU = torch.where(units.weights_BNU > 0, labels_BU[:, None, :], BLANK)
         return units, members_BNU.amax(dim=2)
-
-    def _of_units(self, projected: Projected, units: Units) -> torch.Tensor:
-        """The inputs of units by heads `segments`, `cif` and `rows`, (B, N, E), float32."""
-        vectors_BUE = projected.vectors_BUE.float()
-        if self._config.head != "rows":
-            return units.weights_BNU @ vectors_BUE
-        if projected.firing_BU is not None:  # trained so that the pooled vectors are near rows, not each of them
-            said_BN = valid_positions(units.units_B, units.weights_BNU.shape[1])
-            return self._mixed(projected, units.weights_BNU @ vectors_BUE, said_BN)
-        return units.weights_BNU @ self._mixed(projected, vectors_BUE, units.weights_BNU.sum(dim=1) > 0)
 
     def _mixed(self, projected: Projected, vectors_BNE: torch.Tensor, chosen_BN: torch.Tensor) -> torch.Tensor:
         """Mixtures of rows for the chosen vectors, zero for the others."""

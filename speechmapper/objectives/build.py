@@ -5,6 +5,7 @@ mse                       the paper's word/pad-weighted squared error
 mse+cosine                the same and gamma times the cosine
 l1+cosine+contrastive     a later recipe by the same group; `+ctc` adds its auxiliary CTC
 ctc-embedding             CTC over distances to the table; `+commitment` draws the vectors to the rows
+ctc-embedding+kd          and what the LLM's first layers make of the vectors, as of the text
 dtw                       tokens aligned by dynamic time warping, vectors pooled by learned weights
 """
 
@@ -21,12 +22,15 @@ from sm_pipeline.models.tokenizer import load_stored_tokenizer
 from sm_store import Geometry, TargetSet
 from sm_store.errors import ConfigError
 from speechmapper.config import ALL, ObjectiveConfig
+from speechmapper.first_layers import first_layers_of
+from speechmapper.heads import Head
 from speechmapper.objectives.base import Objective, Part
 from speechmapper.objectives.contrastive import Contrastive
 from speechmapper.objectives.cosine import Cosine
 from speechmapper.objectives.ctc import COMMITMENT, AuxiliaryCTC, EmbeddingCTC
 from speechmapper.objectives.distance import WeightedDistance
 from speechmapper.objectives.dtw import DynamicTimeWarping
+from speechmapper.objectives.kd import FirstLayersDistillation
 from speechmapper.objectives.respelling import Respelling, respell
 from speechmapper.objectives.vocabulary import Vocabulary
 from speechmapper.projector import ProjectorConfig
@@ -77,6 +81,13 @@ def _embedding_ctc(given: Materials) -> Part:
     return EmbeddingCTC(given.vocabulary, config.ctc_temperature, weight, given.respelling)
 
 
+def _kd(given: Materials) -> Part:
+    config, sizes = given.config, given.projector
+    layers = first_layers_of(config.llm, config.kd_layers, given.targets, given.device)
+    head = Head(sizes, given.vocabulary.table_VE, given.targets.spec.pad_id, given.device)
+    return FirstLayersDistillation(layers, head, sizes.readout, given.respelling)
+
+
 PARTS: dict[str, Callable[[Materials], Part]] = {
     "mse": lambda given: _distance(given, squared=True),
     "l1": lambda given: _distance(given, squared=False),
@@ -88,6 +99,7 @@ PARTS: dict[str, Callable[[Materials], Part]] = {
     "ctc": _auxiliary_ctc,
     "ctc-embedding": _embedding_ctc,
     "dtw": lambda given: DynamicTimeWarping(given.vocabulary.mean_E, given.targets.spec.table_scale),
+    "kd": _kd,
 }
 WITHIN = {COMMITMENT: "ctc-embedding"}  # named like a part, but computed by another one
 MAIN = {"mse", "l1", "ctc-embedding", "dtw"}  # an objective has at least one of these

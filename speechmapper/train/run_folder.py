@@ -32,7 +32,14 @@ from speechmapper.train.checkpoint import list_checkpoints
 from speechmapper.train.log import METRICS_FILE
 
 # What an identity means that lacks these settings, because it was written before they were choices.
-OBJECTIVE_ABSENT = {"centered_cosine_weight": None, "commitment_weight": None, "vocabulary": "all"}
+OBJECTIVE_ABSENT = {
+    "centered_cosine_weight": None,
+    "commitment_weight": None,
+    "vocabulary": "all",
+    "kd_weight": None,
+    "kd_layers": 1,
+    "llm": None,
+}
 CONFIG_FILE = "config.yaml"
 TRACKER_FOLDER = "tensorboard"
 # How long processes wait for each other. The main one validates alone, which may take long; torch's 10 or 30 minutes

@@ -4,8 +4,9 @@
                                                       |
                               validation: distances, nearest-token WER, lengths, norms
 
-No LLM is imported or read: the targets, the embedding table and the tokenizer are in the store. Several variants can
-be trained from one read of the store (`sm-train sweep`): the same loop with several runs.
+No LLM is imported or read: the targets, the embedding table and the tokenizer are in the store. Only the objective part
+`kd`, off by default, reads an LLM's first layers (`speechmapper/first_layers.py`). Several variants can be trained from
+one read of the store (`sm-train sweep`): the same loop with several runs.
 """
 
 from __future__ import annotations
@@ -95,11 +96,13 @@ def _train_variants(request: Stage1Request, variants: Mapping[Path, Stage1Config
         locks.enter_context(locked_run(out, first))
         start_run(out, variant, request.resume, first)
     runs = [build_run(out, variant, data, accelerators[out]) for out, variant in variants.items()]
+    distilled = any("kd" in variant.objective.name.split("+") for variant in variants.values())
+    llm = "of an LLM its first layers alone (objective kd)" if distilled else "no LLM"
     each = f" in each of {len(runs)} runs" if len(runs) > 1 else ""
     print_message(
         first,
         f"stage 1: {len(data.order.indices)} utterances of {data.split or 'the store'}, left out: {data.left_out}; "
-        f"{runs[0].projector.num_parameters():,} parameters learn{each}; no LLM",
+        f"{runs[0].projector.num_parameters():,} parameters learn{each}; {llm}",
     )
     loop = Loop("stage 1", data.source, data.order, config.data, config.schedule, first)
     outcomes = loop.run(runs, request.resume)

@@ -124,9 +124,9 @@ def _train(request: Stage2Request, locks: ExitStack) -> Outcome:
     }
     objective = None
     if config.tuning.sigma > 0:
-        objective = build_objective(
-            config.objective, targets, projector.config, accelerator.device, partial(token_counts, data)
-        )
+        # Part kd reads the first layers of the same LLM once more: they are few, and stage 1 has no other way.
+        parts = dataclasses.replace(config.objective, llm=config.objective.llm or request.llm)
+        objective = build_objective(parts, targets, projector.config, accelerator.device, partial(token_counts, data))
     freeze_unused(projector, config)
     head = Head(projector.config, targets.table, data.spec.pad_id, accelerator.device)
     print_message(accelerator, f"{learning_report(projector, llm, data)}\n  {qualifying}")

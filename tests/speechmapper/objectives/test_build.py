@@ -5,11 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
-from sm_store.errors import ConfigError
+from sm_store.errors import ConfigError, ModelError
 from speechmapper.config import ObjectiveConfig
 from speechmapper.objectives import Objective
 from speechmapper.objectives.build import PARTS, build_objective, readout_of
 from speechmapper.projector import ProjectorConfig
+from tests.speechmapper.tiny import save_llm
 
 
 @pytest.mark.parametrize(
@@ -20,6 +21,8 @@ from speechmapper.projector import ProjectorConfig
         ({"name": "mse+cosine", "ctc_weight": 0.5}, r"has no ctc"),
         ({"negatives": -1}, "negatives"),
         ({"ctc_temperature": 0.0}, "ctc_temperature"),
+        ({"kd_weight": 1.0}, r"objective\.name mse has no kd; add \+kd"),
+        ({"name": "mse+kd", "kd_layers": 0}, r"objective\.kd_layers 0: give 1 or more"),
     ],
 )
 def test_impossible_weights_are_refused(settings, words):
@@ -46,16 +49,17 @@ def test_a_name_is_its_parts_and_their_weights_add(world):
     objective = build(world, every, cosine_weight=2.0, contrastive_weight=0.5, ctc_weight=3.0)
     assert list(objective.parts) == every.split("+")
     sums = {"word": 4.0, "pad": 2.0, "cosine": 0.5, "contrastive": 7.0, "ctc": 11.0, "ctc_unaligned": 0.0}
-    sums["centered-cosine"] = 0.25
+    sums |= {"centered-cosine": 0.25, "kd": 2.5, "kd_unaligned": 0.0}
     ones = dict.fromkeys(sums, torch.tensor(1.0))
     loss = objective.combine({name: torch.tensor(value) for name, value in sums.items()}, ones)
-    assert loss.item() == pytest.approx(5 * 4 + 5 * 2 - 2 * 0.5 - 0.25 + 0.5 * 7 + 3 * 11)
+    assert loss.item() == pytest.approx(5 * 4 + 5 * 2 - 2 * 0.5 - 0.25 + 0.5 * 7 + 3 * 11 + 2.5)
 
 
 def test_what_learns_beside_the_projector(world):
     names = {name for name, _ in build(world, "mse+ctc").named_parameters()}
     assert names == {"parts.ctc.linear.weight", "parts.ctc.linear.bias", "parts.ctc.blank_E"}
     assert not list(build(world, "l1+cosine+contrastive").state_dict())
+    assert not list(build(world, "mse+kd").state_dict())
 
 
 def test_ctc_embedding_needs_a_projector_with_a_blank(world):
@@ -64,11 +68,23 @@ def test_ctc_embedding_needs_a_projector_with_a_blank(world):
     assert not list(build(world, "ctc-embedding", readout="ctc").parameters())
 
 
+def test_kd_takes_layers_of_the_llm_of_the_target_set(world, tmp_path):
+    assert list(build(world, "mse+kd", kd_layers=2).parts) == ["mse", "kd"]
+    with pytest.raises(ConfigError, match=r"objective\.kd_layers 3: .* has 2 layers"):
+        build(world, "mse+kd", kd_layers=3)
+    with pytest.raises(ModelError, match=r"objective\.llm.*no such preset or folder"):
+        build(world, "mse+kd", llm=str(tmp_path / "gone"))
+    with pytest.raises(ModelError, match="input embeddings are not those of target set tiny"):
+        build(world, "mse+kd", llm=str(save_llm(tmp_path / "other", seed=1)))
+
+
 @pytest.mark.parametrize(
     ("name", "readout"),
     [
         ("mse", "nearest"),
         ("mse+ctc", "nearest"),
+        ("mse+kd", "nearest"),
+        ("ctc-embedding+kd", "ctc"),
         ("ctc-embedding", "ctc"),
         ("mse+ctc-embedding", "ctc"),
         ("dtw+ctc", "cif"),

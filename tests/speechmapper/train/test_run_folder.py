@@ -66,6 +66,7 @@ def test_a_choice_that_older_runs_lack_does_not_part_them_from_what_they_were(wo
     assert {name: kept["today"]["model"][name] for name in as_before} == dict.fromkeys(as_before, False)
     assert "bucket_utterances" not in kept["before"]["data"]
     assert kept["today"]["data"]["bucket_utterances"] == 512
+    assert not {"kd_weight", "kd_layers", "llm"} & kept["today"]["objective"].keys()
     with pytest.raises(IdentityMismatch, match=r"model\.norm_before_linear"):
         train_stage1(Stage1Request(world.path, tmp_path / "before", stage1_config(), resume=True))
 

@@ -11,9 +11,11 @@ import torch
 
 from sm_pipeline.models.source import resolve_model
 from sm_store.errors import ConfigError, IdentityMismatch, ModelError
+from speechmapper.first_layers import first_layers_of
 from speechmapper.heads import Head
 from speechmapper.llm import load_llm
 from speechmapper.loader.prefetch import read_batch
+from speechmapper.objectives import build
 from speechmapper.objectives.build import build_objective
 from speechmapper.projector import HEADS, Projector, ProjectorConfig
 from speechmapper.saved_projector import load_projector, save_projector
@@ -332,6 +334,14 @@ def test_the_objective_follows_from_how_the_projector_is_read(world, trained):
     assert fitted(stage2_config(), projector).objective.name == name
     named = stage2_config(objective={"name": "l1+cosine"})
     assert fitted(named, projector) is named
+
+
+def test_kd_takes_its_layers_from_the_llm_of_the_run(world, stage1_run, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(build, "first_layers_of", lambda llm, *rest: asked.append(llm) or first_layers_of(llm, *rest))
+    train_stage2(request(world, stage1_run, tmp_path / "run", objective={"name": "mse+kd"}, schedule={"steps": 1}))
+    assert asked == [str(world.llm_folder)]
+    assert read_metrics(tmp_path / "run")[-1]["kd"] > 0
 
 
 def test_a_head_that_cannot_be_is_refused(world, stage1_run):

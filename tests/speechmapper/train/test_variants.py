@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 
 import pytest
 import torch
 
 from sm_store.errors import ConfigError
+from speechmapper.config_file import to_yaml
 from speechmapper.eval.predict import PredictRequest
 from speechmapper.eval.score import evaluate_asr
 from speechmapper.projector import Projector
@@ -26,6 +29,8 @@ OBJECTIVES = (
     "ctc-embedding",
     "ctc-embedding+commitment",
     "dtw",
+    "mse+kd",
+    "ctc-embedding+kd",
 )
 
 
@@ -86,6 +91,35 @@ def test_only_the_projector_outlives_the_run(world, tmp_path):
         "objective.parts.ctc.linear.bias",
         "objective.parts.ctc.blank_E",
     }
+
+
+@pytest.mark.parametrize("name", ["mse+kd", "ctc-embedding+kd"])
+def test_kd_brings_the_llms_first_layers_nearer_to_the_text(world, tmp_path, capfd, name):
+    settings = {**LONGER, "run": {"log_every": 10}}
+    train(world, tmp_path / "run", **settings, objective={"name": name, "kd_layers": 2})
+    found = [line["kd"] for line in read_metrics(tmp_path / "run") if "kd" in line]
+    assert found[-1] < 0.6 * found[0]
+    assert "of an LLM its first layers alone (objective kd)" in capfd.readouterr().err
+    (folder,) = list_checkpoints(tmp_path / "run")
+    names = read_checkpoint(folder, json.loads((folder / "state.json").read_text())["identity"]).model
+    assert all(name.startswith("projector.") for name in names)
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ("objective.kd_layers=3", "objective.kd_layers 3"),
+        ("objective.kd_layers=0", "objective.kd_layers 0: give 1 or more"),
+        ("objective.llm=/no/such/llm", "in objective.llm (--llm /no/such/llm: no such preset or folder"),
+    ],
+)
+def test_bad_settings_of_kd_are_one_line_and_exit_code_2(world, tmp_path, setting, words):
+    (tmp_path / "config.yaml").write_text(to_yaml("stage1", stage1_config(objective={"name": "mse+kd"})))
+    flags = ["--store", world.path, "--out", tmp_path / "run", "--config", tmp_path / "config.yaml", "--set", setting]
+    line = [sys.executable, "-m", "speechmapper.train.cli", "stage1", *map(str, flags)]
+    done = subprocess.run(line, capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and done.stdout == ""
+    assert words in done.stderr.splitlines()[-1] and "Traceback" not in done.stderr
 
 
 def test_a_ctc_projector_is_read_as_ctc_wherever_it_is_used(world, tmp_path):
