@@ -48,6 +48,7 @@ class Forecast:
         too_long: longer than the limit; they will be rejected, and count as zero seconds.
         feature_gigabytes, target_gigabytes: of shards, 1e9 bytes.
         llm_gigabytes: of the LLM's embedding table and tokenizer, which a target set holds once.
+        padded_gigabytes: the part of target_gigabytes that `--targets table` leaves out, since it is in the LLM's table.
         gigabytes: of the whole store, catalogs included.
         rate: hours of audio per hour of a GPU (on a CPU: core); None: unknown. rate_from: where it comes from.
         device_hours: hours of audio over that rate; audio that several utterances share is encoded once.
@@ -61,6 +62,7 @@ class Forecast:
     feature_gigabytes: float
     target_gigabytes: float
     llm_gigabytes: float
+    padded_gigabytes: float
     gigabytes: float
     rate: float | None
     rate_from: str | None
@@ -76,6 +78,8 @@ class Forecast:
         parts = f"features {self.feature_gigabytes:.3f}, targets {self.target_gigabytes:.3f}"
         if self.llm_gigabytes:
             parts += f", the LLM's table and tokenizer {self.llm_gigabytes:.3f}"
+        if self.padded_gigabytes:
+            parts += f"; --targets table saves {self.padded_gigabytes:.3f}"
         cost = "GPU-hours: unknown; give --rate, or measure it here with --measure"
         if self.rate is not None and self.device_hours is not None:
             cost = (
@@ -115,12 +119,13 @@ def forecast(config: ExtractConfig, rate: float | None = None, measure: bool = F
         features = sizes.rows(frames, encoder.width * itemsize)
     texts = np.asarray([len(utterance.text.encode()) for utterance in utterances], np.int64)
     described = len(texts) * CATALOG_BYTES + int(texts.sum()) // TEXT_PACKED + sizes.texts(FIELDS_BYTES + texts)
-    targets, llm = 0, 0
+    targets, llm, padded = 0, 0, 0
     if config.targets is not None:
         width, llm = _llm(config.targets.llm)
         targets = sizes.rows(texts // CHARACTERS_A_TOKEN, TOKEN_BYTES)
         if config.targets.kind == "dense":
-            targets += sizes.rows(config.targets.geometry.num_vectors(frames), width * itemsize)
+            padded = sizes.rows(config.targets.geometry.num_vectors(frames), width * itemsize)
+            targets += padded
         described += len(texts) * TARGET_CATALOG_BYTES
     found = Rate(rate, "given") if rate is not None else None
     if measure:
@@ -137,6 +142,7 @@ def forecast(config: ExtractConfig, rate: float | None = None, measure: bool = F
         feature_gigabytes=features / 1e9,
         target_gigabytes=targets / 1e9,
         llm_gigabytes=llm / 1e9,
+        padded_gigabytes=padded / 1e9,
         gigabytes=(features + targets + llm + described) / 1e9,
         rate=found.hours_per_hour if found else None,
         rate_from=found.device if found else None,

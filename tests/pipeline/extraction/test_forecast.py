@@ -53,6 +53,18 @@ def test_gigabytes_and_shards_are_those_that_extract_writes(tmp_path, demo, tiny
     assert said.llm_gigabytes * 1e9 == pytest.approx(sum(path.stat().st_size for path in own), abs=200)
 
 
+def test_what_a_table_instead_of_padded_embeddings_saves(demo, tiny_llm):
+    dense, table = (
+        forecast(
+            ExtractConfig(demo, Path("unused"), targets=TargetConfig(str(tiny_llm), kind=kind), encoder="tiny-seamless")
+        )
+        for kind in ("dense", "table")
+    )
+    assert dense.gigabytes - table.gigabytes == pytest.approx(dense.padded_gigabytes, rel=1e-6) != 0
+    assert f"--targets table saves {dense.padded_gigabytes:.3f}" in dense.in_words()
+    assert table.padded_gigabytes == 0 and "saves" not in table.in_words()
+
+
 def test_device_hours_of_a_given_and_of_a_measured_rate(tiny_corpus):
     config = ExtractConfig(tiny_corpus, Path("unused"), encoder="tiny-seamless", device="cpu")
     unknown = forecast(config)
