@@ -33,6 +33,7 @@ from sm_store.fields import FIELDS, TEXTS, Fields
 _REQUIRED = ("id", "audio", "text")
 MAX_LINE_BYTES = 2**20
 MAX_ID_CHARACTERS = 255
+ASKED_SINGLY = 64  # files of a folder, before it is listed
 MAX_SECONDS = 7 * 24 * 3600.0  # beyond a week a duration or offset is a mistake of units
 NOT_UTF8 = "text that is not UTF-8; correct it or remove it"
 _REMOTE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://|(pipe|file|data|http|https|ftp|s3|gs|hf):")
@@ -293,12 +294,17 @@ def _shown(value: object) -> str:
 
 
 class AudioFolder:
-    """Checks audio paths: local, and inside `root` after following symbolic links."""
+    """Checks audio paths: local, and inside `root` after following symbolic links.
+
+    Whether a file is a link costs a system call. A folder that many lines name is listed instead, and where it holds no
+    link at all, none of its files is asked about (link names are not compared: case may not matter to a file system).
+    """
 
     def __init__(self, root: Path) -> None:
         self._root = os.path.realpath(root)
+        self._inside = os.path.join(self._root, "")
         self._shown = str(root)
-        self._folders: dict[str, str] = {}  # resolved once each: realpath costs system calls
+        self._folders: dict[str, _Folder] = {}  # by its path as given
 
     def check(self, audio: str) -> None:
         """Raises _Bad where the path is not inside the folder."""
@@ -307,13 +313,41 @@ class AudioFolder:
         folder, name = os.path.split(os.path.join(self._root, audio))
         if name in ("", ".", ".."):
             raise _Bad(f"audio {audio[:80]!r} is a folder; name a file")
-        if folder not in self._folders:
-            self._folders[folder] = os.path.realpath(folder)
-        real = os.path.join(self._folders[folder], name)
-        if os.path.islink(real):
+        found = self._folders.get(folder)
+        if found is None:
+            found = self._folders[folder] = _Folder(os.path.realpath(folder))
+        real = os.path.join(found.real, name)
+        if found.may_link() and os.path.islink(real):
             real = os.path.realpath(real)
-        if not real.startswith(os.path.join(self._root, "")):
+        if not real.startswith(self._inside):
             raise _Bad(
                 f"audio {audio[:80]!r} is outside {self._shown}; move it inside, or name the folder that "
                 "holds all audio with --audio-root"
             )
+
+
+class _Folder:
+    """A folder of audio: its real path, and whether a file in it may be a link."""
+
+    def __init__(self, real: str) -> None:
+        self.real = real
+        self._asked = 0
+        self._links: bool | None = None  # not known yet
+
+    def may_link(self) -> bool:
+        if self._links is None:
+            self._asked += 1
+            if self._asked > ASKED_SINGLY:
+                self._links = _holds_links(self.real)
+        return self._links is not False
+
+
+def _holds_links(folder: str) -> bool:
+    """Whether anything in a folder is a link, or it cannot be listed."""
+    try:
+        with os.scandir(folder) as entries:
+            return any(entry.is_symlink() for entry in entries)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True

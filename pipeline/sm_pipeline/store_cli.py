@@ -16,6 +16,7 @@ import typer
 from sm_pipeline import config as settings
 from sm_pipeline.console import print_json, print_report
 from sm_pipeline.options import (
+    AudioRootOption,
     DeviceOption,
     HtmlOption,
     JsonOption,
@@ -82,18 +83,20 @@ def verify(store: StoreArgument, as_json: JsonOption = False) -> None:
 def repair(
     store: StoreArgument,
     manifest: MovedManifestOption = None,
+    audio_root: AudioRootOption = None,
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
 ) -> None:
     """Extract again what verify finds damaged, and nothing else; the bytes are the same as before."""
     from sm_pipeline.extraction.repair import repair as repair_store
 
-    print_report(repair_store(store, manifest, device), as_json)
+    print_report(repair_store(store, manifest, device, audio_root), as_json)
 
 
 def retry(
     store: StoreArgument,
     manifest: MovedManifestOption = None,
+    audio_root: AudioRootOption = None,
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
 ) -> None:
@@ -103,7 +106,7 @@ def retry(
     """
     from sm_pipeline.extraction.retry import retry as retry_store
 
-    print_report(retry_store(store, manifest, device), as_json)
+    print_report(retry_store(store, manifest, device, audio_root), as_json)
 
 
 def export(

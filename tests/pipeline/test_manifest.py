@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from sm_pipeline import manifest
 from sm_pipeline.manifest import (
     MAX_LINE_BYTES,
     Utterance,
@@ -203,6 +204,20 @@ def test_links_and_dots_inside_the_folder_are_fine(tmp_path):
     names = ["link/a.wav", "real/../real/a.wav", "loop.wav", "missing/x.wav", "12:30 talk.wav", "..a.wav"]
     lines = [GOOD | {"id": f"u{n}", "audio": name} for n, name in enumerate(names)]
     assert len(read_manifest(write_lines(tmp_path / "m.jsonl", lines)).utterances) == len(names)
+
+
+def test_files_of_a_folder_without_links_are_not_asked_about_one_by_one(tmp_path, monkeypatch):
+    asked = []
+    real = os.path.islink
+    monkeypatch.setattr(manifest.os.path, "islink", lambda path: asked.append(path) or real(path))
+    corpus = tmp_path / "corpus"
+    (corpus / "wav").mkdir(parents=True)
+    lines = [GOOD | {"id": f"u{n}", "audio": f"wav/{n}.wav"} for n in range(300)]
+    assert len(read_manifest(write_lines(corpus / "m.jsonl", lines)).utterances) == 300
+    assert len(asked) == manifest.ASKED_SINGLY
+    (tmp_path / "a.wav").touch()
+    (corpus / "wav/299.wav").symlink_to(tmp_path / "a.wav")  # the last line, long after the folder was listed
+    assert f"{corpus}/m.jsonl:300: audio 'wav/299.wav' is outside" in refusal(corpus / "m.jsonl")
 
 
 def test_a_manifest_in_a_linked_folder(tmp_path):

@@ -109,7 +109,7 @@ class Summary:
         reasons = ", ".join(f"{reason}: {number}" for reason, number in self.rejects.items())
         if self.rejected >= self.utterances:
             missing = "audio_missing" in self.rejects
-            root = "; where their folder was wrong, run this again with --audio-root" if missing else ""
+            root = "; where their folder was wrong, name the right one with --audio-root" if missing else ""
             return (
                 f"every utterance was rejected ({reasons}); `sm-pipeline status {self.store}` names them{root}; "
                 f"then `sm-pipeline retry {self.store}` extracts what can be read now"

@@ -54,12 +54,21 @@ class Recipe:
             if not path.is_file() or path.read_bytes() != data:
                 write_file(path, data)
 
-    def config(self, store: Path, identity: Identity, device: str, manifest: Path | None = None) -> ExtractConfig:
+    def config(
+        self,
+        store: Path,
+        identity: Identity,
+        device: str,
+        manifest: Path | None = None,
+        audio_root: Path | None = None,
+    ) -> ExtractConfig:
         """The settings that made a store of this identity.
 
         Args:
-            manifest: where it is now, if it was moved since.
+            manifest, audio_root: where they are now, if they were moved or named wrongly; without both, as they were.
         """
+        if audio_root is None and manifest is None and self.audio_root is not None:
+            audio_root = Path(self.audio_root)
         encoder, plan = identity.encoder, identity.plan
         return ExtractConfig(
             manifest=manifest or Path(self.manifest),
@@ -73,7 +82,7 @@ class Recipe:
             device=device,
             compute_dtype=encoder.get("compute_dtype", "auto"),
             split=identity.split,
-            audio_root=Path(self.audio_root) if self.audio_root is not None and manifest is None else None,
+            audio_root=audio_root,
             max_seconds=identity.front_end["max_seconds"],
             batch_seconds=self.batch_seconds,
             shard_utterances=plan["max_utterances"],

@@ -123,11 +123,14 @@ class Plan:
     dropped: list[int]
 
 
-def repair(path: Path, manifest: Path | None = None, device: str = "auto") -> RepairSummary:
+def repair(
+    path: Path, manifest: Path | None = None, device: str = "auto", audio_root: Path | None = None
+) -> RepairSummary:
     """Repair a store. Interrupted, the same call continues.
 
     Args:
         manifest: where it is now, if it was moved after the extraction.
+        audio_root: the folder that audio paths are relative to, if it is another than in the extraction.
 
     Raises:
         StoreError: no store there, or store.json itself is damaged. StoreMissing: not made by an extraction.
@@ -138,7 +141,7 @@ def repair(path: Path, manifest: Path | None = None, device: str = "auto") -> Re
     if found.ok and not (path / REPAIR).exists():
         return RepairSummary(str(path), 0, [], {}, [], [], verify_words(found))
     with locked(path, "repair"):
-        plan = _plan(path, found, manifest, device)
+        plan = _plan(path, found, (manifest, audio_root), device)
         plan.lost.note(path)
         _make_again(path, found, plan)
         left = verify_store(path)
@@ -149,12 +152,17 @@ def repair(path: Path, manifest: Path | None = None, device: str = "auto") -> Re
     return RepairSummary(str(path), len(found.damages), shards, targets, restored, plan.dropped, verify_words(left))
 
 
-def _plan(path: Path, found: VerifyReport, manifest: Path | None, device: str) -> Plan:
+def _plan(path: Path, found: VerifyReport, places: tuple[Path | None, Path | None], device: str) -> Plan:
+    """How to repair what was found.
+
+    Args:
+        places: where the manifest and its audio are now, if not as in the extraction.
+    """
     identity, specs = document.read_store(path)
     lost = _lost(path, found)
     job = None
     if lost.shards:
-        job = prepare(load_recipe(path).config(path, identity, device, manifest))
+        job = prepare(load_recipe(path).config(path, identity, device, *places))
         identity.require_same(make_identity(job, identity.normalizer), str(path))
     restore = [_targets(specs[name]) for name in sorted(_damaged_sets(found.damages))]
     return Plan(lost, job, restore, _dropped(path, found, lost, job))

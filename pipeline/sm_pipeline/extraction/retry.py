@@ -55,11 +55,14 @@ class RetrySummary:
         return f"{words}; rejected again {sum(self.rejects.values())} ({again})" if again else words
 
 
-def retry(path: Path, manifest: Path | None = None, device: str = "auto") -> RetrySummary:
+def retry(
+    path: Path, manifest: Path | None = None, device: str = "auto", audio_root: Path | None = None
+) -> RetrySummary:
     """Extract the rejected utterances again. Interrupted, the same call continues.
 
     Args:
         manifest: where it is now, if it was moved after the extraction.
+        audio_root: the folder that audio paths are relative to, if it is another than in the extraction.
 
     Raises:
         StoreMissing: no store, or one that was not made by an extraction.
@@ -72,7 +75,7 @@ def retry(path: Path, manifest: Path | None = None, device: str = "auto") -> Ret
         if not rejects:
             return RetrySummary(str(path), 0, 0, {}, [])
         recipe = load_recipe(path)
-        job = prepare(recipe.config(path, store.identity, device, manifest))
+        job = prepare(recipe.config(path, store.identity, device, manifest, audio_root))
         store.identity.require_same(make_identity(job, store.identity.normalizer), str(path))
         wanted = {entry.id for entry in rejects}
         again = tuple(utterance for utterance in job.utterances if utterance.id in wanted)

@@ -51,6 +51,21 @@ def ids(store) -> list[str]:
     return [record.id for record in Store.open(store)]
 
 
+def test_a_folder_of_audio_that_was_named_wrongly_can_be_named_again(settings, tmp_path):
+    elsewhere = tmp_path / "audio"
+    settings.manifest.parent.joinpath("manifest.jsonl").rename(tmp_path / "m.jsonl")
+    settings.manifest.parent.rename(elsewhere)
+    write_audio(elsewhere / "1.wav", 1.5, seed=1)
+    assert retry(settings.store, tmp_path / "m.jsonl").extracted == 0
+    summary = retry(settings.store, tmp_path / "m.jsonl", audio_root=elsewhere)
+    assert (summary.extracted, summary.rejects) == (1, {"audio_missing": 3})
+    damaged = sorted(path for path in (settings.store / "shards").rglob("*") if path.is_file())[0]
+    damaged.write_bytes(b"")
+    assert not verify(settings.store).ok
+    repair(settings.store, tmp_path / "m.jsonl", audio_root=elsewhere)
+    assert verify(settings.store).ok
+
+
 def test_what_is_good_now_is_extracted_and_the_rest_stays_rejected(settings, tmp_path):
     before = files_of(settings.store)
     mend(settings, 1, 8)
