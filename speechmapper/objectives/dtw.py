@@ -49,9 +49,7 @@ class DynamicTimeWarping(Part):
         vectors_BUE = projected.vectors_BUE.float()
         is_token_BN = torch.arange(answers.token_ids_BN.shape[1], device=vectors_BUE.device) < answers.tokens_B[:, None]
         rows_BNE = answers.targets_BUE[:, : is_token_BN.shape[1]].float()
-        with torch.no_grad():
-            cosine_BUN = F.normalize(vectors_BUE, dim=-1) @ F.normalize(rows_BNE, dim=-1).transpose(1, 2)
-            token_BU = align(1 - cosine_BUN, answers.vectors_B, answers.tokens_B)
+        token_BU = warped(vectors_BUE, rows_BNE, answers)
         member_BNU = token_BU[:, None, :] == torch.arange(is_token_BN.shape[1], device=token_BU.device)[None, :, None]
         weights_BNU = member_BNU * projected.firing_BU[:, None, :]
         sums_BN = weights_BNU.sum(dim=2)
@@ -70,6 +68,13 @@ class DynamicTimeWarping(Part):
             + COSINE_WEIGHT * (1 - mean(sums, counts, "dtw_cosine"))
             + FIRING_WEIGHT * mean(sums, counts, "dtw_firing")
         )
+
+
+@torch.no_grad()
+def warped(vectors_BUE: torch.Tensor, rows_BNE: torch.Tensor, answers: Answers) -> torch.Tensor:
+    """The token of each vector, (B, U), int64, on the path of least 1 - cosine to the tokens' rows; -1 beyond."""
+    cosine_BUN = F.normalize(vectors_BUE, dim=-1) @ F.normalize(rows_BNE, dim=-1).transpose(1, 2)
+    return align(1 - cosine_BUN, answers.vectors_B, answers.tokens_B)
 
 
 def align(cost_BUN: torch.Tensor, vectors_B: torch.Tensor, tokens_B: torch.Tensor) -> torch.Tensor:

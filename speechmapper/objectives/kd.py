@@ -14,6 +14,7 @@ Which positions are a token's is known from the text:
 
     readout nearest      position i is token i
     readout ctc          the best CTC path through the true tokens (`forced_alignment.py`)
+    readout cif          dynamic time warping (`dtw.py`); the vectors are pooled by their firing weights
 
 A text that fits no path has no loss and is counted in `kd_unaligned`, as in CTC. The scores of all tokens against the
 vocabulary are never held: they are computed for some tokens at a time, and with them the gradient, q - p.
@@ -33,6 +34,7 @@ from speechmapper.heads import Head
 from speechmapper.heads.units import Units, run_units
 from speechmapper.objectives.base import Answers, Part, mean
 from speechmapper.objectives.ctc import needed_positions
+from speechmapper.objectives.dtw import warped
 from speechmapper.objectives.forced_alignment import forced_alignment
 from speechmapper.objectives.respelling import Respelling
 from speechmapper.objectives.vocabulary import CHUNK_SCORES
@@ -44,16 +46,11 @@ class FirstLayersDistillation(Part):
 
     Args:
         layers: frozen, and no part of the module. head: of the projector.
-        readout: of the projector: which positions say which token. respelling: of rare tokens, as in its CTC.
-
-    Raises:
-        ConfigError: a readout without an alignment.
+        readout: of the projector: which positions are which token's. respelling: of rare tokens, as in its CTC.
     """
 
     def __init__(self, layers: FirstLayers, head: Head, readout: str, respelling: Respelling | None = None) -> None:
         super().__init__()
-        if readout not in ALIGNMENTS:
-            raise ConfigError(f"objective kd: projectors with readout {readout} are not supported; leave kd out")
         self._layers, self._head, self._respelling = layers, head, respelling
         self._align, self._needs_blanks = ALIGNMENTS[readout], readout == "ctc"
 
@@ -77,7 +74,7 @@ class FirstLayersDistillation(Part):
     def _sums(self, projected: Projected, answers: Answers) -> dict[str, torch.Tensor]:
         aligned_B, answers = self.aligned(answers), self._spelled(answers)
         token_BU = self._align(projected, answers, self._head.table_VE).masked_fill(~aligned_B[:, None], -1)
-        units = run_units(token_BU)
+        units = units_of(projected, token_BU)
         said_BN = valid_positions(units.units_B, units.weights_BNU.shape[1])
         total = self._divergence(projected, answers, units, said_BN) if said_BN.any() else said_BN.sum().float()
         return {"kd": total, "kd_unaligned": (~aligned_B).sum().float()}
@@ -94,14 +91,14 @@ class FirstLayersDistillation(Part):
 
 
 def by_position(projected: Projected, answers: Answers, table_VE: torch.Tensor) -> torch.Tensor:
-    """The token that each position says, (B, U), int64: token i at position i, -1 after the text."""
+    """The token of each position, (B, U), int64: token i at position i, -1 after the text."""
     size = projected.vectors_BUE.shape[1]
     position_1U = torch.arange(size, device=answers.tokens_B.device)[None, :]
     return torch.where(valid_positions(answers.tokens_B, size), position_1U, -1)
 
 
 def by_best_path(projected: Projected, answers: Answers, table_VE: torch.Tensor) -> torch.Tensor:
-    """The token that each position says, (B, U), int64, by the best CTC path; -1 at blanks and beyond."""
+    """The token of each position, (B, U), int64, by the best CTC path; -1 at blanks and beyond."""
     if projected.blank_E is None:
         raise ConfigError("objective kd: this projector has no blank; train stage 1 with ctc-embedding")
     with torch.no_grad():
@@ -113,8 +110,22 @@ def by_best_path(projected: Projected, answers: Answers, table_VE: torch.Tensor)
     return forced_alignment(scores_BUN, blank_BU, answers.token_ids_BN, projected.vectors_B, answers.tokens_B)
 
 
+def by_warping(projected: Projected, answers: Answers, table_VE: torch.Tensor) -> torch.Tensor:
+    """The token of each position, (B, U), int64, by dynamic time warping; -1 beyond."""
+    return warped(projected.vectors_BUE.float(), table_VE[answers.token_ids_BN], answers)
+
+
+def units_of(projected: Projected, token_BU: torch.Tensor) -> Units:
+    """The positions of each token, as units: equal weights, or by readout `cif` the firing weights over their sum."""
+    units = run_units(token_BU)
+    if projected.firing_BU is None:
+        return units
+    weights_BNU = (units.weights_BNU > 0) * projected.firing_BU[:, None, :]
+    return Units(weights_BNU / weights_BNU.sum(dim=2, keepdim=True).clamp(min=1e-6), units.units_B)
+
+
 Alignment = Callable[[Projected, Answers, torch.Tensor], torch.Tensor]
-ALIGNMENTS: Mapping[str, Alignment] = {"nearest": by_position, "ctc": by_best_path}  # by readout
+ALIGNMENTS: Mapping[str, Alignment] = {"nearest": by_position, "ctc": by_best_path, "cif": by_warping}  # by readout
 
 
 def divergence(text_PE: torch.Tensor, speech_PE: torch.Tensor, output_VE: torch.Tensor) -> torch.Tensor:

@@ -31,6 +31,7 @@ OBJECTIVES = (
     "dtw",
     "mse+kd",
     "ctc-embedding+kd",
+    "dtw+kd",
 )
 
 
