@@ -97,7 +97,7 @@ class ObjectiveConfig:
     kd_weight: float | None = None  # weight of kd; null: 1, our default
     kd_layers: int = 1  # layers of the LLM that kd uses (arXiv 2609.18516: 1; for translation a third of them)
     llm: str | None = None  # the LLM that kd takes its first layers from; null: that of the target set
-    negatives: int = 0  # rows of the vocabulary drawn at random in contrastive and both CTCs; 0: all of it
+    negatives: int = 0  # rows of the vocabulary drawn at random in contrastive, both CTCs and kd; 0: all of it
 
     def __post_init__(self) -> None:
         _require(self.negatives >= 0, f"objective.negatives {self.negatives}: give 0 or more")

@@ -93,15 +93,20 @@ class Head:
         padded_BUE = torch.where(said_BU[..., None], given_BUE, self.table_VE[self._pad_id])
         return padded_BUE * valid_positions(projected.vectors_B, size)[..., None]
 
-    def of_units(self, projected: Projected, units: Units) -> torch.Tensor:
-        """What the LLM is given for units that are known: mixtures by head `rows`, else means; (B, N, E), float32."""
+    def of_units(self, projected: Projected, units: Units, rows_K: torch.Tensor | None = None) -> torch.Tensor:
+        """What the LLM is given for units that are known: mixtures by head `rows`, else means; (B, N, E), float32.
+
+        Args:
+            rows_K: the rows that are mixed; None: all.
+        """
         vectors_BUE = projected.vectors_BUE.float()
         if self._config.head != "rows":
             return units.weights_BNU @ vectors_BUE
+        rows = self._rows if rows_K is None else self._rows.pick(rows_K)
         if projected.firing_BU is not None:  # trained so that the pooled vectors are near rows, not each of them
             said_BN = valid_positions(units.units_B, units.weights_BNU.shape[1])
-            return self._mixed(projected, units.weights_BNU @ vectors_BUE, said_BN)
-        return units.weights_BNU @ self._mixed(projected, vectors_BUE, units.weights_BNU.sum(dim=1) > 0)
+            return self._mixed(projected, rows, units.weights_BNU @ vectors_BUE, said_BN)
+        return units.weights_BNU @ self._mixed(projected, rows, vectors_BUE, units.weights_BNU.sum(dim=1) > 0)
 
     def _labels(self, projected: Projected) -> torch.Tensor:
         """The nearest row of each vector, (B, U), int64; BLANK where the blank is nearer, and beyond each length."""
@@ -126,10 +131,12 @@ class Head:
         members_BNU = torch.where(units.weights_BNU > 0, labels_BU[:, None, :], BLANK)
         return units, members_BNU.amax(dim=2)
 
-    def _mixed(self, projected: Projected, vectors_BNE: torch.Tensor, chosen_BN: torch.Tensor) -> torch.Tensor:
+    def _mixed(
+        self, projected: Projected, rows: TableRows, vectors_BNE: torch.Tensor, chosen_BN: torch.Tensor
+    ) -> torch.Tensor:
         """Mixtures of rows for the chosen vectors, zero for the others."""
         temperature = self._config.rows_temperature if projected.temperature is None else projected.temperature
-        mixed_PE = self._rows.mixed(vectors_BNE[chosen_BN], temperature, self._config.rows_top_k)
+        mixed_PE = rows.mixed(vectors_BNE[chosen_BN], temperature, self._config.rows_top_k)
         return torch.zeros_like(vectors_BNE).masked_scatter(chosen_BN[..., None], mixed_PE)
 
     def _rows_of(self, ids_BN: torch.Tensor) -> torch.Tensor:

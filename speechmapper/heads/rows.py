@@ -12,6 +12,7 @@ Shapes: P vectors, V vocabulary, K rows mixed, E LLM width.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 
 import numpy as np
@@ -32,6 +33,12 @@ class TableRows:
         self.table_VE = torch.as_tensor(table_VE).detach().to(device, torch.float32)
         self._half_norm_V = self.table_VE.square().sum(dim=1) / 2
         self._row_scale = 2 * self._half_norm_V.mean()
+
+    def pick(self, rows_K: torch.Tensor) -> TableRows:
+        """Some of the rows, at the scale of all."""
+        some = copy.copy(self)
+        some.table_VE, some._half_norm_V = self.table_VE[rows_K], self._half_norm_V[rows_K]
+        return some
 
     def nearest(self, vectors_PE: torch.Tensor, blank_E: torch.Tensor | None = None) -> torch.Tensor:
         """The row nearest to each vector, (P,), int64; -1 where the blank is nearer than all of them."""

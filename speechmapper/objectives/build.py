@@ -85,7 +85,7 @@ def _kd(given: Materials) -> Part:
     config, sizes = given.config, given.projector
     layers = first_layers_of(config.llm, config.kd_layers, given.targets, given.device)
     head = Head(sizes, given.vocabulary.table_VE, given.targets.spec.pad_id, given.device)
-    return FirstLayersDistillation(layers, head, sizes.readout, given.respelling)
+    return FirstLayersDistillation(layers, head, given.vocabulary, sizes.readout, given.respelling)
 
 
 PARTS: dict[str, Callable[[Materials], Part]] = {

@@ -10,7 +10,8 @@ are alone, without a prompt, at positions 0, 1, ...; the temperature is 1. So a 
 the same of it as of its token, given the tokens before.
 
 The speech has one vector per token, made as the projector's head makes it (mixtures of rows by `rows`, else means).
-Which positions are a token's is known from the text:
+With `objective.negatives`, the rows mixed are those of the batch's tokens and so many drawn at random, as in CTC. Which
+positions are a token's is known from the text:
 
     readout nearest      position i is token i
     readout ctc          the best CTC path through the true tokens (`forced_alignment.py`)
@@ -37,7 +38,7 @@ from speechmapper.objectives.ctc import needed_positions
 from speechmapper.objectives.dtw import warped
 from speechmapper.objectives.forced_alignment import forced_alignment
 from speechmapper.objectives.respelling import Respelling
-from speechmapper.objectives.vocabulary import CHUNK_SCORES
+from speechmapper.objectives.vocabulary import CHUNK_SCORES, Vocabulary
 from speechmapper.projector import Projected, valid_positions
 
 
@@ -45,12 +46,20 @@ class FirstLayersDistillation(Part):
     """Names: `kd`, `kd_unaligned`.
 
     Args:
-        layers: frozen, and no part of the module. head: of the projector.
+        layers: frozen, and no part of the module. head: of the projector. vocabulary: its table's rows.
         readout: of the projector: which positions are which token's. respelling: of rare tokens, as in its CTC.
     """
 
-    def __init__(self, layers: FirstLayers, head: Head, readout: str, respelling: Respelling | None = None) -> None:
+    def __init__(
+        self,
+        layers: FirstLayers,
+        head: Head,
+        vocabulary: Vocabulary,
+        readout: str,
+        respelling: Respelling | None = None,
+    ) -> None:
         super().__init__()
+        self._vocabulary = vocabulary
         self._layers, self._head, self._respelling = layers, head, respelling
         self._align, self._needs_blanks = ALIGNMENTS[readout], readout == "ctc"
 
@@ -86,7 +95,8 @@ class FirstLayersDistillation(Part):
         text_BNE = self._head.table_VE[answers.token_ids_BN[:, : said_BN.shape[1]]]
         with torch.no_grad():
             text_PE = self._layers.hidden(text_BNE)[said_BN]
-        speech_PE = self._layers.hidden(self._head.of_units(projected, units))[said_BN]
+        rows_K = self._vocabulary.sample(answers.token_ids_BN[:, : said_BN.shape[1]][said_BN])
+        speech_PE = self._layers.hidden(self._head.of_units(projected, units, rows_K))[said_BN]
         return divergence(text_PE, speech_PE, self._layers.output_VE)
 
 

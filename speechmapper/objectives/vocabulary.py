@@ -97,6 +97,10 @@ class Vocabulary:
         """The mean row."""
         return self.table_VE.mean(dim=0)
 
+    def sample(self, labels: torch.Tensor) -> torch.Tensor | None:
+        """The rows to score by, those in `labels` and the ones drawn, (K,); None: all of the table."""
+        return torch.cat(self.columns(labels)) if self._negatives else None
+
     def columns(self, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Row numbers: those in `labels`, (K,), ascending, and the others to score by, (N,); each occurs once."""
         size, device = len(self.table_VE), self.table_VE.device

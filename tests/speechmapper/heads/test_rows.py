@@ -40,6 +40,13 @@ def test_nearest_equals_the_full_distance_matrix(table, vectors, monkeypatch, ch
     assert TableRows(table, CPU).nearest(vectors).tolist() == torch.cdist(vectors, table).argmin(dim=1).tolist()
 
 
+def test_some_rows_are_mixed_at_the_scale_of_all(table, vectors):
+    some = torch.tensor([3, 9, 20, 41])
+    unit = table.square().sum(dim=1).mean() / table[some].square().sum(dim=1).mean()
+    expected = mixed_by_hand(vectors, table[some], 0.5 * float(unit))
+    torch.testing.assert_close(TableRows(table, CPU).pick(some).mixed(vectors, 0.5), expected)
+
+
 def test_long_rows_do_not_win_by_their_length():
     """The dot product alone would choose the longer row."""
     table = torch.tensor([[1.0, 0.0], [10.0, 0.0]])

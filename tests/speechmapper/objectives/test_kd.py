@@ -14,6 +14,7 @@ from speechmapper.first_layers import first_layers_of
 from speechmapper.heads import Head
 from speechmapper.objectives import Answers, kd
 from speechmapper.objectives.kd import FirstLayersDistillation, divergence
+from speechmapper.objectives.vocabulary import Vocabulary
 from speechmapper.projector import Projected, ProjectorConfig
 from tests.speechmapper.heads.test_rows import mixed_by_hand
 from tests.speechmapper.objectives.test_forced_alignment import best_by_hand
@@ -34,11 +35,12 @@ def table() -> torch.Tensor:
     return llama().get_input_embeddings().weight.detach()
 
 
-def part_of(world, readout: str, head: str, layers: int = 1) -> FirstLayersDistillation:
+def part_of(world, readout: str, head: str, layers: int = 1, negatives: int = 0) -> FirstLayersDistillation:
     targets = world.store.targets("tiny")
     sizes = ProjectorConfig(readout=readout, head=head, rows_temperature=TEMPERATURE)
     given = Head(sizes, targets.table, targets.spec.pad_id, CPU)
-    return FirstLayersDistillation(first_layers_of(None, layers, targets, CPU), given, readout)
+    vocabulary = Vocabulary(given.table_VE, negatives)
+    return FirstLayersDistillation(first_layers_of(None, layers, targets, CPU), given, vocabulary, readout)
 
 
 def batch(rows: slice = slice(None), noise: float = 0.4, readout: str = "ctc") -> tuple[Projected, Answers]:
@@ -154,6 +156,17 @@ def test_sums_counts_and_gradients_do_not_depend_on_how_a_step_is_cut(world, kin
         for made, _ in pieces
     ]
     torch.testing.assert_close(torch.cat(gradients), made.vectors_BUE.grad, rtol=1e-3, atol=1e-5)
+
+
+def test_with_negatives_the_batchs_tokens_and_rows_drawn_at_random_are_mixed(world, table):
+    """Many draws leave no row out; few are another mixture."""
+    made, given = batch()
+    torch.manual_seed(0)
+    whole, many, few = (part_of(world, "ctc", "rows", negatives=size)(made, given)["kd"] for size in (0, 5000, 2))
+    assert many.item() == pytest.approx(whole.item(), rel=1e-4)
+    assert few.item() != pytest.approx(whole.item(), rel=1e-4)
+    few.backward()
+    assert made.vectors_BUE.grad.abs().sum() > 0
 
 
 def test_a_batch_without_any_aligned_text_has_no_loss(world):
