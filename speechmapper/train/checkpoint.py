@@ -89,10 +89,18 @@ def load_newest(run: Path, identity: Mapping[str, Any]) -> Checkpoint | None:
     return read_checkpoint(folders[-1], identity) if folders else None
 
 
+def newest_progress(run: Path, identity: Mapping[str, Any]) -> tuple[int, Mapping[str, Any]] | None:
+    """Step and counters of the newest checkpoint, without reading its tensors; else as `load_newest`."""
+    folders = list_checkpoints(run)
+    if not folders:
+        return None
+    state = _read_state(folders[-1], identity)
+    return state["step"], state["counters"]
+
+
 def read_checkpoint(folder: Path, identity: Mapping[str, Any]) -> Checkpoint:
     """Read and check one checkpoint; raises as `load_newest`."""
-    state = _read_state(folder)
-    require_same(diff_json(state["identity"], dict(identity)), f"checkpoint {folder}")
+    state = _read_state(folder, identity)
     files = {name: Written(*sizes) for name, sizes in state["files"].items()}
     return Checkpoint(
         step=state["step"],
@@ -103,7 +111,7 @@ def read_checkpoint(folder: Path, identity: Mapping[str, Any]) -> Checkpoint:
     )
 
 
-def _read_state(folder: Path) -> dict[str, Any]:
+def _read_state(folder: Path, identity: Mapping[str, Any]) -> dict[str, Any]:
     path = folder / STATE_FILE
     remedy = f"remove {folder} to continue from the checkpoint before it"
     try:
@@ -116,6 +124,7 @@ def _read_state(folder: Path) -> dict[str, Any]:
         raise StoreFormatError(f"{path}: checkpoint format {version!r}; this release reads {FORMAT_VERSION}")
     if checksum(canonical(state)) != stored:
         raise StoreCorrupt(f"{path}: does not match its checksum; {remedy}")
+    require_same(diff_json(state["identity"], dict(identity)), f"checkpoint {folder}")
     return state
 
 

@@ -154,10 +154,10 @@ class RunLog:
         """Write one line; a figure that is not finite is written as null."""
         if not self._accelerator.is_main_process:
             return
-        rounded = {name: _rounded(value) for name, value in figures.items()}
+        written = {name: rounded(value) for name, value in figures.items()}
         with self._path.open("a", encoding="utf-8") as out:
-            out.write(json.dumps({"step": step, **rounded}) + "\n")
-        self._accelerator.log({name: value for name, value in rounded.items() if value is not None}, step=step)
+            out.write(json.dumps({"step": step, **written}) + "\n")
+        self._accelerator.log({name: value for name, value in written.items() if value is not None}, step=step)
 
     def histograms(self, step: int, values: Mapping[str, np.ndarray]) -> None:
         """Send distributions to the tracker that draws them (TensorBoard)."""
@@ -167,8 +167,9 @@ class RunLog:
                 writer.add_histogram(name, numbers, step)
 
     def close(self) -> None:
-        """End the trackers and the process group."""
-        self._accelerator.end_training()
+        """End the trackers."""
+        for tracker in self._accelerator.trackers:
+            tracker.finish()
 
 
 def run_names(name: str) -> dict[str, dict[str, str]]:
@@ -199,6 +200,16 @@ def read_metrics(run: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (run / METRICS_FILE).read_text(encoding="utf-8").splitlines()]
 
 
+def last_figures(run: Path, step: int) -> dict[str, float]:
+    """The loss and the figures of validation that a run's `metrics.jsonl` has last, up to `step`; {} without one."""
+    figures: dict[str, float] = {}
+    lines = kept_lines((run / METRICS_FILE).read_bytes(), step) if (run / METRICS_FILE).is_file() else b""
+    for line in map(json.loads, lines.splitlines()):
+        shown = {name: value for name, value in line.items() if name == "loss" or name.startswith("dev_")}
+        figures.update({name: math.nan if value is None else value for name, value in shown.items()})
+    return figures
+
+
 def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, str | int | float | bool]:
     """Nested settings as `group.key`, with values that every tracker accepts."""
     flat: dict[str, str | int | float | bool] = {}
@@ -210,7 +221,8 @@ def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, str | in
     return flat
 
 
-def _rounded(value: float) -> float | None:
+def rounded(value: float) -> float | None:
+    """A figure as the log has it: six digits; None where it is not finite, which JSON cannot say."""
     if isinstance(value, int):
         return value
     return float(f"{value:.6g}") if math.isfinite(value) else None

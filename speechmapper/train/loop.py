@@ -15,14 +15,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import ExitStack, nullcontext
 
+import torch
 from accelerate import Accelerator
 
 from sm_pipeline.console import progress
 from sm_pipeline.signals import note_signals
-from sm_store.errors import ConfigError
+from sm_store.errors import ConfigError, RunFailed
 from speechmapper.config import DataConfig, ScheduleConfig
 from speechmapper.loader.epoch import Order
-from speechmapper.loader.prefetch import Source, StepReader
+from speechmapper.loader.prefetch import Source, StepBatches, StepReader
 from speechmapper.train.run import Outcome, Run
 
 SHOWN = ("loss", "dev_wer")  # beside the progress; metrics.jsonl has all figures
@@ -36,6 +37,9 @@ class Loop:
         name: for the progress bar.
         source: what to read from; order: what each step reads.
         data, schedule: the settings all the runs share.
+
+    Attributes:
+        stop_requested: whether a signal, in any process, asked to stop while `run` was at work, be it at its last step.
     """
 
     def __init__(
@@ -49,20 +53,21 @@ class Loop:
     ) -> None:
         self._name, self._source, self._order, self._accelerator = name, source, order, accelerator
         self._data, self._steps = data, schedule.steps
-        world = accelerator.num_processes
-        if data.micro_batches % world:
-            raise ConfigError(
-                f"data.micro_batches {data.micro_batches} cannot be shared by {world} processes; set a multiple "
-                f"of {world}"
-            )
+        self.stop_requested = False
+        require_shares(data, accelerator)
 
-    def run(self, runs: Sequence[Run], resume: bool) -> list[Outcome]:
+    def run(self, runs: Sequence[Run], resume: bool, in_sweep: bool = False) -> list[Outcome]:
         """Train every run to its last step, or until a stop signal.
 
+        Args:
+            in_sweep: other runs go on when one fails, and other loops follow: the group of processes is kept.
+
         Raises:
-            RunFailed: too many steps in a row had non-finite gradients.
+            RunFailed: too many steps in a row had non-finite gradients; in a sweep that is the run's outcome.
         """
         with ExitStack() as owned:
+            if not in_sweep:
+                owned.callback(self._accelerator.state.destroy_process_group)
             owned.callback(_close, runs)
             if resume:
                 for run in runs:
@@ -76,22 +81,49 @@ class Loop:
             for run in runs:
                 run.start_timer()
             for step_batches in reader.steps(start, self._steps):
-                # After --resume some runs may be ahead: they wait until the others have caught up.
-                active = [run for run in runs if not run.finished and run.step == step_batches.step]
+                # After --resume some runs may be ahead: they wait until the others have caught up. One that has failed
+                # stays where it is.
+                active = [run for run in runs if not run.ended and run.step == step_batches.step]
                 stop_requested = stop_request.signal is not None
-                answers = [run.train_step(step_batches, stop_requested) for run in active]
+                answers = [_train_step(run, step_batches, stop_requested, in_sweep) for run in active]
                 stopping = stop_requested or any(answers)
                 if bar is not None:
                     bar.advance(1, **{name: runs[0].figures[name] for name in SHOWN if name in runs[0].figures})
                 for run in active:
-                    run.after_step(stopping)
-                if stopping or all(run.finished for run in runs):
+                    if run.failure is None:
+                        run.after_step(stopping)
+                if stopping or all(run.ended for run in runs):
                     break
+            self.stop_requested = self._in_any_process(stop_request.signal is not None)
         return [run.outcome() for run in runs]
+
+    def _in_any_process(self, noted: bool) -> bool:
+        if self._accelerator.num_processes == 1:
+            return noted
+        return bool(self._accelerator.reduce(torch.tensor(float(noted), device=self._accelerator.device), "sum") > 0)
 
     def _reader(self) -> StepReader:
         share = (self._accelerator.process_index, self._accelerator.num_processes)
         return StepReader(self._source, self._order, self._accelerator.device, share, self._data.prefetch)
+
+
+def _train_step(run: Run, step_batches: StepBatches, stop_requested: bool, keep_failure: bool) -> bool:
+    try:
+        return run.train_step(step_batches, stop_requested)
+    except RunFailed as error:
+        if not keep_failure:
+            raise
+        run.failure = str(error)
+        return False
+
+
+def require_shares(data: DataConfig, accelerator: Accelerator) -> None:
+    """Check that the processes can share the micro-batches of a step. Raises ConfigError."""
+    world = accelerator.num_processes
+    if data.micro_batches % world:
+        raise ConfigError(
+            f"data.micro_batches {data.micro_batches} cannot be shared by {world} processes; set a multiple of {world}"
+        )
 
 
 def _close(runs: Sequence[Run]) -> None:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -33,10 +34,13 @@ from speechmapper.loader.prefetch import DeviceBatch, StepBatches
 from speechmapper.projector import Projector
 from speechmapper.saved_projector import save_projector
 from speechmapper.train.checkpoint import Checkpoint, load_newest, save_checkpoint
-from speechmapper.train.log import Interval, RunLog, peak_gigabytes
+from speechmapper.train.log import Interval, RunLog, last_figures, peak_gigabytes
 from speechmapper.train.optimizer import AVERAGE, MovingAverage, ScheduledOptimizer, build_optimizer
 from speechmapper.train.run_folder import broadcast_text, write_config
 from speechmapper.train.stage import ProjectorWithObjective, Stage
+
+# How a run ended that took all of its steps, or was stopped before.
+DONE, STOPPED = "done", "stopped by a signal, saved; continue with --resume"
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +67,9 @@ class Outcome:
     Attributes:
         step: steps done. finished: nothing is left for --resume. ended: the reason, as text.
         skipped: steps with a non-finite gradient. figures: of the last log line and validation.
+        seconds: of this run's own training steps, before a resume too: forward, backward and optimizer. Reading,
+            validation, saving and the steps of other runs in the same loop are not in it; what a GPU has not finished
+            when a step returns counts for the run that waits for it.
     """
 
     step: int
@@ -70,6 +77,7 @@ class Outcome:
     ended: str
     skipped: int
     figures: Mapping[str, float]
+    seconds: float
 
 
 class Run:
@@ -78,7 +86,9 @@ class Run:
     Attributes:
         step: steps done.
         figures: of the last log line and validation.
+        seconds: spent in training steps; see `Outcome`.
         stop_reason: why it ended before its last step, None where it did not.
+        failure: why it cannot continue, None where it can.
     """
 
     def __init__(self, setup: Setup, stage: Stage, model: ProjectorWithObjective, accelerator: Accelerator) -> None:
@@ -95,8 +105,10 @@ class Run:
         self._log = RunLog(setup.out, accelerator, to_plain(setup.config))
         self._interval = Interval()
         self.figures: dict[str, float] = {}
+        self.seconds = 0.0
         self.step = 0
         self.stop_reason: str | None = None
+        self.failure: str | None = None
 
     @property
     def projector(self) -> Projector:
@@ -108,10 +120,15 @@ class Run:
         """Whether nothing is left to train."""
         return self.stop_reason is not None or self.step >= self._config.schedule.steps
 
+    @property
+    def ended(self) -> bool:
+        """Whether it is finished or has failed."""
+        return self.finished or self.failure is not None
+
     def outcome(self) -> Outcome:
         """How the run ended, or where it stands."""
-        ended = self.stop_reason or ("done" if self.finished else "stopped by a signal, saved; continue with --resume")
-        return Outcome(self.step, self.finished, ended, self._optimizer.skipped, dict(self.figures))
+        ended = self.failure or self.stop_reason or (DONE if self.finished else STOPPED)
+        return Outcome(self.step, self.finished, ended, self._optimizer.skipped, dict(self.figures), self.seconds)
 
     def save_result(self) -> None:
         """Write the projector, with how far its training went, into the run's folder."""
@@ -138,11 +155,12 @@ class Run:
         self._accelerator.free_memory()
 
     def close(self) -> None:
-        """End the trackers and the process group; of several runs, all are released first."""
+        """End the trackers; of several runs, all are released first."""
         self._log.close()
 
     def train_step(self, step_batches: StepBatches, stop_requested: bool) -> bool:
         """One optimizer step; returns whether a stop was requested in any process."""
+        started = time.perf_counter()
         self._wrapped_model.train()
         counts, any_stop_requested = self._step_counts(step_batches.batches, stop_requested)
         sums: dict[str, torch.Tensor] = {}
@@ -156,6 +174,7 @@ class Run:
             self._interval.add_loss(sums, counts)
             self._average.update()
         self.step = step_batches.step + 1
+        self.seconds += time.perf_counter() - started
         return any_stop_requested
 
     def after_step(self, stopping: bool) -> None:
@@ -179,9 +198,11 @@ class Run:
             self._optimizer.restore(found.optimizer, found.counters)
             self._setup.order.recall(found.counters["epoch_ends"])
             self.step, self.stop_reason = found.step, found.counters["enough"]
+            self.seconds = found.counters.get("seconds", 0.0)  # absent in checkpoints of earlier builds
             if self._accelerator.is_main_process:
                 write_config(self._setup.out, self._config)
         self._log.truncate_after(self.step)
+        self.figures = last_figures(self._setup.out, self.step)
 
     def _step_counts(self, batches: list[DeviceBatch], stop_requested: bool) -> tuple[dict[str, torch.Tensor], bool]:
         """Counts of the whole step, and whether a stop was requested in any process."""
@@ -249,7 +270,12 @@ class Run:
                 model={**self._model.state_dict(), **self._average.tensors()},
                 optimizer=self._optimizer.tensors(),
                 # `enough` is the file's name for the stop reason
-                counters={**self._optimizer.counters(), "epoch_ends": epoch_ends, "enough": self.stop_reason},
+                counters={
+                    **self._optimizer.counters(),
+                    "epoch_ends": epoch_ends,
+                    "enough": self.stop_reason,
+                    "seconds": round(self.seconds, 3),
+                },
             )
             save_checkpoint(self._setup.out, checkpoint, self._config.run.keep)
         self._accelerator.wait_for_everyone()
@@ -261,10 +287,15 @@ def compile_blocks(projector: Projector) -> None:
     Raises:
         ConfigError: no compiler for the code that torch generates.
     """
-    if not any(map(shutil.which, (os.environ.get("CXX", ""), "g++", "clang++"))):
-        raise ConfigError("run.compile needs a C++ compiler (g++ or clang++): install one, or set run.compile=false")
+    require_compiler()
     for block in projector.blocks:
         block.compile(dynamic=True)
+
+
+def require_compiler() -> None:
+    """Check that there is a compiler for the code that torch.compile generates. Raises ConfigError."""
+    if not any(map(shutil.which, (os.environ.get("CXX", ""), "g++", "clang++"))):
+        raise ConfigError("run.compile needs a C++ compiler (g++ or clang++): install one, or set run.compile=false")
 
 
 def micro_seed(seed: int, micro: int) -> int:

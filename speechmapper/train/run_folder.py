@@ -101,9 +101,7 @@ def open_accelerator(run: RunConfig, out: Path) -> Accelerator:
     Raises:
         ConfigError: a tracker that is not installed, or a precision that the device does not support.
     """
-    missing = [name for name in run.trackers if importlib.util.find_spec(name) is None]
-    if missing:
-        raise ConfigError(f"run.trackers: {not_installed(missing[0])}")
+    require_trackers(run)
     device = choose_device(run.device)
     precision = mixed_precision(run.precision, device)
     folders = ProjectConfiguration(project_dir=str(out), logging_dir=str(out / TRACKER_FOLDER))
@@ -114,6 +112,13 @@ def open_accelerator(run: RunConfig, out: Path) -> Accelerator:
         project_config=folders,
         kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)],
     )
+
+
+def require_trackers(run: RunConfig) -> None:
+    """Check that the packages of the trackers are installed. Raises ConfigError."""
+    missing = [name for name in run.trackers if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ConfigError(f"run.trackers: {not_installed(missing[0])}")
 
 
 def print_message(accelerator: Accelerator, message: str) -> None:

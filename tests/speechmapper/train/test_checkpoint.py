@@ -13,6 +13,7 @@ from speechmapper.train.checkpoint import (
     Checkpoint,
     list_checkpoints,
     load_newest,
+    newest_progress,
     read_checkpoint,
     save_checkpoint,
 )
@@ -41,6 +42,17 @@ def test_what_is_saved_comes_back(tmp_path):
 
 def test_nothing_there_is_none(tmp_path):
     assert load_newest(tmp_path, IDENTITY) is None
+
+
+def test_progress_is_read_without_the_tensors(tmp_path):
+    assert newest_progress(tmp_path, IDENTITY) is None
+    save_checkpoint(tmp_path, checkpoint(5), keep=2)
+    folder = save_checkpoint(tmp_path, checkpoint(7), keep=2)
+    for path in folder.glob("*.safetensors"):
+        path.unlink()
+    assert newest_progress(tmp_path, IDENTITY) == (7, {"skipped": 2, "scaler": None})
+    with pytest.raises(IdentityMismatch, match=r"model\.parameters: 12 != 13"):
+        newest_progress(tmp_path, {**IDENTITY, "model": {"parameters": 13}})
 
 
 def test_the_newest_wins_and_old_ones_go(tmp_path):

@@ -12,7 +12,7 @@ from speechmapper.train.cli import app
 from speechmapper.train.run import Outcome
 from tests.speechmapper.tiny import stage1_config
 
-OUTCOME = Outcome(7, True, "done", 1, {"loss": 0.123456, "dev_wer": 0.5})
+OUTCOME = Outcome(7, True, "done", 1, {"loss": 0.123456, "dev_wer": 0.5}, 12.5)
 
 
 @pytest.fixture
@@ -74,7 +74,9 @@ def test_a_person_reads_one_line_and_a_program_one_object(requests):
     assert call("stage1", "--store", "s", "--out", "o") == "done: 7 steps, 1 skipped, loss 0.1235, dev_wer 0.5; o\n"
     printed = json.loads(call("stage1", "--store", "s", "--out", "o", "--json"))
     figures = {"loss": 0.123456, "dev_wer": 0.5}
-    assert printed == {"out": "o", "step": 7, "finished": True, "ended": "done", "skipped": 1, "figures": figures}
+    expected = {"out": "o", "step": 7, "finished": True, "ended": "done", "skipped": 1, "figures": figures}
+    expected["seconds"] = 12.5
+    assert printed == expected
 
 
 def test_only_the_main_process_prints(requests, monkeypatch):

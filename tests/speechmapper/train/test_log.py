@@ -20,6 +20,7 @@ from speechmapper.train.log import (
     flatten,
     kept_examples,
     kept_lines,
+    last_figures,
     peak_gigabytes,
     read_metrics,
     run_names,
@@ -140,3 +141,14 @@ def test_histograms_go_to_tensorboard_and_to_nothing_else(tmp_path):
     assert list((tmp_path / "tensorboard").rglob("events*"))
     log_of(tmp_path).histograms(3, {"dev_norm": np.arange(5.0)})
     assert not (tmp_path / "metrics.jsonl").exists()
+
+
+def test_the_last_figures_are_those_of_the_last_line_and_validation(tmp_path):
+    assert last_figures(tmp_path, 9) == {}
+    log = log_of(tmp_path)
+    for step, figures in ((1, {"loss": 5.0, "lr": 1.0}), (1, {"dev_wer": 0.5}), (2, {"loss": 4.0}), (3, {"loss": 3.0})):
+        log.write(step, figures)
+    assert last_figures(tmp_path, 2) == {"loss": 4.0, "dev_wer": 0.5}
+    log.write(4, {"loss": float("nan"), "dev_wer": 0.25})
+    found = last_figures(tmp_path, 4)
+    assert np.isnan(found["loss"]) and found["dev_wer"] == 0.25

@@ -211,3 +211,32 @@ def test_what_averages_gradients_is_gone_when_the_process_group_ends(world, tmp_
     assert [outcome.step for outcome in ended] == [2, 2]
     assert found == [None, None]
     assert not distributed.is_initialized()
+
+
+def test_the_process_group_is_kept_where_other_loops_follow(world, tmp_path, averaged):
+    config = stage1_config(schedule={"steps": 2})
+    data = data_of(world, config.data)
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        loop(config, data).run([new_run(tmp_path / name, config, data, Recording())], False, in_sweep=True)
+        assert distributed.is_initialized()
+    assert [ref() for ref in averaged] == [None, None]
+
+
+class StoppedAtTheEnd(Recording):
+    """Ctrl-C comes in the validation after the last step."""
+
+    def evaluate(self, model, step):
+        os.kill(os.getpid(), signal.SIGINT)
+        return super().evaluate(model, step)
+
+
+@pytest.mark.parametrize("stage", [Recording(), StoppedAtTheEnd()])
+def test_a_signal_at_the_last_step_is_noted(world, tmp_path, stage):
+    config = stage1_config(run={"eval_utterances": 1})
+    data = data_of(world, config.data)
+    (tmp_path / "run").mkdir()
+    training = loop(config, data)
+    (outcome,) = training.run([new_run(tmp_path / "run", config, data, stage)], False)
+    assert outcome.finished
+    assert training.stop_requested == isinstance(stage, StoppedAtTheEnd)

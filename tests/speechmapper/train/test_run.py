@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from dataclasses import asdict
 
 import pytest
@@ -42,7 +43,7 @@ def test_the_outcome_before_and_after_the_last_step(world, tmp_path):
     run = new_run(tmp_path, config, data_of(world, config.data), Recording())
     outcome = asdict(run.outcome())
     assert outcome.pop("ended") == "stopped by a signal, saved; continue with --resume"
-    assert outcome == {"step": 0, "finished": False, "skipped": 0, "figures": {}}
+    assert outcome == {"step": 0, "finished": False, "skipped": 0, "figures": {}, "seconds": 0.0}
     run.step = 2
     assert (run.outcome().finished, run.outcome().ended) == (True, "done")
     run.step, run.stop_reason = 1, "good enough"
@@ -60,7 +61,9 @@ def test_the_state_in_a_checkpoint_keeps_its_names(world, tmp_path):
     }
     train(world, tmp_path / "run", stage=stage, **sections)
     found = load_newest(tmp_path / "run", {"made": "for this"})
-    assert dict(found.counters) == {"skipped": 0, "scaler": None, "epoch_ends": [6], "enough": "good enough"}
+    counters = dict(found.counters)
+    assert counters.pop("seconds") > 0
+    assert counters == {"skipped": 0, "scaler": None, "epoch_ends": [6], "enough": "good enough"}
     weights = {f"{prefix}.{name}" for prefix in ("projector", "average.module") for name in ("weight", "bias")}
     assert set(found.model) == {*weights, "average.n_averaged"}
 
@@ -75,6 +78,30 @@ def test_a_resumed_run_restores_weights_average_step_and_reason(world, tmp_path)
     assert (run.step, run.stop_reason, run.finished) == (6, None, False)
     _, _, resumed = train(world, tmp_path / "run", resume=True, **sections)
     assert torch.equal(resumed.weight, whole.weight) and torch.equal(resumed.bias, whole.bias)
+
+
+def test_a_resumed_run_restores_its_figures_and_seconds(world, tmp_path):
+    sections = {"run": {"eval_every": 4, "eval_utterances": 1}}
+    whole, _, _ = train(world, tmp_path / "run", **sections)
+    assert whole.seconds > 0 and set(whole.figures) == {"loss", "dev_figure"}
+    again, stage, _ = train(world, tmp_path / "run", resume=True, **sections)
+    assert (stage.seen, again.figures) == ([], pytest.approx(whole.figures, rel=1e-5))
+    assert again.seconds == pytest.approx(whole.seconds, abs=1e-3)
+
+
+def test_seconds_are_of_training_steps_alone(world, tmp_path):
+    class Slow(Recording):
+        def sums(self, model, batch):
+            time.sleep(0.05)
+            return super().sums(model, batch)
+
+        def evaluate(self, model, step):
+            time.sleep(1)
+            return super().evaluate(model, step)
+
+    run = {"eval_every": 2, "eval_utterances": 1}
+    outcome, _, _ = train(world, tmp_path / "run", stage=Slow(), run=run, schedule={"steps": 4, "warmup": 0})
+    assert 0.2 < outcome.seconds < 1
 
 
 def test_compiling_needs_a_compiler(monkeypatch):
