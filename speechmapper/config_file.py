@@ -3,6 +3,7 @@
     presets/demo.yaml     stage1: {optimizer: {lr: 1.0e-3}}     --preset demo, shipped with the package
     my.yaml               stage1: {optimizer: {lr: 5.0e-4}}     --config my.yaml
                           --set optimizer.lr=2e-4               this run
+                          --vary optimizer.lr=2e-4,1e-4         the runs of a sweep, one per value
     RUN/config.yaml       every value that was used; can be given as --config
 
 Below them all lie the defaults of `speechmapper/config.py`; two of stage 2 depend on its task and sigma
@@ -118,16 +119,41 @@ def read_section(file: Path, stage: str) -> Mapping[str, Any]:
 
 def parse_setting(setting: str) -> dict[str, Any]:
     """`optimizer.lr=1e-3` as `{"optimizer": {"lr": 0.001}}`; the value is read as YAML."""
-    key, equals, text = setting.partition("=")
-    if not equals or not key.strip():
-        raise ConfigError(f"--set {setting}: write key=value, such as optimizer.lr=1e-4")
-    try:
-        value = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise ConfigError(f"--set {setting}: the value is not valid YAML") from error
-    for name in reversed(key.strip().split(".")):
+    key, text = _key_and_text(setting, f"--set {setting}", "key=value, such as optimizer.lr=1e-4")
+    return nested(key, _read_value(text, f"--set {setting}"))
+
+
+def parse_values(setting: str) -> tuple[str, list[Any]]:
+    """`model.strides=[2,2],[2,1]` as `("model.strides", [[2, 2], [2, 1]])`: a key of `--vary` with its values.
+
+    The values are read as the items of a YAML list: a comma inside brackets or quotes belongs to its value.
+    """
+    key, text = _key_and_text(setting, f"--vary {setting}", "key=value,value, such as optimizer.lr=1e-4,2e-4")
+    values = _read_value(f"[{text}]", f"--vary {setting}")
+    if not values:
+        raise ConfigError(f"--vary {setting}: give at least one value, such as {key}=A,B")
+    return key, values
+
+
+def nested(key: str, value: Any) -> dict[str, Any]:
+    """`("optimizer.lr", 0.001)` as `{"optimizer": {"lr": 0.001}}`: one setting as a layer of a configuration."""
+    for name in reversed(key.split(".")):
         value = {name: value}
     return value
+
+
+def _key_and_text(setting: str, source: str, form: str) -> tuple[str, str]:
+    key, equals, text = setting.partition("=")
+    if not equals or not key.strip():
+        raise ConfigError(f"{source}: write {form}")
+    return key.strip(), text
+
+
+def _read_value(text: str, source: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise ConfigError(f"{source}: the value is not valid YAML") from error
 
 
 def to_yaml(stage: str, config: Any) -> str:

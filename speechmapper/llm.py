@@ -116,17 +116,7 @@ class FrozenLLM:
         Raises:
             ModelError: other input embeddings.
         """
-        spec = targets.spec
-        mine = self.input_table(spec.vocabulary).cpu()
-        same = mine.shape == (spec.vocabulary, spec.width)
-        if same:
-            error = (mine - torch.from_numpy(targets.table)).square().mean().item()
-            same = error <= TABLE_TOLERANCE * spec.table_scale
-        if not same:
-            raise ModelError(
-                f"--llm {self.source.id}: its input embeddings are not those of target set {spec.name} "
-                f"(made from {spec.llm}); name that LLM, or choose another --target"
-            )
+        require_same_table(self.input_table(targets.spec.vocabulary).cpu(), targets, self.source.id)
 
     def table_sha256(self, vocabulary: int) -> str:
         """Fingerprint of the first `vocabulary` rows of the embedding table, in the precision it is loaded in."""
@@ -271,6 +261,25 @@ def common_start(ids: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
         if any(row[position] != token for row in ids):
             return shortest[:position]
     return shortest
+
+
+def require_same_table(table_VE: torch.Tensor, targets: TargetSet, llm: str) -> None:
+    """Check that an LLM's input embeddings (V, E), float32, are a target set's but for rounding.
+
+    Raises:
+        ModelError: other embeddings; names the LLM.
+    """
+    spec = targets.spec
+    mine = table_VE[: spec.vocabulary]
+    same = mine.shape == (spec.vocabulary, spec.width)
+    if same:
+        error = (mine - torch.from_numpy(targets.table)).square().mean().item()
+        same = error <= TABLE_TOLERANCE * spec.table_scale
+    if not same:
+        raise ModelError(
+            f"--llm {llm}: its input embeddings are not those of target set {spec.name} "
+            f"(made from {spec.llm}); name that LLM, or choose another --target"
+        )
 
 
 def load_llm(source: ModelSource, device: torch.device, dtype: str = "auto", tokenizer: Any | None = None) -> FrozenLLM:

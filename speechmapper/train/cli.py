@@ -12,8 +12,9 @@ import typer
 
 from sm_pipeline.console import new_app, print_json, run
 from speechmapper import config_help
-from speechmapper.config_file import PRESETS, load_stage1, load_stage2
+from speechmapper.config_file import PRESETS, layers_of, load_stage1, load_stage2
 from speechmapper.train.launch import end_with_parent, is_main, run_processes
+from speechmapper.train.vary import ALPHA, parse_axes, stage1_variants
 
 if TYPE_CHECKING:
     from speechmapper.train.run import Outcome
@@ -113,15 +114,27 @@ def keys(as_json: JsonOption = False) -> None:
     print_json(config_help.to_json()) if as_json else typer.echo(config_help.in_words())
 
 
-sweep = typer.Typer(no_args_is_help=True, help="Several runs that differ in one setting, and a table comparing them.")
+sweep = typer.Typer(no_args_is_help=True, help="Several runs that differ in some settings, and a table of them.")
 app.add_typer(sweep, name="sweep")
 
 
 @sweep.command("stage1")
 def sweep_stage1(
     store: StoreOption,
-    alpha: Annotated[str, typer.Option(help="Values of objective.alpha, separated by commas: 5,7,9.")],
-    out: Annotated[Path, typer.Option(help="Folder to write: one run folder per value, and sweep.json.")],
+    out: Annotated[Path, typer.Option(help="Folder to write: one run folder per run, and sweep.json.")],
+    vary: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KEY=V1,V2",
+            help="A setting and its values: optimizer.lr=1e-4,1e-3 or 'model.strides=[2,2],[2,1]'. Repeatable: all "
+            "combinations are trained.",
+        ),
+    ] = None,
+    alpha: Annotated[str | None, typer.Option(help="Short for --vary objective.alpha=...: 5,7,9.")] = None,
+    llm: Annotated[
+        str | None,
+        typer.Option(help="An LLM that reads the validation utterances of every run, after the training: dev_llm_wer."),
+    ] = None,
     target: TargetOption = None,
     split: SplitOption = None,
     preset: PresetOption = None,
@@ -131,24 +144,28 @@ def sweep_stage1(
     processes: ProcessesOption = 1,
     as_json: JsonOption = False,
 ) -> None:
-    """Stage 1 with several alphas, all trained from one read of the store."""
-    resolved = load_stage1(preset, config, settings or [])
+    """Stage 1 with several values of some settings; runs with the same batches share each read of the store."""
+    axes = parse_axes([*([f"{ALPHA}={_numbers(alpha)}"] if alpha is not None else []), *(vary or [])])
+    variants = stage1_variants(layers_of("stage1", preset, config, settings or []), axes)
     if processes > 1:
-        return run_processes(processes, sys.argv[1:])
-    from speechmapper.train.stage1 import Stage1Request
-    from speechmapper.train.sweep import print_rows, sweep_stage1
+        run_processes(processes, sys.argv[1:])
+        return
+    from speechmapper.train.sweep import SweepRequest, require_success, sweep_stage1
+    from speechmapper.train.sweep_table import print_rows
 
-    rows = sweep_stage1(Stage1Request(store, out, resolved, target, split, resume), _numbers(alpha))
+    rows = sweep_stage1(SweepRequest(store, out, variants, target, split, resume, llm))
     if is_main():
         print_rows(rows, out, as_json)
-    return None
+    require_success(rows)
 
 
-def _numbers(text: str) -> list[float]:
+def _numbers(text: str) -> str:
+    """The text, checked to be numbers separated by commas."""
     try:
-        return [float(part) for part in text.split(",")]
+        [float(part) for part in text.split(",")]
     except ValueError:
         raise typer.BadParameter(f"{text}: give numbers separated by commas", param_hint="--alpha") from None
+    return text
 
 
 def _print_outcome(outcome: Outcome, out: Path, as_json: bool) -> None:

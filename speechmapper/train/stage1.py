@@ -5,34 +5,43 @@
                               validation: distances, nearest-token WER, lengths, norms
 
 No LLM is imported or read: the targets, the embedding table and the tokenizer are in the store. Only the objective part
-`kd`, off by default, reads an LLM's first layers (`speechmapper/first_layers.py`). Several variants can be trained from
-one read of the store (`sm-train sweep`): the same loop with several runs.
+`kd`, off by default, reads an LLM's first layers (`speechmapper/first_layers.py`). Several runs with the same batches
+can be trained from one read of the store (`train_runs`), in the same loop; `train/sweep.py` does.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
 
+from sm_pipeline.devices import choose_device, mixed_precision
 from sm_store import Geometry
 from sm_store.errors import ConfigError
 from speechmapper.config import Stage1Config
 from speechmapper.loader.data import DataRequest, TrainingData, open_data
 from speechmapper.loader.token_ids import token_counts
+from speechmapper.objectives import Objective
 from speechmapper.objectives.build import build_objective, readout_of
 from speechmapper.projector import OWN_HEAD, Projector, ProjectorConfig
 from speechmapper.saved_projector import trained_for
 from speechmapper.train.alignable import alignment_report
 from speechmapper.train.loop import Loop
-from speechmapper.train.run import Outcome, Run, Setup
-from speechmapper.train.run_folder import open_accelerator, print_message, run_identity, start_run
+from speechmapper.train.run import Outcome, Run, Setup, require_compiler
+from speechmapper.train.run_folder import (
+    open_accelerator,
+    print_message,
+    require_trackers,
+    run_identity,
+    start_run,
+)
 from speechmapper.train.run_lock import locked_run
 from speechmapper.train.stage import ObjectiveStage, ProjectorWithObjective
 from speechmapper.train.validation import vector_validation
@@ -63,53 +72,61 @@ def train_stage1(request: Stage1Request) -> Outcome:
         IdentityMismatch: --resume with another store, model, data order or objective.
         RunFailed: non-finite gradients step after step.
     """
-    return train_variants(request, {request.out: request.config})[0]
+    out, config = request.out, request.config
+    data = open_stage1_data(request.data, config)
+    accelerator = open_accelerator(config.run, out)
+    with ExitStack() as locks:
+        locks.enter_context(locked_run(out, accelerator))
+        start_run(out, config, request.resume, accelerator)
+        (outcome,), _ = train_runs("stage 1", data, {out: config}, request.resume)
+        return outcome
 
 
-def train_variants(request: Stage1Request, variants: Mapping[Path, Stage1Config]) -> list[Outcome]:
-    """Train one run per variant, all from one read of the store; each is bit for bit what it would be alone.
+def open_stage1_data(request: DataRequest, config: Stage1Config) -> TrainingData:
+    """What a run with this configuration reads; raises as `open_data`."""
+    return open_data(request, geometry_of(config), config.data, config.seed)
+
+
+def train_runs(
+    name: str, data: TrainingData, configs: Mapping[Path, Stage1Config], resume: bool, in_sweep: bool = False
+) -> tuple[list[Outcome], bool]:
+    """Train a run per folder, all from one read of the data; each is bit for bit what it would be alone.
+
+    Returns how each run ended, and whether a signal asked to stop.
 
     Args:
-        variants: configuration by run folder; they differ from `request.config` only in settings that reading does
-            not depend on.
-
-    Raises:
-        ConfigError: several variants with a tracker that supports only one run per process. Else as `train_stage1`.
+        name: for messages.
+        configs: by run folder, started and locked; all have the same `batches_of`.
+        in_sweep: other runs go on when one fails, and the group of processes is kept for the runs after these.
     """
-    with ExitStack() as locks:
-        return _train_variants(request, variants, locks)
-
-
-def _train_variants(request: Stage1Request, variants: Mapping[Path, Stage1Config], locks: ExitStack) -> list[Outcome]:
-    """As `train_variants`; the locks of the run folders are held until `locks` is closed."""
-    config = request.config
-    single_run_trackers = [name for name in config.run.trackers if name != "tensorboard"]
-    if len(variants) > 1 and single_run_trackers:
-        raise ConfigError(
-            f"run.trackers {', '.join(single_run_trackers)}: one run per process, and this process trains "
-            f"{len(variants)}; give --set run.trackers=[tensorboard]"
-        )
-    data = open_data(request.data, geometry_of(config), config.data, config.seed)
-    accelerators = {out: open_accelerator(variant.run, out) for out, variant in variants.items()}
-    first = next(iter(accelerators.values()))
-    for out, variant in variants.items():
-        locks.enter_context(locked_run(out, first))
-        start_run(out, variant, request.resume, first)
-    runs = [build_run(out, variant, data, accelerators[out]) for out, variant in variants.items()]
-    distilled = any("kd" in variant.objective.name.split("+") for variant in variants.values())
+    accelerators = {out: open_accelerator(config.run, out) for out, config in configs.items()}
+    first, config = next(iter(accelerators.values())), next(iter(configs.values()))
+    runs = [build_run(out, each, data, accelerators[out]) for out, each in configs.items()]
+    sizes = sorted({run.projector.num_parameters() for run in runs})
+    distilled = any("kd" in config.objective.name.split("+") for config in configs.values())
     llm = "of an LLM its first layers alone (objective kd)" if distilled else "no LLM"
     each = f" in each of {len(runs)} runs" if len(runs) > 1 else ""
     print_message(
         first,
-        f"stage 1: {len(data.order.indices)} utterances of {data.split or 'the store'}, left out: {data.left_out}; "
-        f"{runs[0].projector.num_parameters():,} parameters learn{each}; {llm}",
+        f"{name}: {len(data.order.indices)} utterances of {data.split or 'the store'}, left out: {data.left_out}; "
+        f"{' to '.join(f'{size:,}' for size in (sizes[0], sizes[-1])[: len(sizes)])} parameters learn{each}; {llm}",
     )
-    loop = Loop("stage 1", data.source, data.order, config.data, config.schedule, first)
-    outcomes = loop.run(runs, request.resume)
+    loop = Loop(name, data.source, data.order, config.data, config.schedule, first)
+    outcomes = loop.run(runs, resume, in_sweep)
     if first.is_main_process:
         for run in runs:
-            run.save_result()
-    return outcomes
+            if run.failure is None:
+                run.save_result()
+    return outcomes, loop.stop_requested
+
+
+def batches_of(config: Stage1Config) -> Hashable:
+    """What decides a run's batches besides the store; runs in which it is equal can share each read.
+
+    Raises:
+        ConfigError: kernels, strides and paddings that do not fit together.
+    """
+    return config.data, config.seed, config.schedule.steps, geometry_of(config)
 
 
 def build_run(out: Path, config: Stage1Config, data: TrainingData, accelerator: Accelerator) -> Run:
@@ -117,9 +134,7 @@ def build_run(out: Path, config: Stage1Config, data: TrainingData, accelerator: 
     sizes = projector_config(config, data)
     torch.manual_seed(config.seed)
     projector = Projector(sizes)
-    counts = partial(token_counts, data)
-    objective = build_objective(config.objective, data.targets, sizes, accelerator.device, counts)
-    alignable = alignment_report(objective, data, accelerator.device)
+    objective, alignable = objective_for(config, data, sizes, accelerator.device)
     if alignable:
         print_message(accelerator, f"{out.name}: {alignable}")
     identity = run_identity(config, projector, data)
@@ -127,6 +142,36 @@ def build_run(out: Path, config: Stage1Config, data: TrainingData, accelerator: 
     setup = Setup(out, config, identity, data.order, data.store.identity.frame_rate)
     stage = ObjectiveStage(objective, validation.run if validation else None)
     return Run(setup, stage, ProjectorWithObjective(projector, objective), accelerator)
+
+
+def check_run(out: Path, config: Stage1Config, data: TrainingData) -> dict[str, Any]:
+    """Check all that `build_run` would refuse, without weights and without writing; returns the run's identity.
+
+    Raises:
+        ConfigError: settings that do not fit the store, each other or this machine.
+    """
+    require_trackers(config.run)
+    mixed_precision(config.run.precision, choose_device(config.run.device))
+    if config.run.compile:
+        require_compiler()
+    sizes = projector_config(config, data)
+    objective_for(config, data, sizes, torch.device("cpu"))
+    vector_validation(out, data, config.run)
+    with torch.device("meta"):
+        projector = Projector(sizes)
+    return run_identity(config, projector, data)
+
+
+def objective_for(
+    config: Stage1Config, data: TrainingData, sizes: ProjectorConfig, device: torch.device
+) -> tuple[Objective, str]:
+    """The objective on `device`, and how many texts it cannot align, as text.
+
+    Raises:
+        ConfigError: as `build_objective` and `alignment_report`.
+    """
+    objective = build_objective(config.objective, data.targets, sizes, device, partial(token_counts, data))
+    return objective, alignment_report(objective, data, device)
 
 
 def geometry_of(config: Stage1Config) -> Geometry:

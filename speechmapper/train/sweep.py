@@ -1,72 +1,262 @@
-"""Several variants of stage 1 from one read of the store, and a table that compares them.
+"""Several variants of stage 1 that share what they read, and a table that compares them.
 
-    sm-train sweep stage1 --alpha 5,7,9 --store S --out OUT
-    OUT/alpha-5/ OUT/alpha-7/ OUT/alpha-9/     run folders, each as `sm-train stage1` would make it
-    OUT/sweep.json                             the last figures of each: a list, one object per run
-    --json                                     {"out": OUT, "runs": that list}
+    sm-train sweep stage1 --vary optimizer.lr=1e-3,1e-4 --vary seed=1,2 --store S --out OUT
+    OUT/lr-0.001_seed-1/ OUT/lr-0.0001_seed-1/ ...    run folders, each as `sm-train stage1` would make it
+    OUT/sweep.json                                    the last figures of each: a list, one object per run
 
-Every batch is read and copied to the device once; the projectors take their steps on it one after the other. Where
-reading limits the speed, three alphas cost little more than one.
+Runs whose batches are the same (equal data settings, seed, steps and geometry) form a group, here one per seed. A group
+is trained in one loop: every batch is read and copied to the device once, and its projectors take their steps on it one
+after the other; where reading limits the speed, three alphas cost little more than one. The groups follow each other.
+
+Everything is checked before the first step of the first group. `--resume` continues where the sweep was: a group that
+is finished is not trained again. With `--llm` that LLM reads the validation utterances of every run at the end.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Hashable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sm_pipeline.console import print_json
+from accelerate import Accelerator
+
+from sm_pipeline.console import progress
 from sm_store.durable import write_file
-from sm_store.errors import ConfigError
-from speechmapper.config import Stage1Config
-from speechmapper.train.stage1 import Stage1Request, train_variants
+from sm_store.errors import ConfigError, RunFailed
+from speechmapper.loader.data import DataRequest, TrainingData
+from speechmapper.saved_projector import PROJECTOR_FOLDER
+from speechmapper.train.checkpoint import newest_progress
+from speechmapper.train.log import last_figures, rounded
+from speechmapper.train.loop import require_shares
+from speechmapper.train.run import DONE, STOPPED, Outcome
+from speechmapper.train.run_folder import open_accelerator, print_message, start_run
+from speechmapper.train.run_lock import locked_run
+from speechmapper.train.stage1 import batches_of, check_run, open_stage1_data, train_runs
+from speechmapper.train.vary import ALPHA, Variant, named_in_errors
 
 SWEEP_FILE = "sweep.json"
+LLM_WER = "dev_llm_wer"
+UNFINISHED = "not trained to its end; continue with --resume"
 
 
-def sweep_stage1(request: Stage1Request, alphas: Sequence[float]) -> list[dict[str, Any]]:
-    """Train one run per alpha; returns the rows of the table, in the order of `alphas`.
+@dataclass(frozen=True, slots=True)
+class SweepRequest:
+    """The arguments of `sm-train sweep stage1`: `out` will hold the run folders; `llm` is a model argument or None."""
 
-    Args:
-        request: as for a single run; `out` is the folder that will hold the runs.
+    store: Path
+    out: Path
+    variants: Sequence[Variant]
+    target: str | None = None
+    split: str | None = None
+    resume: bool = False
+    llm: str | None = None
+
+    def read(self, group: Sequence[Variant]) -> TrainingData:
+        """What the runs of a group train on."""
+        return open_stage1_data(DataRequest(self.store, self.target, self.split), group[0].config)
+
+    def folder(self, variant: Variant) -> Path:
+        """The variant's run folder."""
+        return self.out / variant.name
+
+
+def sweep_stage1(request: SweepRequest) -> list[dict[str, Any]]:
+    """Train one run per variant; returns the rows of the table, in the order of the variants.
 
     Raises:
-        ConfigError: no alpha, or two whose runs would have the same folder. Else as `train_stage1`.
+        ConfigError: a variant that cannot be trained, or several in one group with a tracker that supports only one
+            run per process. ModelError: an LLM that is not the target set's. Else as `train_stage1`.
     """
-    variants = {request.out / f"alpha-{alpha:g}": with_alpha(request.config, alpha) for alpha in alphas}
-    if not alphas or len(variants) < len(alphas):
-        raise ConfigError(
-            f"--alpha {','.join(map(str, alphas))}: give different numbers, such as 5,7,9; they name the run folders, "
-            "rounded to six digits"
-        )
-    outcomes = train_variants(request, variants)
-    rows = [
-        {"run": out.name, "alpha": alpha, **dataclasses.asdict(outcome)}
-        for (out, alpha), outcome in zip(zip(variants, alphas, strict=True), outcomes, strict=True)
-    ]
-    write_file(request.out / SWEEP_FILE, json.dumps(rows, indent=1).encode() + b"\n")
+    groups = groups_of(request.variants)
+    require_trackers_fit(groups)
+    first = request.variants[0]
+    accelerator = open_accelerator(first.config.run, request.folder(first))
+    identities = check_groups(request, groups, accelerator)
+    with ExitStack() as locks:
+        for variant in request.variants:
+            locks.enter_context(locked_run(request.folder(variant), accelerator))
+            start_run(request.folder(variant), variant.config, request.resume, accelerator)
+        outcomes = {
+            variant.name: outcome_so_far(request.folder(variant), variant, identities[variant.name])
+            for variant in request.variants
+        }
+        stopped = False
+        for number, group in enumerate(groups, 1):
+            if not stopped:
+                name = (
+                    f"stage 1, group {number} of {len(groups)} ({in_common(group)})" if len(groups) > 1 else "stage 1"
+                )
+                stopped = train_group(request, name, group, outcomes, accelerator)
+                # Kept if something later fails; --resume then has only that left to do.
+                rows = write_rows(request, outcomes, identities, accelerator)
+    accelerator.state.destroy_process_group()
+    if request.llm is not None and not stopped and accelerator.is_main_process:
+        add_llm_figures(request, groups, rows, accelerator)
     return rows
 
 
-def with_alpha(config: Stage1Config, alpha: float) -> Stage1Config:
-    """The same configuration with another alpha."""
-    return dataclasses.replace(config, objective=dataclasses.replace(config.objective, alpha=alpha))
+def groups_of(variants: Sequence[Variant]) -> list[list[Variant]]:
+    """The variants by what they read, groups and variants in the order given. Raises ConfigError: a bad geometry."""
+    groups: dict[Hashable, list[Variant]] = {}
+    for variant in variants:
+        with named_in_errors(variant.flags):
+            groups.setdefault(batches_of(variant.config), []).append(variant)
+    return list(groups.values())
 
 
-def print_rows(rows: Sequence[dict[str, Any]], out: Path, as_json: bool) -> None:
-    """Print the table, or one JSON object `{"out": OUT, "runs": rows}`, on stdout."""
-    if as_json:
-        print_json({"out": str(out), "runs": list(rows)})
-        return
-    from rich.console import Console
-    from rich.table import Table
+def require_trackers_fit(groups: Sequence[Sequence[Variant]]) -> None:
+    """Raises ConfigError where runs that are trained together have a tracker that supports one run per process."""
+    for group in groups:
+        trackers = {name: None for variant in group for name in variant.config.run.trackers if name != "tensorboard"}
+        if len(group) > 1 and trackers:
+            raise ConfigError(
+                f"run.trackers {', '.join(trackers)}: one run per process, and this process trains {len(group)} "
+                "together; give --set run.trackers=[tensorboard]"
+            )
 
-    names = list(dict.fromkeys(name for row in rows for name in row["figures"]))
-    table = Table("", *(str(row["run"]) for row in rows))
-    table.add_row("steps", *(str(row["step"]) for row in rows))
-    for name in names:
-        table.add_row(name, *(f"{row['figures'][name]:.4g}" if name in row["figures"] else "" for row in rows))
-    Console().print(table)
-    Console().print(f"{out / SWEEP_FILE}", soft_wrap=True)
+
+def check_groups(
+    request: SweepRequest, groups: Sequence[Sequence[Variant]], accelerator: Accelerator
+) -> dict[str, dict[str, Any]]:
+    """Check every variant as far as that is possible without training; returns their identities by name.
+
+    Raises:
+        ConfigError: names the variant, unless it is about what all variants share. ModelError: a bad LLM.
+    """
+    identities = {}
+    shared = ("--", str(request.store))  # how errors begin that are about no variant
+    for group in groups:
+        with named_in_errors(group[0].flags, shared):
+            require_shares(group[0].config.data, accelerator)
+            data = request.read(group)
+        for variant in group:
+            with named_in_errors(variant.flags, shared):
+                identities[variant.name] = check_run(request.folder(variant), variant.config, data)
+                _require_utterances(request.llm, variant, data)
+        if request.llm is not None and group is groups[0]:
+            from speechmapper.train.llm_read import require_llm
+
+            require_llm(request.llm, data.targets)
+    return identities
+
+
+def _require_utterances(llm: str | None, variant: Variant, data: TrainingData) -> None:
+    if llm is not None and (not variant.config.run.eval_utterances or not len(data.dev)):
+        raise ConfigError(
+            f"--llm {llm}: nothing to read: it reads run.eval_utterances ({variant.config.run.eval_utterances}) of the "
+            f"dev split, which has {len(data.dev)}; set run.eval_utterances, or leave --llm out"
+        )
+
+
+def outcome_so_far(out: Path, variant: Variant, identity: Mapping[str, Any]) -> Outcome:
+    """How far a run is, by its newest checkpoint.
+
+    Raises:
+        IdentityMismatch: the checkpoint is of a run with other settings or of another store.
+    """
+    step, counters = newest_progress(out, identity) or (0, {})
+    reason = counters.get("enough") or (DONE if counters and step >= variant.config.schedule.steps else None)
+    finished = reason is not None and has_result(out, step)
+    ended = reason if finished and reason else UNFINISHED
+    return Outcome(
+        step, finished, ended, counters.get("skipped", 0), last_figures(out, step), counters.get("seconds", 0.0)
+    )
+
+
+def has_result(out: Path, step: int) -> bool:
+    """Whether the projector of a run that ended after `step` steps was saved."""
+    try:
+        training = json.loads((out / PROJECTOR_FOLDER / "config.json").read_bytes())["trained_for"]["training"]
+        return bool(training["finished"]) and training["steps"] == step
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def train_group(
+    request: SweepRequest,
+    name: str,
+    group: Sequence[Variant],
+    outcomes: dict[str, Outcome],
+    accelerator: Accelerator,
+) -> bool:
+    """Train the runs of a group, if any is not finished, and set their `outcomes`; returns whether a signal came."""
+    if all(outcomes[variant.name].finished for variant in group):
+        runs = "its run was" if len(group) == 1 else f"its {len(group)} runs were"
+        print_message(accelerator, f"{name}: {runs} finished before; not trained again")
+        return False
+    configs = {request.folder(variant): variant.config for variant in group}
+    trained, stop_requested = train_runs(name, request.read(group), configs, request.resume, in_sweep=True)
+    outcomes.update(zip((variant.name for variant in group), trained, strict=True))
+    return stop_requested
+
+
+def in_common(group: Sequence[Variant]) -> str:
+    """The varied settings that are the same in all runs of a group: `seed=2`."""
+    first = group[0].settings
+    shared = [key for key in first if all(variant.settings[key] == first[key] for variant in group)]
+    return " ".join(f"{key}={json.dumps(first[key])}" for key in shared)
+
+
+def row(variant: Variant, outcome: Outcome, identity: Mapping[str, Any]) -> dict[str, Any]:
+    """One object of sweep.json; figures are written as in the log, and `alpha` is there where it is varied."""
+    alpha = {"alpha": variant.settings[ALPHA]} if ALPHA in variant.settings else {}
+    return {
+        "run": variant.name,
+        **alpha,
+        "settings": dict(variant.settings),
+        **dataclasses.asdict(outcome),
+        "figures": {name: rounded(value) for name, value in outcome.figures.items()},
+        "seconds": round(outcome.seconds, 3),
+        "parameters": identity["model"]["parameters"],
+    }
+
+
+def require_success(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Raises RunFailed where a run ended otherwise than by its last step, a stop reason or a signal."""
+    failed = [str(row["run"]) for row in rows if not row["finished"] and row["ended"] not in (STOPPED, UNFINISHED)]
+    if failed:
+        raise RunFailed(f"{len(failed)} of {len(rows)} runs failed, see `ended` in {SWEEP_FILE}: {', '.join(failed)}")
+
+
+def write_rows(
+    request: SweepRequest,
+    outcomes: Mapping[str, Outcome],
+    identities: Mapping[str, Mapping[str, Any]],
+    accelerator: Accelerator,
+) -> list[dict[str, Any]]:
+    """Write sweep.json as far as the runs are; returns its rows."""
+    rows = [row(variant, outcomes[variant.name], identities[variant.name]) for variant in request.variants]
+    if accelerator.is_main_process:
+        _write(request.out, rows)
+    return rows
+
+
+def _write(out: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    write_file(out / SWEEP_FILE, json.dumps(list(rows), indent=1).encode() + b"\n")
+
+
+def add_llm_figures(
+    request: SweepRequest,
+    groups: Sequence[Sequence[Variant]],
+    rows: Sequence[dict[str, Any]],
+    accelerator: Accelerator,
+) -> None:
+    """Let the LLM read the validation utterances of every run that did not fail; into the rows and sweep.json."""
+    from speechmapper.train.llm_read import load_reader
+
+    by_name = {row["run"]: row for row in rows}
+    reader = None
+    with progress(len(rows), f"reading with {request.llm}", "runs") as bar:
+        for group in groups:
+            data = request.read(group)
+            reader = reader or load_reader(str(request.llm), data.targets, accelerator)
+            for variant in group:
+                if by_name[variant.name]["finished"]:
+                    wer = reader.wer(request.folder(variant), variant.config.run, data)
+                    by_name[variant.name]["figures"][LLM_WER] = None if wer is None else rounded(wer)
+                bar.advance(1)
+    _write(request.out, rows)

@@ -33,7 +33,7 @@ from speechmapper.projector import HEADS, use_head
 from speechmapper.readout.build import llm_readout
 from speechmapper.saved_projector import load_projector
 from speechmapper.train.log import read_metrics
-from speechmapper.train.stage1 import Stage1Request, geometry_of, train_variants
+from speechmapper.train.stage1 import Stage1Request, geometry_of, train_stage1
 from speechmapper.train.stage2 import ReadValidation
 from speechmapper.train.validation import dev_set
 
@@ -68,7 +68,7 @@ def measure(given: argparse.Namespace) -> dict[str, list[dict[str, float]]]:
         runs = {given.out / f"{name}-seed{seed}": variant(config, name) for name in given.objectives}
         for run, each in runs.items():
             started = time.perf_counter()
-            train_variants(Stage1Request(given.store, run, each), {run: each})
+            train_stage1(Stage1Request(given.store, run, each))
             seconds = time.perf_counter() - started
             figures = {key.removeprefix("dev_"): value for key, value in read_metrics(run)[-1].items()}
             row = {name: figures[name] for name in ("wer", "relative_mse")} | {"seconds": seconds / each.schedule.steps}

@@ -39,7 +39,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from sm_store import Fields, Geometry, Identity, Record, Store, TargetSpec
 from sm_store.targets import table_scale, table_sha256, tokenizer_sha256
 from speechmapper.config import Stage1Config
-from speechmapper.config_file import load_config
+from speechmapper.config_file import load_config, to_plain
 from speechmapper.loader.data import DataRequest, open_data
 from speechmapper.loader.prefetch import StepBatches, StepReader
 from speechmapper.objectives import Answers
@@ -48,7 +48,8 @@ from speechmapper.projector import Projector
 from speechmapper.train.log import read_metrics
 from speechmapper.train.run_folder import open_accelerator
 from speechmapper.train.stage1 import Stage1Request, build_run, geometry_of, projector_config, train_stage1
-from speechmapper.train.sweep import sweep_stage1, with_alpha
+from speechmapper.train.sweep import SweepRequest, sweep_stage1
+from speechmapper.train.vary import parse_axes, stage1_variants
 
 WIDTH, VOCABULARY, SHARD = 1024, 2000, 256
 RATE = 25  # stored frames a second
@@ -222,14 +223,14 @@ def link(rate: float) -> Iterator[None]:
 
 def sweep(folder: Path, out: Path, config: Stage1Config) -> tuple[float, float, float]:
     """Seconds of three runs one by one, of a sweep of the three, and the share of a run spent waiting for data."""
-    alphas = (5.0, 7.0, 9.0)
+    variants = stage1_variants([("bench", to_plain(config))], parse_axes(["objective.alpha=5,7,9"]))
     began = time.perf_counter()
-    for alpha in alphas:
-        train_stage1(Stage1Request(folder, out / f"single-{alpha:g}", with_alpha(config, alpha)))
+    for variant in variants:
+        train_stage1(Stage1Request(folder, out / "single" / variant.name, variant.config))
     single = time.perf_counter() - began
     began = time.perf_counter()
-    sweep_stage1(Stage1Request(folder, out / "sweep", config), alphas)
-    return single, time.perf_counter() - began, read_metrics(out / "single-5")[-1]["data_wait"]
+    sweep_stage1(SweepRequest(folder, out / "sweep", variants))
+    return single, time.perf_counter() - began, read_metrics(out / "single" / "alpha-5")[-1]["data_wait"]
 
 
 def matmul_rate(device: torch.device, dtype: torch.dtype) -> float:

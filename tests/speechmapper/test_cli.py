@@ -57,6 +57,7 @@ def test_version(name, app):
     assert (result.exit_code, result.output.strip()) == (0, f"{name} {__version__}")
 
 
+SWEEP = ("sweep", "stage1", "--store", "none", "--out", "o")
 MEASURING = ("--json", "--normalizer", "--out", "--split")
 TRAINING = ("--config", "--json", "--out", "--preset", "--processes", "--resume", "--set", "--split", "--target")
 
@@ -83,7 +84,7 @@ def test_flags_do_not_multiply():
     assert flags == {
         "stage1": sorted({*TRAINING, "--store"}),
         "stage2": sorted({*TRAINING, "--store", "--projector", "--llm", "--task", "--sigma"}),
-        "sweep stage1": sorted({*TRAINING, "--store", "--alpha"}),
+        "sweep stage1": sorted({*TRAINING, "--store", "--alpha", "--vary", "--llm"}),
         "asr": sorted({*MEASURING, "--device", "--llm", "--manifest", "--max-new-tokens", "--store"}),
         "keys": ["--json"],
         "score": ["--json", "--normalizer"],
@@ -113,6 +114,10 @@ def test_flags_do_not_multiply():
             "unknown key data.frame; did you mean frames?",
         ),
         ("speechmapper.train.cli", ["stage1", "--store", "none", "--out", "o"], "none"),
+        ("speechmapper.train.cli", [*SWEEP], "--vary: name at least one setting"),
+        ("speechmapper.train.cli", [*SWEEP, "--vary", "optimizer.lrr=1"], "--vary optimizer.lrr: unknown key"),
+        ("speechmapper.train.cli", [*SWEEP, "--vary", "optimizer.lr=1,-1"], "--vary optimizer.lr=-1: "),
+        ("speechmapper.train.cli", [*SWEEP, "--vary", "seed=1", "--vary", "seed=2"], "--vary seed: given twice"),
         (
             "speechmapper.train.cli",
             ["stage2", "--store", "s", "--projector", "p", "--llm", "l", "--out", "o", "--sigma", "7"],

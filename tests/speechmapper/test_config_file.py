@@ -9,7 +9,15 @@ import yaml
 
 from sm_store.errors import LONGEST_MESSAGE, ConfigError
 from speechmapper.config import AUTO, Stage1Config, Stage2Config
-from speechmapper.config_file import PRESET_FOLDER, PRESETS, load_stage1, load_stage2, parse_setting, to_yaml
+from speechmapper.config_file import (
+    PRESET_FOLDER,
+    PRESETS,
+    load_stage1,
+    load_stage2,
+    parse_setting,
+    parse_values,
+    to_yaml,
+)
 
 
 def write(path, text):
@@ -191,6 +199,29 @@ def test_values_take_the_fields_type():
 
 def test_parse_setting_nests():
     assert parse_setting("a.b=[1, 2]") == {"a": {"b": [1, 2]}}
+
+
+@pytest.mark.parametrize(
+    ("text", "values"),
+    [
+        ("5,7,9", [5, 7, 9]),
+        (" 5 , 7.5", [5, 7.5]),
+        ("[2,2],[2,1]", [[2, 2], [2, 1]]),
+        ("'a,b',\"c,d\",e", ["a,b", "c,d", "e"]),
+        ("mse,mse+cosine", ["mse", "mse+cosine"]),
+        ("null,true", [None, True]),
+        ("asr=0.5", ["asr=0.5"]),
+    ],
+)
+def test_values_are_split_at_commas_outside_brackets_and_quotes(text, values):
+    assert parse_values(f"a.b={text}") == ("a.b", values)
+
+
+@pytest.mark.parametrize("value", ["9" * 1_000_000, "[" * 100_000, "2001-99-99", "5],[6", "a #b"])
+def test_values_that_are_no_list_are_an_error_of_one_bounded_line(value):
+    with pytest.raises(ConfigError, match=r"--vary seed=.*") as caught:
+        parse_values(f"seed={value}")
+    assert len(str(caught.value)) <= LONGEST_MESSAGE and "\n" not in str(caught.value)
 
 
 def test_resolved_yaml_has_every_key():

@@ -7,6 +7,7 @@ import json
 import pytest
 from typer.testing import CliRunner
 
+from sm_store.errors import RunFailed
 from speechmapper.config_file import to_yaml
 from speechmapper.train.cli import app
 from speechmapper.train.run import Outcome
@@ -21,9 +22,7 @@ def requests(monkeypatch):
     seen = []
     monkeypatch.setattr("speechmapper.train.stage1.train_stage1", lambda given: seen.append(given) or OUTCOME)
     monkeypatch.setattr("speechmapper.train.stage2.train_stage2", lambda given: seen.append(given) or OUTCOME)
-    monkeypatch.setattr(
-        "speechmapper.train.sweep.sweep_stage1", lambda given, alphas: seen.append((given, alphas)) or []
-    )
+    monkeypatch.setattr("speechmapper.train.sweep.sweep_stage1", lambda given: seen.append(given) or [])
     monkeypatch.setattr("speechmapper.train.cli.run_processes", lambda count, line: seen.append((count, line)))
     return seen
 
@@ -58,9 +57,24 @@ def test_task_and_sigma_are_settings_that_set_overrides(requests):
 
 def test_alphas_of_a_sweep_are_numbers(requests):
     call("sweep", "stage1", "--store", "s", "--out", "o", "--alpha", "5,7.5", "--preset", "demo", "--json")
-    assert requests[0][1] == [5.0, 7.5]
+    assert [(each.name, each.config.objective.alpha) for each in requests[0].variants] == [
+        ("alpha-5", 5.0),
+        ("alpha-7.5", 7.5),
+    ]
     bad = CliRunner().invoke(app, ["sweep", "stage1", "--store", "s", "--out", "o", "--alpha", "5,x"])
     assert bad.exit_code == 2
+
+
+def test_alpha_and_vary_of_a_sweep_are_one_product(requests):
+    flags = ("--vary", "model.strides=[2,2],[2,1]", "--vary", "seed=1,2", "--llm", "l")
+    call("sweep", "stage1", "--store", "s", "--out", "o", "--alpha", "5", *flags)
+    assert [each.name for each in requests[0].variants] == [
+        "alpha-5_strides-2x2_seed-1",
+        "alpha-5_strides-2x2_seed-2",
+        "alpha-5_strides-2x1_seed-1",
+        "alpha-5_strides-2x1_seed-2",
+    ]
+    assert requests[0].llm == "l"
 
 
 @pytest.mark.parametrize("command", [("stage1", "--store", "s", "--out", "o"), STAGE2])
@@ -82,6 +96,13 @@ def test_a_person_reads_one_line_and_a_program_one_object(requests):
 def test_only_the_main_process_prints(requests, monkeypatch):
     monkeypatch.setenv("RANK", "1")
     assert call("stage1", "--store", "s", "--out", "o", "--json") == ""
+
+
+def test_a_sweep_with_a_failed_run_ends_with_exit_code_1_after_its_table(requests, monkeypatch):
+    row = {"run": "seed-1", "step": 3, "finished": False, "ended": "20 steps ...", "figures": {}}
+    monkeypatch.setattr("speechmapper.train.sweep.sweep_stage1", lambda given: [{**row, "seconds": 1, "parameters": 2}])
+    done = CliRunner().invoke(app, ["sweep", "stage1", "--store", "s", "--out", "o", "--vary", "seed=1"])
+    assert isinstance(done.exception, RunFailed) and "seed-1" in done.stdout
 
 
 def test_keys_lists_every_setting():
