@@ -48,7 +48,7 @@ class Forecast:
         too_long: longer than the limit; they will be rejected, and count as zero seconds.
         feature_gigabytes, target_gigabytes: of shards, 1e9 bytes.
         llm_gigabytes: of the LLM's embedding table and tokenizer, which a target set holds once.
-        padded_gigabytes: the part of target_gigabytes that `--targets table` leaves out, since it is in the LLM's table.
+        padded_gigabytes: the part of target_gigabytes that `--targets table` leaves out.
         gigabytes: of the whole store, catalogs included.
         rate: hours of audio per hour of a GPU (on a CPU: core); None: unknown. rate_from: where it comes from.
         device_hours: hours of audio over that rate; audio that several utterances share is encoded once.
