@@ -15,7 +15,7 @@ import torch
 from torch.nn import functional as F
 
 from speechmapper.objectives.base import Answers, Part, mean, word_and_pad_positions
-from speechmapper.objectives.vocabulary import Rows, Vocabulary, log_probs
+from speechmapper.objectives.vocabulary import Rows, Vocabulary
 from speechmapper.projector import Projected
 
 
@@ -38,18 +38,14 @@ class Contrastive(Part):
         vectors_BUE = projected.vectors_BUE
         word_BU, _ = word_and_pad_positions(answers.vectors_B, answers.tokens_B, vectors_BUE.shape[1])
         labels_P = labels(answers, vectors_BUE.shape[1], self._pad_id)[word_BU]
-        own_K, others_N = self._vocabulary.columns(labels_P)
-        query_PE = F.normalize(vectors_BUE[word_BU].float(), dim=-1) / self._temperature
-        log_PK = log_probs(query_PE, self._rows(own_K), self._rows(others_N))
+        directions_VE = self._vocabulary.directions_VE
+        rows = Rows(directions_VE, directions_VE.new_zeros(len(directions_VE)), 1 / self._temperature)
+        log_PK, own_K = self._vocabulary.log_probs(F.normalize(vectors_BUE[word_BU].float(), dim=-1), labels_P, rows)
         chosen_P = log_PK.gather(1, torch.searchsorted(own_K, labels_P)[:, None])
         return {"contrastive": -chosen_P.sum()}
 
     def combine(self, sums: Mapping[str, torch.Tensor], counts: Mapping[str, torch.Tensor]) -> torch.Tensor:
         return mean(sums, counts, "contrastive")
-
-    def _rows(self, ids_K: torch.Tensor) -> Rows:
-        rows_KE = F.normalize(self._vocabulary.table_VE[ids_K], dim=-1)
-        return Rows(rows_KE, rows_KE.new_zeros(len(ids_K)))
 
 
 def labels(answers: Answers, size: int, pad_id: int) -> torch.Tensor:

@@ -26,7 +26,7 @@ from sm_store.errors import ConfigError
 from speechmapper.objectives.base import Answers, Part, mean
 from speechmapper.objectives.commitment import clamped, commitment
 from speechmapper.objectives.respelling import Respelling
-from speechmapper.objectives.vocabulary import Rows, Vocabulary, distance_rows, log_probs
+from speechmapper.objectives.vocabulary import Rows, Vocabulary, distance_rows
 from speechmapper.projector import Projected, num_outputs
 
 COMMITMENT = "commitment"
@@ -78,8 +78,8 @@ class CTC(Part):
         """The vector that is scored at each position, (B, T, E)."""
         raise NotImplementedError
 
-    def rows(self, projected: Projected, ids_K: torch.Tensor) -> Rows:
-        """The rows and biases that the tokens `ids_K` are scored by."""
+    def rows(self, projected: Projected) -> Rows:
+        """The rows that tokens are scored by, of the whole table."""
         raise NotImplementedError
 
     def blank(self, projected: Projected) -> tuple[torch.Tensor, torch.Tensor]:
@@ -109,9 +109,9 @@ class CTC(Part):
         answers = self.spelled(answers)
         valid_BT = torch.arange(queries_BTE.shape[1], device=positions_B.device)[None, :] < positions_B[:, None]
         is_token_BN = torch.arange(answers.token_ids_BN.shape[1], device=positions_B.device) < answers.tokens_B[:, None]
-        own_K, others_M = self._vocabulary.columns(answers.token_ids_BN[is_token_BN])
-        some = self.rows(projected, own_K).with_row(*self.blank(projected))
-        log_PK = log_probs(queries_BTE[valid_BT], some, self.rows(projected, others_M))
+        log_PK, own_K = self._vocabulary.log_probs(
+            queries_BTE[valid_BT], answers.token_ids_BN[is_token_BN], self.rows(projected), self.blank(projected)
+        )
         log_BTK = log_PK.new_zeros(*valid_BT.shape, log_PK.shape[-1]).masked_scatter(valid_BT[..., None], log_PK)
         targets_BN = torch.where(is_token_BN, torch.searchsorted(own_K, answers.token_ids_BN), 0)
         loss_B = F.ctc_loss(
@@ -151,12 +151,12 @@ class AuxiliaryCTC(CTC):
         queries_BTE: torch.Tensor = self.linear(projected.hidden_BTC)
         return queries_BTE
 
-    def rows(self, projected: Projected, ids_K: torch.Tensor) -> Rows:
-        rows_KE = self._vocabulary.table_VE[ids_K] / self._unit
-        return Rows(rows_KE, rows_KE.new_zeros(len(ids_K)))
+    def rows(self, projected: Projected) -> Rows:
+        table_VE = self._vocabulary.table_VE
+        return Rows(table_VE, table_VE.new_zeros(len(table_VE)), 1 / self._unit)
 
     def blank(self, projected: Projected) -> tuple[torch.Tensor, torch.Tensor]:
-        return self.blank_E, self.blank_E.new_zeros(())
+        return self.blank_E * self._unit, self.blank_E.new_zeros(())
 
 
 class EmbeddingCTC(CTC):
@@ -206,14 +206,14 @@ class EmbeddingCTC(CTC):
     def queries(self, projected: Projected) -> torch.Tensor:
         return projected.vectors_BUE
 
-    def rows(self, projected: Projected, ids_K: torch.Tensor) -> Rows:
-        return distance_rows(self._vocabulary.table_VE[ids_K], self._unit(projected))
+    def rows(self, projected: Projected) -> Rows:
+        return distance_rows(self._vocabulary.table_VE, self._vocabulary.norms_V, self._unit(projected))
 
     def blank(self, projected: Projected) -> tuple[torch.Tensor, torch.Tensor]:
         if projected.blank_E is None:
             raise ConfigError("objective ctc-embedding: this projector has no blank; train stage 1 with it")
-        rows = distance_rows(projected.blank_E[None].float(), self._unit(projected))
-        return rows.rows_VE[0], rows.bias_V[0]
+        blank_E = projected.blank_E.float()
+        return blank_E, -blank_E.square().sum() / self._unit(projected)
 
     def _unit(self, projected: Projected) -> float | torch.Tensor:
         """What squared distances are divided by: with the projector's temperature where it learns one."""

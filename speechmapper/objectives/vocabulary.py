@@ -23,37 +23,50 @@ CHUNK_SCORES = 16 * 1024 * 1024  # scores in memory at once: 64 MB
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """What vectors are scored by: rows (V, E), float32, and a bias (V,) for each."""
+    """What vectors are scored by: rows (V, E), float32, a bias (V,) for each, and a scale of the vectors.
+
+    The scale is of the vectors so that the whole table can be the rows as it is, without a copy.
+    """
 
     rows_VE: torch.Tensor
     bias_V: torch.Tensor
+    scale: float | torch.Tensor = 1.0
 
     def pick(self, columns_K: torch.Tensor) -> Rows:
         """Some of the rows."""
-        return Rows(self.rows_VE[columns_K], self.bias_V[columns_K])
+        return Rows(self.rows_VE[columns_K], self.bias_V[columns_K], self.scale)
 
     def with_row(self, row_E: torch.Tensor, bias: torch.Tensor) -> Rows:
         """One more row, the last: a blank."""
-        return Rows(torch.cat([self.rows_VE, row_E[None]]), torch.cat([self.bias_V, bias.reshape(1)]))
+        rows_VE = torch.cat([self.rows_VE, row_E[None]])
+        return Rows(rows_VE, torch.cat([self.bias_V, bias.reshape(1)]), self.scale)
 
     def scores(self, vectors_PE: torch.Tensor) -> torch.Tensor:
         """Logits (P, V)."""
-        return vectors_PE @ self.rows_VE.T + self.bias_V
+        return (vectors_PE * self.scale) @ self.rows_VE.T + self.bias_V
 
 
-def distance_rows(table_VE: torch.Tensor, unit: float | torch.Tensor) -> Rows:
-    """Logits that are -||q - e_v||^2 / unit, up to a constant of q that a softmax does not see."""
-    return Rows(table_VE * (2 / unit), -table_VE.square().sum(dim=-1) / unit)
+def distance_rows(table_VE: torch.Tensor, norms_V: torch.Tensor, unit: float | torch.Tensor) -> Rows:
+    """Logits that are -||q - e_v||^2 / unit, up to a constant of q that a softmax does not see.
+
+    Args:
+        norms_V: squared norms of the rows.
+    """
+    return Rows(table_VE, -norms_V / unit, 2 / unit)
 
 
-def log_probs(vectors_PE: torch.Tensor, some: Rows, others: Rows) -> torch.Tensor:
-    """Log-softmax over `some` and `others` together, of the columns of `some`: (P, K), float32."""
+def log_probs(vectors_PE: torch.Tensor, some: Rows, others: Rows, among_others: int = 0) -> torch.Tensor:
+    """Log-softmax over `some` and `others` together, of the columns of `some`: (P, K), float32.
+
+    Args:
+        among_others: so many of `some`, the first, are rows of `others` too; each row counts once.
+    """
     with torch.autocast(vectors_PE.device.type, enabled=False):
         vectors_PE = vectors_PE.float()
         scores_PK = some.scores(vectors_PE)
         rest_P = log_sum_exp(vectors_PE, others)
-        total_P = torch.logaddexp(torch.logsumexp(scores_PK, dim=-1), rest_P)
-        return scores_PK - total_P[:, None]
+        own_P = torch.logsumexp(scores_PK[:, among_others:], dim=-1)
+        return scores_PK - torch.logaddexp(own_P, rest_P)[:, None]
 
 
 def log_sum_exp(vectors_PE: torch.Tensor, rows: Rows) -> torch.Tensor:
@@ -63,15 +76,12 @@ def log_sum_exp(vectors_PE: torch.Tensor, rows: Rows) -> torch.Tensor:
     positions = max(1, CHUNK_SCORES // len(rows.rows_VE))
     if len(vectors_PE) <= positions:
         return torch.logsumexp(rows.scores(vectors_PE), dim=-1)
-    pieces = [
-        checkpoint(_log_sum_exp, chunk_PE, rows.rows_VE, rows.bias_V, use_reentrant=False)
-        for chunk_PE in vectors_PE.split(positions)
-    ]
+    pieces = [checkpoint(_log_sum_exp, chunk_PE, rows, use_reentrant=False) for chunk_PE in vectors_PE.split(positions)]
     return torch.cat(pieces)
 
 
-def _log_sum_exp(vectors_PE: torch.Tensor, rows_VE: torch.Tensor, bias_V: torch.Tensor) -> torch.Tensor:
-    return torch.logsumexp(vectors_PE @ rows_VE.T + bias_V, dim=-1)
+def _log_sum_exp(vectors_PE: torch.Tensor, rows: Rows) -> torch.Tensor:
+    return torch.logsumexp(rows.scores(vectors_PE), dim=-1)
 
 
 class Vocabulary:
@@ -87,10 +97,25 @@ class Vocabulary:
         self.table_VE = table_VE
         self._negatives = negatives
 
+    @property
+    def whole(self) -> bool:
+        """Whether a batch is scored by all rows."""
+        return not self._negatives
+
     @cached_property
+    def norms_V(self) -> torch.Tensor:
+        """Squared norms of the rows."""
+        return self.table_VE.square().sum(dim=-1)
+
+    @cached_property
+    def directions_VE(self) -> torch.Tensor:
+        """The rows at unit length: a second table, made when it is first asked for."""
+        return torch.nn.functional.normalize(self.table_VE, dim=-1)
+
+    @property
     def row_scale(self) -> float:
         """Mean squared norm of the rows."""
-        return float(self.table_VE.square().sum(dim=-1).mean())
+        return float(self.norms_V.mean())
 
     @cached_property
     def mean_E(self) -> torch.Tensor:
@@ -102,12 +127,32 @@ class Vocabulary:
         return torch.cat(self.columns(labels)) if self._negatives else None
 
     def columns(self, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Row numbers: those in `labels`, (K,), ascending, and the others to score by, (N,); each occurs once."""
+        """Numbers of the rows in `labels`, (K,), ascending, and of others drawn at random, (N,); each occurs once."""
         size, device = len(self.table_VE), self.table_VE.device
         own_K = torch.unique(labels)
-        is_other_V = torch.ones(size, dtype=torch.bool, device=device)
-        if self._negatives:
-            is_other_V.zero_()
-            is_other_V[torch.randint(size, (self._negatives,), device=device)] = True
+        is_other_V = torch.zeros(size, dtype=torch.bool, device=device)
+        is_other_V[torch.randint(size, (self._negatives,), device=device)] = True
         is_other_V[own_K] = False
         return own_K, is_other_V.nonzero().squeeze(-1)
+
+    def log_probs(
+        self,
+        vectors_PE: torch.Tensor,
+        labels: torch.Tensor,
+        rows: Rows,
+        blank: tuple[torch.Tensor, torch.Tensor] | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Log-softmax over the rows that a batch is scored by: of its own tokens, (P, K), and which these are, (K,).
+
+        Args:
+            labels: tokens of the batch, any shape.
+            rows: of the whole table. blank: row (E,) and bias () of one more column, the last.
+        """
+        own_K, others = torch.unique(labels), rows
+        if not self.whole:
+            own_K, others_N = self.columns(labels)
+            others = rows.pick(others_N)
+        some = rows.pick(own_K)
+        if blank is not None:
+            some = some.with_row(*blank)
+        return log_probs(vectors_PE, some, others, len(own_K) if self.whole else 0), own_K
