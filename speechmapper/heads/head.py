@@ -23,7 +23,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from speechmapper.heads.rows import TableRows
+from speechmapper.heads.rows import TableRows, TopTokens
 from speechmapper.heads.units import Units, fired_units, run_units, single_units, with_rest_first
 from speechmapper.projector import Projected, ProjectorConfig, valid_positions
 
@@ -61,6 +61,21 @@ class Head:
             units, ids_BN = self._units(projected)
             counts_B = units.units_B
         return [ids_N[:count] for ids_N, count in zip(ids_BN.tolist(), counts_B.tolist(), strict=True)]
+
+    def top_tokens(self, projected: Projected, count: int) -> list[TopTokens]:
+        """The `count` most probable tokens of each vector and the blank, for each utterance, on the CPU.
+
+        By the softmax of distances that `ctc-embedding` trains. Raises ValueError: not of readout `ctc`.
+        """
+        if projected.blank_E is None:
+            raise ValueError(f"readout {self._config.readout}: only a projector of readout ctc has a blank")
+        valid_BU = valid_positions(projected.vectors_B, projected.vectors_BUE.shape[1])
+        found = self._rows.log_probs_top(
+            projected.vectors_BUE[valid_BU], projected.blank_E, self._temperature(projected), count
+        )
+        sizes = projected.vectors_B.tolist()
+        parts = (each.cpu().split(sizes) for each in (found.ids_PK, found.log_probs_PK, found.blank_P))
+        return [TopTokens(*utterance) for utterance in zip(*parts, strict=True)]
 
     def inputs(self, projected: Projected) -> tuple[torch.Tensor, torch.Tensor]:
         """What the LLM is given: (B, N, E), zero beyond each utterance's length, and the lengths (B,), int64.
@@ -135,9 +150,12 @@ class Head:
         self, projected: Projected, rows: TableRows, vectors_BNE: torch.Tensor, chosen_BN: torch.Tensor
     ) -> torch.Tensor:
         """Mixtures of rows for the chosen vectors, zero for the others."""
-        temperature = self._config.rows_temperature if projected.temperature is None else projected.temperature
-        mixed_PE = rows.mixed(vectors_BNE[chosen_BN], temperature, self._config.rows_top_k)
+        mixed_PE = rows.mixed(vectors_BNE[chosen_BN], self._temperature(projected), self._config.rows_top_k)
         return torch.zeros_like(vectors_BNE).masked_scatter(chosen_BN[..., None], mixed_PE)
+
+    def _temperature(self, projected: Projected) -> float | torch.Tensor:
+        """Of the softmax of distances: the one learned, else the config's."""
+        return self._config.rows_temperature if projected.temperature is None else projected.temperature
 
     def _rows_of(self, ids_BN: torch.Tensor) -> torch.Tensor:
         """The table's row of each token, (B, N, E); zero for BLANK."""

@@ -138,3 +138,21 @@ def test_gradients_reach_the_vectors(table, by_runs, kind):
     inputs, _ = head(table, "ctc", kind, rows_temperature=1.0).inputs(given)
     inputs.square().sum().backward()
     assert vectors.grad[0, [1, 2, 4, 5]].abs().sum(dim=1).min() > 0
+
+
+def test_probable_tokens_of_each_utterances_own_vectors(table, by_runs):
+    first, second = head(table, "ctc", "rows", rows_temperature=0.7).top_tokens(by_runs, 4)
+    assert first.ids_PK.shape == (7, 4) and second.ids_PK.shape == (2, 4)
+    assert first.ids_PK[[1, 2, 4, 5], 0].tolist() == [12, 12, 12, 20]
+    said = first.log_probs_PK[:, 0] > first.blank_P
+    assert said.tolist() == [False, True, True, False, True, True, False]
+    learned = Projected(
+        by_runs.vectors_BUE, by_runs.vectors_B, by_runs.hidden_BTC, by_runs.blank_E, temperature=torch.tensor(0.7)
+    )
+    again = head(table, "ctc", "rows", rows_temperature=0.1).top_tokens(learned, 4)[0]
+    assert torch.equal(again.log_probs_PK, first.log_probs_PK)
+
+
+def test_only_ctc_has_probable_tokens(table, by_position):
+    with pytest.raises(ValueError, match="readout nearest: only a projector of readout ctc has a blank"):
+        head(table, "nearest", "vectors").top_tokens(by_position, 4)

@@ -95,3 +95,25 @@ def test_no_vectors_are_no_rows(table):
     rows = TableRows(table, CPU)
     nothing = torch.zeros(0, table.shape[1])
     assert rows.nearest(nothing).shape == (0,) and rows.mixed(nothing, 0.1).shape == (0, table.shape[1])
+
+
+@pytest.mark.parametrize("chunk", [2, 1000])
+@pytest.mark.parametrize(("temperature", "count"), [(0.1, 3), (1.0, 5), (torch.tensor(0.7), 1000)])
+def test_probable_tokens_equal_a_softmax_over_all_rows_and_the_blank(
+    table, vectors, monkeypatch, chunk, temperature, count
+):
+    monkeypatch.setattr(rows_module, "CHUNK_SCORES", chunk * len(table))
+    blank = table[3] + 0.2
+    with torch.autocast("cpu", torch.bfloat16):
+        found = TableRows(table, CPU).log_probs_top(vectors, blank, temperature, count)
+    unit = float(temperature) * table.square().sum(dim=1).mean()
+    logits = -torch.cdist(vectors, torch.cat([table, blank[None]])).square() / unit
+    expected, ids = logits.log_softmax(dim=1)[:, :-1].sort(dim=1, descending=True)
+    assert torch.allclose(found.log_probs_PK, expected[:, :count], atol=1e-3)
+    assert torch.equal(found.ids_PK[:, 0], ids[:, 0]) and found.ids_PK.shape == found.log_probs_PK.shape
+    assert torch.allclose(found.blank_P, logits.log_softmax(dim=1)[:, -1], atol=1e-3)
+
+
+def test_no_vectors_have_no_probable_tokens(table):
+    found = TableRows(table, CPU).log_probs_top(torch.zeros(0, table.shape[1]), table[0], 0.1, 5)
+    assert found.ids_PK.shape == found.log_probs_PK.shape == (0, 5) and found.blank_P.shape == (0,)
