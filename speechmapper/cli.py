@@ -10,6 +10,7 @@ import typer
 
 from sm_pipeline.console import new_app, run
 from sm_store.errors import InputError, one_line
+from speechmapper.readout.options import BeamOption, HotwordsOption, HotwordWeightOption, search_of
 
 app = new_app("speechmapper", "Listen with a trained projector and a frozen LLM.")
 
@@ -26,6 +27,9 @@ def transcribe(
         str | None, typer.Option(help="Where the run's encoder is now, if it has moved since extraction.")
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda[:N].")] = "auto",
+    beam: BeamOption = None,
+    hotwords: HotwordsOption = None,
+    hotword_weight: HotwordWeightOption = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object: path to text, null where it failed.")
     ] = False,
@@ -34,6 +38,7 @@ def transcribe(
 
     Files that cannot be read are named on stderr, before anything is loaded if none can, and the exit code is 1.
     """
+    search = search_of(beam, hotwords, hotword_weight)
     from speechmapper.model import SpeechMapper, unusable_files
     from speechmapper.saved_projector import projector_folder
 
@@ -43,7 +48,7 @@ def transcribe(
     if len(faults) == len(files):
         more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
         raise InputError(f"{faults[files[0]]}{more}")
-    mapper = SpeechMapper.from_pretrained(model, llm, encoder, device)
+    mapper = SpeechMapper.from_pretrained(model, llm, encoder, device, search)
     texts: dict[Path, str] = {}
     for path in files:
         try:

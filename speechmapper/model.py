@@ -10,8 +10,9 @@ with.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,8 +21,9 @@ from sm_pipeline.devices import autocast, choose_device
 from sm_store.errors import InputError, ModelError, one_line
 from speechmapper.audio_features import Audio, Listening, load_listening, load_wave
 from speechmapper.projector import Projector
-from speechmapper.readout.build import Readout, build_readout
-from speechmapper.saved_projector import load_projector, model_name
+from speechmapper.readout.beam import BeamSearch
+from speechmapper.readout.build import Readout, build_readout, require_search
+from speechmapper.saved_projector import load_config, load_projector, model_name
 from speechmapper.tasks import ASR, Item, Task
 
 
@@ -35,7 +37,12 @@ class SpeechMapper:
 
     @classmethod
     def from_pretrained(
-        cls, run: str | Path, llm: str | None = None, encoder: str | None = None, device: str = "auto"
+        cls,
+        run: str | Path,
+        llm: str | None = None,
+        encoder: str | None = None,
+        device: str = "auto",
+        search: BeamSearch | None = None,
     ) -> SpeechMapper:
         """Load a run.
 
@@ -44,11 +51,17 @@ class SpeechMapper:
             llm: folder, Hub id or preset; None: the LLM of a stage 2 run, the nearest token for stage 1.
             encoder: where the run's encoder is, if not where it was at extraction.
             device: auto, cpu or cuda[:N].
+            search: how a CTC projector is read: `BeamSearch(16, read_hotwords(Path("names.txt")))`
+                (speechmapper/readout); None: greedily.
 
         Raises:
             ModelError: no usable run, encoder or LLM. IdentityMismatch: another encoder than the run's.
+            ConfigError: a run that cannot be read by beam search.
         """
         where = choose_device(device)
+        if search is not None:
+            config = load_config(Path(run))
+            require_search(search, config, _llm_of(config.trained_for, llm))
         projector = load_projector(Path(run)).to(where)
         made = projector.config.trained_for
         if not made:
@@ -56,8 +69,7 @@ class SpeechMapper:
                 f"{run}: its config.json lacks trained_for, what it was made for; give the folder of a run"
             )
         listening = load_listening(made, encoder, device)
-        named = model_name(made["llm"]) if llm is None and made["stage"] == "stage2" else llm
-        return cls(projector, listening, build_readout(projector, named, None))
+        return cls(projector, listening, build_readout(projector, _llm_of(made, llm), None, search=search))
 
     def transcribe(self, audio: Audio) -> str:
         """What is said in one recording.
@@ -106,6 +118,11 @@ class SpeechMapper:
             projected = self.projector.project(features_BTD.to(device), frames_B.to(device))
             outputs = self._readout.read(projected, [instruction] * len(audio))
         return [task.cleaned(output) for output in outputs]
+
+
+def _llm_of(made: Mapping[str, Any], llm: str | None) -> str | None:
+    """The LLM that is named, else the one that a stage 2 run was tuned with."""
+    return model_name(made["llm"]) if llm is None and made.get("stage") == "stage2" else llm
 
 
 def unusable_files(audio: Sequence[Path]) -> dict[Path, str]:

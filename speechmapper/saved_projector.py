@@ -27,7 +27,7 @@ from sm_store.durable import Written, checksum, staged
 from sm_store.errors import ModelError, StoreError
 from sm_store.identity import diff_json, require_same
 from sm_store.version import __version__
-from speechmapper.projector import Projector
+from speechmapper.projector import Projector, ProjectorConfig
 
 CHECKPOINT_FOLDER = "checkpoints"
 PROJECTOR_FOLDER = "projector"
@@ -67,6 +67,16 @@ def projector_folder(run: Path) -> Path:
         hint = "; its training has not ended: continue it with --resume" if (run / CHECKPOINT_FOLDER).is_dir() else ""
         raise ModelError(f"{run}: no projector/config.json there{hint or '; give the folder of a run'}")
     return folder
+
+
+def load_config(run: Path) -> ProjectorConfig:
+    """The config of a run's projector, without its weights. Raises ModelError: nothing there, or no projector's."""
+    folder = projector_folder(run)
+    try:
+        config: ProjectorConfig = ProjectorConfig.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise ModelError(f"{folder}: not a projector ({' '.join(str(error).split())[:200]})") from error
+    return config
 
 
 def load_projector(run: Path) -> Projector:

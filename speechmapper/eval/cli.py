@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from sm_pipeline.console import new_app, run
+from speechmapper.readout.options import BeamOption, HotwordsOption, HotwordWeightOption, search_of
 
 app = new_app("sm-eval", "Evaluate a run: predictions.jsonl and metrics.json.")
 
@@ -43,14 +44,20 @@ def asr(
     split: Annotated[str | None, typer.Option(help="Split to measure [default: test, where there are splits].")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda[:N].")] = "auto",
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer of the LLM, in tokens.")] = 150,
+    beam: BeamOption = None,
+    hotwords: HotwordsOption = None,
+    hotword_weight: HotwordWeightOption = None,
     normalizer: NormalizerOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Word and character error rate of a run."""
+    search = search_of(beam, hotwords, hotword_weight)
     from speechmapper.eval.predict import PredictRequest
     from speechmapper.eval.score import evaluate_asr
 
-    request = PredictRequest(run_folder, out, store, manifest, llm, split, device, max_new_tokens, head=head)
+    request = PredictRequest(
+        run_folder, out, store, manifest, llm, split, device, max_new_tokens, head=head, search=search
+    )
     _tell(evaluate_asr(request, normalizer), out, as_json)
 
 

@@ -1,6 +1,7 @@
-"""Predictions of a run: by the nearest token, or by a frozen LLM.
+"""Predictions of a run: by the nearest token, by beam search, or by a frozen LLM.
 
     RUN/projector + store or audio -> vectors -+-> nearest rows of the LLM's table -> text      without --llm
+                                               +-> probabilities of rows -> beam search -> text    --beam, --hotwords
                                                +-> prompt -> LLM -> greedy answer -> text       with --llm
 
 Utterances of like length are batched; the lines are in the order of the store or manifest. `predictions`
@@ -25,8 +26,9 @@ from speechmapper.llm import MAX_NEW_TOKENS
 from speechmapper.measure.vectors import word_errors
 from speechmapper.projector import Projector, use_head
 from speechmapper.prompting import Instruction
-from speechmapper.readout.build import Readout, build_readout
-from speechmapper.saved_projector import load_projector, versions
+from speechmapper.readout.beam import BeamSearch
+from speechmapper.readout.build import Readout, build_readout, require_search
+from speechmapper.saved_projector import load_config, load_projector, versions
 from speechmapper.tasks import ASR
 
 
@@ -41,6 +43,7 @@ class PredictRequest:
         split: None: `test` where there are splits.
         batch: utterances run together.
         head: what the LLM is given, in place of the run's own head; None: that one.
+        search: how a CTC projector is read without an LLM; None: greedily.
     """
 
     run: Path
@@ -53,6 +56,7 @@ class PredictRequest:
     max_new_tokens: int = MAX_NEW_TOKENS
     batch: int = 32
     head: str | None = None
+    search: BeamSearch | None = None
 
 
 def predict(request: PredictRequest) -> list[dict[str, Any]]:
@@ -63,12 +67,14 @@ def predict(request: PredictRequest) -> list[dict[str, Any]]:
         ModelError: no usable run or LLM. ManifestError: a bad manifest. RunFailed: no audio could be used.
     """
     device = choose_device(request.device)
+    if request.search is not None:
+        require_search(request.search, load_config(request.run), request.llm)
     projector = load_projector(request.run).to(device)
     if request.head is not None:
         use_head(projector, request.head, "--head")
     source = open_source(request, projector)
     targets = source.store.targets(source.target) if isinstance(source, StoreSource) and source.target else None
-    readout = build_readout(projector, request.llm, targets, request.max_new_tokens)
+    readout = build_readout(projector, request.llm, targets, request.max_new_tokens, request.search)
     scale = targets.spec.table_scale if targets else None
     lines: dict[int, dict[str, Any]] = {}
     with progress(len(source), "reading out", "utterances") as bar:
@@ -91,6 +97,7 @@ def predict(request: PredictRequest) -> list[dict[str, Any]]:
         {
             "task": ASR.name,
             "readout": readout.name,
+            **(request.search.identity() if request.search else {}),
             "llm": request.llm,
             "head": projector.config.head,
             "chat_template": dict(readout.template),

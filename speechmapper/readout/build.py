@@ -1,6 +1,7 @@
 """The readout of a projector: by nearest token without an LLM, or by a frozen LLM that answers an instruction.
 
     readout = build_readout(projector, None, None)               the nearest rows of the table it was trained for
+    readout = build_readout(projector, None, None, search=BeamSearch(16))      by CTC the most probable text instead
     readout = build_readout(projector, "smollm2-135m", None)     that LLM, greedily
     readout.read(projected, instructions)                        -> texts, one per row
     readout.shown(instruction)                                   the prompt as text; None by nearest token
@@ -21,18 +22,21 @@ import torch
 from sm_pipeline.models.llm_table import LlmTable, load_llm_table
 from sm_pipeline.models.source import resolve_model
 from sm_pipeline.models.tokenizer import load_stored_tokenizer
+from sm_pipeline.text import NORMALIZER
 from sm_store import TargetSet
 from sm_store.errors import ConfigError, ModelError
 from sm_store.targets import table_sha256
 from speechmapper.heads import Head
 from speechmapper.llm import MAX_NEW_TOKENS, FrozenLLM, load_llm
-from speechmapper.projector import Projected, Projector
+from speechmapper.projector import Projected, Projector, ProjectorConfig
 from speechmapper.prompting import Instruction
+from speechmapper.readout.beam import NO_HOTWORDS, TOP_TOKENS, BeamSearch, beam_search
+from speechmapper.readout.hotwords import HotwordBonus
 from speechmapper.readout.nearest import NearestToken
 from speechmapper.saved_projector import model_name
 from speechmapper.tasks import ASR, Task
 
-NEAREST, GENERATED = "nearest-token", "generation"
+NEAREST, SEARCHED, GENERATED = "nearest-token", "beam-search", "generation"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,14 +61,18 @@ class Readout:
         """Check that this readout can do a task.
 
         Raises:
-            ConfigError: by nearest token there is only the transcript.
+            ConfigError: without an LLM there is only the transcript.
         """
-        if self.name == NEAREST and task.name != ASR.name:
+        if self.name != GENERATED and task.name != ASR.name:
             raise ConfigError(f"{task.name} needs an LLM; name it with --llm (without one, speech is only transcribed)")
 
 
 def build_readout(
-    projector: Projector, llm: str | None, targets: TargetSet | None, max_new_tokens: int = MAX_NEW_TOKENS
+    projector: Projector,
+    llm: str | None,
+    targets: TargetSet | None,
+    max_new_tokens: int = MAX_NEW_TOKENS,
+    search: BeamSearch | None = None,
 ) -> Readout:
     """Greedy generation by the LLM named, else the nearest token of the LLM the projector was trained for.
 
@@ -72,12 +80,15 @@ def build_readout(
         llm: a model argument.
         targets: the target set of that LLM in the store at hand: its table and tokenizer are taken, and the LLM is
             checked against it. None: both come from the LLM's own files.
+        search: how a CTC projector is read without an LLM; None: greedily.
 
     Raises:
-        ModelError: no usable LLM, or another one than the target set's.
+        ModelError: no usable LLM, or another one than the target set's. ConfigError: see `require_search`.
     """
+    if search is not None:
+        require_search(search, projector.config, llm)
     if llm is None:
-        return nearest_readout(projector, targets)
+        return nearest_readout(projector, targets, search)
     tokenizer = load_stored_tokenizer(targets) if targets else None
     frozen = load_llm(resolve_model(llm, "llm"), projector.device, tokenizer=tokenizer)
     made = projector.config.trained_for["target"]
@@ -103,8 +114,25 @@ def llm_readout(llm: FrozenLLM, head: Head, max_new_tokens: int = MAX_NEW_TOKENS
     return Readout(GENERATED, head, read, shown, llm.prompter.template())
 
 
-def nearest_readout(projector: Projector, targets: TargetSet | None) -> Readout:
-    """The nearest rows of the embedding table the projector was trained for."""
+def require_search(search: BeamSearch, config: ProjectorConfig, llm: str | None) -> None:
+    """Check that a projector can be read by beam search.
+
+    Raises:
+        ConfigError: it is not read as CTC, an LLM writes the text, or a hotword has nothing to find.
+    """
+    if config.readout != "ctc":
+        raise ConfigError(
+            f"--beam, --hotwords: they read projectors of the objective ctc-embedding, and this one is read by "
+            f"{config.readout}; leave them out"
+        )
+    if llm is not None:
+        raise ConfigError(f"--beam, --hotwords: here the LLM ({llm}) writes the text; leave them out, or the LLM")
+    if search.hotwords is not None:
+        search.hotwords.normalised(_normalizer(config))
+
+
+def nearest_readout(projector: Projector, targets: TargetSet | None, search: BeamSearch | None = None) -> Readout:
+    """The nearest rows of the embedding table the projector was trained for, or its texts by beam search."""
     made = projector.config.trained_for["target"]
     if targets:
         table, tokenizer = targets.table, load_stored_tokenizer(targets)
@@ -113,7 +141,22 @@ def nearest_readout(projector: Projector, targets: TargetSet | None) -> Readout:
         table, tokenizer = loaded.table_VE, loaded.tokenizer
     head = Head(projector.config, table, made["pad_id"], projector.device)
     nearest = NearestToken(tokenizer, made["pad_id"])
-    return Readout(NEAREST, head, lambda projected, _: nearest.texts(head.token_ids(projected)), lambda _: None)
+    if search is None:
+        return Readout(NEAREST, head, lambda projected, _: nearest.texts(head.token_ids(projected)), lambda _: None)
+    bonus, width = NO_HOTWORDS, search.width
+    if search.hotwords is not None:
+        bonus = HotwordBonus(search.hotwords.normalised(_normalizer(projector.config)), tokenizer, search.weight)
+
+    def read(projected: Projected, _: Sequence[Instruction]) -> list[str]:
+        found = [beam_search(top, width, bonus)[0] for top in head.top_tokens(projected, TOP_TOKENS)]
+        return nearest.texts([best.tokens for best in found])
+
+    return Readout(SEARCHED, head, read, lambda _: None)
+
+
+def _normalizer(config: ProjectorConfig) -> str:
+    """The text normaliser of the transcripts that a projector was trained on."""
+    return str(config.trained_for.get("target", {}).get("normalizer", NORMALIZER))
 
 
 def _require_trained_table(projector: Projector, frozen: FrozenLLM, llm: str) -> None:

@@ -58,6 +58,7 @@ def test_version(name, app):
 
 
 SWEEP = ("sweep", "stage1", "--store", "none", "--out", "o")
+SEARCHING = ("--beam", "--hotwords", "--hotword-weight")  # how a CTC projector is read
 MEASURING = ("--json", "--normalizer", "--out", "--split")
 TRAINING = ("--config", "--json", "--out", "--preset", "--processes", "--resume", "--set", "--split", "--target")
 
@@ -85,7 +86,9 @@ def test_flags_do_not_multiply():
         "stage1": sorted({*TRAINING, "--store"}),
         "stage2": sorted({*TRAINING, "--store", "--projector", "--llm", "--task", "--sigma"}),
         "sweep stage1": sorted({*TRAINING, "--store", "--alpha", "--vary", "--llm"}),
-        "asr": sorted({*MEASURING, "--device", "--llm", "--manifest", "--max-new-tokens", "--store"}),
+        "asr": sorted(
+            {*MEASURING, *SEARCHING, "--device", "--head", "--llm", "--manifest", "--max-new-tokens", "--store"}
+        ),
         "keys": ["--json"],
         "score": ["--json", "--normalizer"],
         "eet": [
@@ -101,7 +104,7 @@ def test_flags_do_not_multiply():
             "--texts",
             "--utterances",
         ],
-        "transcribe": ["--device", "--encoder", "--json", "--llm", "--model"],
+        "transcribe": sorted({*SEARCHING, "--device", "--encoder", "--json", "--llm", "--model"}),
     }
 
 
@@ -129,6 +132,16 @@ def test_flags_do_not_multiply():
         ("speechmapper.eval.cli", ["eet", "--llm", "none", "--out", "o", "--levels", "0,x"], "--levels 0,x: 'x'"),
         ("speechmapper.eval.cli", ["eet", "--llm", "none", "--out", "o", "--texts", "none"], "--texts none"),
         ("speechmapper.cli", ["transcribe", "a.wav", "--model", "none"], "none"),
+        (
+            "speechmapper.cli",
+            ["transcribe", "a", "--model", "m", "--hotwords", "none"],
+            "--hotwords none: cannot be read",
+        ),
+        (
+            "speechmapper.eval.cli",
+            ["asr", "r", "--store", "s", "--out", "o", "--hotwords", "n"],
+            "--hotwords n: cannot",
+        ),
     ],
 )
 def test_bad_input_is_one_line_and_exit_2(module, arguments, words, tmp_path, monkeypatch):

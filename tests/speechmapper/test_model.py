@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -10,10 +11,11 @@ import soundfile
 import torch
 from typer.testing import CliRunner
 
-from sm_store.errors import IdentityMismatch, InputError, ModelError
+from sm_store.errors import ConfigError, IdentityMismatch, InputError, ModelError
 from speechmapper import SpeechMapper
 from speechmapper.cli import app
 from speechmapper.eval.predict import PredictRequest, predict
+from speechmapper.readout.beam import BeamSearch
 from speechmapper.saved_projector import load_projector
 from tests import speech
 
@@ -135,3 +137,12 @@ def test_an_llm_that_was_not_named_is_not_blamed_on_a_flag(chain, tmp_path):
         ModelError, match=f"^{tmp_path}/gone: the embedding table of this LLM, by which the run reads vectors"
     ):
         SpeechMapper.from_pretrained(folder, device="cpu")
+
+
+def test_a_run_that_an_llm_reads_is_refused_beam_search_before_its_weights_are_read(chain, tmp_path):
+    run = shutil.copytree(chain / "stage2", tmp_path / "run")
+    (run / "projector" / "model.safetensors").unlink()
+    path = run / "projector" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"readout": "ctc", "head": "rows"}))
+    with pytest.raises(ConfigError, match=r"--beam, --hotwords: here the LLM \(.*llm\) writes the text"):
+        SpeechMapper.from_pretrained(run, device="cpu", search=BeamSearch(4))

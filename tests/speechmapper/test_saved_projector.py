@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from sm_store.errors import IdentityMismatch, ModelError
 from speechmapper.saved_projector import (
+    load_config,
     load_projector,
     require_features,
     require_target,
@@ -154,3 +155,15 @@ def test_the_checksum_of_weights_changes_with_any_of_them(stage1_run):
 def test_a_store_with_another_text_normaliser_has_the_same_features(world, stage1_run):
     identity = dataclasses.replace(world.store.identity, normalizer="mms-9")
     require_features(load_projector(stage1_run), identity, "store S")
+
+
+def test_the_config_of_a_run_needs_no_weights(stage1_run, tmp_path):
+    run = shutil.copytree(stage1_run, tmp_path / "run")
+    (run / "projector" / "model.safetensors").unlink()
+    found, whole = load_config(run), load_projector(stage1_run).config
+    assert (found.trained_for, found.block_sizes, found.readout) == (whole.trained_for, [32, 32], "nearest")
+    (run / "projector" / "config.json").write_text("{")
+    with pytest.raises(ModelError, match="not a projector"):
+        load_config(run)
+    with pytest.raises(ModelError, match="give the folder of a run"):
+        load_config(tmp_path / "none")

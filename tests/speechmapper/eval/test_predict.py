@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -16,6 +19,8 @@ from speechmapper.heads import Head
 from speechmapper.loader.prefetch import read_batch
 from speechmapper.measure.vectors import Closeness
 from speechmapper.projector import ProjectorConfig
+from speechmapper.readout.beam import BeamSearch
+from speechmapper.readout.hotwords import read_hotwords
 from speechmapper.readout.nearest import NearestToken
 from speechmapper.saved_projector import load_projector
 from speechmapper.train.stage1 import Stage1Request, train_stage1
@@ -149,3 +154,29 @@ def test_another_head_is_given_to_the_llm_and_recorded(world, stage1_run, tmp_pa
         assert metrics["head"] == (head or "vectors")
     with pytest.raises(ConfigError, match="--head cif: this projector can have vectors"):
         predict(PredictRequest(stage1_run, tmp_path / "cif", world.path, head="cif"))
+
+
+def test_a_ctc_projector_is_read_by_beam_search_and_what_it_was_given_is_recorded(world, tmp_path):
+    config = stage1_config(objective={"name": "ctc-embedding"}, schedule={"steps": 60, "warmup": 5})
+    train_stage1(Stage1Request(world.path, tmp_path / "run", config))
+    words = tmp_path / "words.txt"
+    words.write_text("Dog\n")
+    greedy = evaluate_asr(PredictRequest(tmp_path / "run", tmp_path / "a", world.path, split="train"))
+    plain = PredictRequest(tmp_path / "run", tmp_path / "b", world.path, split="train", search=BeamSearch(8))
+    beam = evaluate_asr(plain)
+    search = BeamSearch(8, read_hotwords(words), weight=30.0)
+    boosted = evaluate_asr(PredictRequest(tmp_path / "run", tmp_path / "c", world.path, split="train", search=search))
+    assert (greedy["readout"], beam["readout"], beam["beam"]) == ("nearest-token", "beam-search", 8)
+    assert "beam" not in greedy and "hotwords" not in beam
+    assert boosted["hotwords"] == {"sha256": hashlib.sha256(b"Dog\n").hexdigest(), "count": 1, "weight": 30.0}
+    dogs = [sum(line["output"].split().count("dog") for line in lines_of(tmp_path / each)) for each in "abc"]
+    assert dogs[2] > max(dogs[:2])
+    alone = predict(dataclasses.replace(plain, batch=1))
+    assert [line["output"] for line in alone] == [line["output"] for line in lines_of(tmp_path / "b")]
+
+
+def test_beam_search_of_another_projector_is_refused_before_its_weights_are_read(world, stage1_run, tmp_path):
+    run = shutil.copytree(stage1_run, tmp_path / "run")
+    (run / "projector" / "model.safetensors").unlink()
+    with pytest.raises(ConfigError, match=r"--beam, --hotwords: .* read by nearest"):
+        predict(PredictRequest(run, tmp_path / "out", world.path, search=BeamSearch()))

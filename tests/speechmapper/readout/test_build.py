@@ -8,8 +8,17 @@ import torch
 from sm_pipeline.models.source import resolve_model
 from sm_store.errors import ConfigError, ModelError
 from speechmapper.llm import load_llm
-from speechmapper.projector import Projected
-from speechmapper.readout.build import GENERATED, NEAREST, _require_trained_table, build_readout, llm_readout
+from speechmapper.projector import Projected, Projector, ProjectorConfig
+from speechmapper.readout.beam import BeamSearch
+from speechmapper.readout.build import (
+    GENERATED,
+    NEAREST,
+    SEARCHED,
+    _require_trained_table,
+    build_readout,
+    llm_readout,
+)
+from speechmapper.readout.hotwords import Hotwords
 from speechmapper.saved_projector import load_projector
 from speechmapper.tasks import ASR, TASKS, Item
 from tests.speechmapper.tiny import save_llm
@@ -74,3 +83,40 @@ def test_the_same_llm_in_a_narrower_dtype_is_the_same(world, projector):
     trained = projector.config.trained_for["target"]
     assert llm.table_sha256(trained["vocabulary"]) != trained["table_sha256"]
     _require_trained_table(projector, llm, str(world.llm_folder))
+
+
+@pytest.fixture
+def ctc_projector(projector):
+    config = projector.config.to_dict() | {"readout": "ctc", "head": "rows", "rows_temperature": 1.0}
+    return Projector(ProjectorConfig.from_dict(config)).eval()
+
+
+@pytest.fixture
+def between(world):
+    """CTC vectors of "the", a blank, and one a little nearer to "old" than to "dog"."""
+    table = torch.from_numpy(world.store.targets("tiny").table)
+    the, old, dog = table[11], table[13], table[14]
+    blank = 3 + torch.zeros(len(the))
+    vectors = torch.stack([the, blank, 0.51 * old + 0.49 * dog])[None]
+    return Projected(vectors, torch.tensor([3]), vectors, blank_E=blank)
+
+
+def test_hotwords_decide_what_is_nearly_as_probable(world, ctc_projector, between):
+    def read(search):
+        readout = build_readout(ctc_projector, None, world.store.targets("tiny"), search=search)
+        return readout.name, readout.read(between, [ASKED])
+
+    assert read(None) == (NEAREST, ["the old"])
+    assert read(BeamSearch(4)) == (SEARCHED, ["the old"])
+    assert read(BeamSearch(4, Hotwords(["Dog!"]))) == (SEARCHED, ["the dog"])
+    with pytest.raises(ConfigError, match="st needs an LLM"):
+        build_readout(ctc_projector, None, None, search=BeamSearch(4)).require_task(TASKS["st"])
+
+
+def test_where_there_is_nothing_to_search_it_says_so(projector, ctc_projector):
+    with pytest.raises(ConfigError, match="ctc-embedding, and this one is read by nearest; leave them out"):
+        build_readout(projector, None, None, search=BeamSearch(4))
+    with pytest.raises(ConfigError, match=r"here the LLM \(some\) writes the text"):
+        build_readout(ctc_projector, "some", None, search=BeamSearch(4))
+    with pytest.raises(ConfigError, match="no words there"):
+        build_readout(ctc_projector, None, None, search=BeamSearch(4, Hotwords([])))
