@@ -57,8 +57,8 @@ class ModelConfig:
     dropout_after_positions: bool = False  # dropout on convolution + positions too (docs/objectives.md)
     scale_to_table: bool = False  # multiply the vectors by the embedding table's RMS
     head: str | None = None  # what an LLM is given: vectors, segments, rows, tokens, cif; null: the objective's own
-    rows_temperature: float | None = None  # of head rows' softmax over rows; null: objective.ctc_temperature
-    learn_temperature: bool = False  # train that temperature, of head rows and ctc-embedding, from this start
+    rows_temperature: float | None = None  # of head rows' softmax over rows; null: half of objective.ctc_temperature
+    learn_temperature: bool = False  # train the temperature of ctc-embedding, and with it that of head rows
     rows_top_k: int = 0  # rows that head rows mixes, the nearest ones; 0: all of the table
     blanks: str = "drop"  # of CTC's blank positions for heads segments and rows: drop, or first (one vector of all)
 

@@ -72,8 +72,9 @@ class ProjectorConfig(PreTrainedConfig):
             their sum passes 1, and the nearest row of each.
         head: what an LLM is given for the vectors (speechmapper/heads): `vectors`, `segments`, `rows`, `tokens` or
             `cif`.
-        rows_temperature: of the softmax over rows that `rows` weighs them with: divides the squared distance over the
+        ctc_temperature: of the softmax over rows that `ctc` is trained with: divides the squared distance over the
             table's mean squared row norm. learn_temperature: whether it is a parameter that starts there.
+        rows_temperature: of the softmax that `rows` weighs rows by. Where the other is learned, their ratio stays.
         rows_top_k: how many rows `rows` mixes, the nearest ones; 0: all.
         blanks: of a `ctc` readout's blank positions: `drop`, or `first`: their mean as one vector before the others.
         trained_for: what the training run recorded about its store, target set and encoder (JSON values).
@@ -101,8 +102,9 @@ class ProjectorConfig(PreTrainedConfig):
         output_scale: float = 1.0,
         readout: str = "nearest",
         head: str = "vectors",
-        rows_temperature: float = 0.1,
+        ctc_temperature: float = 0.1,
         learn_temperature: bool = False,
+        rows_temperature: float = 0.05,
         rows_top_k: int = 0,
         blanks: str = "drop",
         trained_for: dict[str, Any] | None = None,
@@ -126,6 +128,7 @@ class ProjectorConfig(PreTrainedConfig):
         self.output_scale = output_scale
         self.readout = readout
         self.head = head
+        self.ctc_temperature = ctc_temperature
         self.rows_temperature = rows_temperature
         self.learn_temperature = learn_temperature
         self.rows_top_k = rows_top_k
@@ -158,8 +161,9 @@ class ProjectorConfig(PreTrainedConfig):
             raise ValueError(
                 f"head {self.head!r}: with readout {self.readout}, use one of {', '.join(HEADS[self.readout])}"
             )
-        if not 0 < self.rows_temperature < math.inf:
-            raise ValueError(f"rows_temperature {self.rows_temperature}: give a number above 0")
+        for name in ("ctc_temperature", "rows_temperature"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"{name} {getattr(self, name)}: give a number above 0")
         if self.rows_top_k < 0:
             raise ValueError(f"rows_top_k {self.rows_top_k}: give 0 or more")
         if self.blanks not in BLANKS:
@@ -184,7 +188,7 @@ class Projected:
         vectors_BUE: zero beyond each utterance's length; vectors_B: their lengths (B,), int64.
         hidden_BTC: output of block 1, undefined beyond its own lengths: for auxiliary losses.
         blank_E: the projector's blank, where it is read as CTC.
-        temperature: of the softmax over rows, a scalar; None: not learned, the config's.
+        temperature: of CTC's softmax over rows, a scalar; None: not learned, the config's.
         firing_BU: where it is read as CIF, each vector's weight from 0 to 1, zero beyond each length.
     """
 
@@ -278,7 +282,7 @@ class Projector(PreTrainedModel):
         # Zero is nearer to every row than most rows are to each other, so all vectors are read as blank at first.
         blank_E = nn.Parameter(torch.zeros(config.output_size)) if config.readout == "ctc" else None
         self.register_parameter("blank", blank_E)
-        learned = nn.Parameter(torch.tensor(math.log(config.rows_temperature))) if config.learn_temperature else None
+        learned = nn.Parameter(torch.tensor(math.log(config.ctc_temperature))) if config.learn_temperature else None
         self.register_parameter("log_temperature", learned)
         self.firing = nn.Linear(config.block_outputs[-1], 1) if config.readout == "cif" else None
         self.post_init()

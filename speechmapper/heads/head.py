@@ -71,7 +71,7 @@ class Head:
             raise ValueError(f"readout {self._config.readout}: only a projector of readout ctc has a blank")
         valid_BU = valid_positions(projected.vectors_B, projected.vectors_BUE.shape[1])
         found = self._rows.log_probs_top(
-            projected.vectors_BUE[valid_BU], projected.blank_E, self._temperature(projected), count
+            projected.vectors_BUE[valid_BU], projected.blank_E, self._ctc_temperature(projected), count
         )
         sizes = projected.vectors_B.tolist()
         parts = (each.cpu().split(sizes) for each in (found.ids_PK, found.log_probs_PK, found.blank_P))
@@ -150,12 +150,19 @@ class Head:
         self, projected: Projected, rows: TableRows, vectors_BNE: torch.Tensor, chosen_BN: torch.Tensor
     ) -> torch.Tensor:
         """Mixtures of rows for the chosen vectors, zero for the others."""
-        mixed_PE = rows.mixed(vectors_BNE[chosen_BN], self._temperature(projected), self._config.rows_top_k)
+        mixed_PE = rows.mixed(vectors_BNE[chosen_BN], self._rows_temperature(projected), self._config.rows_top_k)
         return torch.zeros_like(vectors_BNE).masked_scatter(chosen_BN[..., None], mixed_PE)
 
-    def _temperature(self, projected: Projected) -> float | torch.Tensor:
+    def _rows_temperature(self, projected: Projected) -> float | torch.Tensor:
+        """Of the mixtures' softmax."""
+        config = self._config
+        if projected.temperature is None:
+            return config.rows_temperature
+        return projected.temperature * (config.rows_temperature / config.ctc_temperature)
+
+    def _ctc_temperature(self, projected: Projected) -> float | torch.Tensor:
         """Of the softmax of distances: the one learned, else the config's."""
-        return self._config.rows_temperature if projected.temperature is None else projected.temperature
+        return self._config.ctc_temperature if projected.temperature is None else projected.temperature
 
     def _rows_of(self, ids_BN: torch.Tensor) -> torch.Tensor:
         """The table's row of each token, (B, N, E); zero for BLANK."""

@@ -165,10 +165,9 @@ def fitted(config: Stage2Config, projector: Projector) -> Stage2Config:
         )
     if config.objective.name != AUTO:
         return config
-    trained = sizes.trained_for.get("training", {}).get("objective", {})
     objective = dataclasses.replace(config.objective, name=OBJECTIVES[sizes.readout])
-    if sizes.readout == "ctc" and "ctc_temperature" in trained:
-        objective = dataclasses.replace(objective, ctc_temperature=trained["ctc_temperature"])
+    if sizes.readout == "ctc":
+        objective = dataclasses.replace(objective, ctc_temperature=sizes.ctc_temperature)
     return dataclasses.replace(config, objective=objective)
 
 

@@ -87,7 +87,7 @@ def test_the_same_llm_in_a_narrower_dtype_is_the_same(world, projector):
 
 @pytest.fixture
 def ctc_projector(projector):
-    config = projector.config.to_dict() | {"readout": "ctc", "head": "rows", "rows_temperature": 1.0}
+    config = projector.config.to_dict() | {"readout": "ctc", "head": "rows", "ctc_temperature": 1.0}
     return Projector(ProjectorConfig.from_dict(config)).eval()
 
 
