@@ -22,7 +22,7 @@ WEIGHTS = {
     "contrastive": 0.1,
     "ctc": 0.1,
     "commitment": 1.0,
-    "kd": 1.0,
+    "kd": 0.1,
 }  # defaults for the parts of an objective
 TRACKERS = ("tensorboard", "wandb", "mlflow", "trackio")
 AUTO = "auto"  # stage 2's objective: that of how the projector is read (speechmapper/train/stage2.py)
@@ -94,7 +94,7 @@ class ObjectiveConfig:
     centered_cosine_weight: float | None = None  # weight of centered-cosine; null: 1
     commitment_weight: float | None = None  # weight of commitment beside ctc-embedding; null: 1
     vocabulary: int | str = "all"  # of ctc-embedding: all, or only tokens whose string occurs so often in the texts
-    kd_weight: float | None = None  # weight of kd; null: 1, our default
+    kd_weight: float | None = None  # weight of kd; null: 0.1, ours: 1 slows CTC down in the first steps
     kd_layers: int = 1  # layers of the LLM that kd uses (arXiv 2609.18516: 1; for translation a third of them)
     llm: str | None = None  # the LLM that kd takes its first layers from; null: that of the target set
     negatives: int = 0  # rows of the vocabulary drawn at random in contrastive, both CTCs and kd; 0: all of it

@@ -52,7 +52,7 @@ def test_a_name_is_its_parts_and_their_weights_add(world):
     sums |= {"centered-cosine": 0.25, "kd": 2.5, "kd_unaligned": 0.0}
     ones = dict.fromkeys(sums, torch.tensor(1.0))
     loss = objective.combine({name: torch.tensor(value) for name, value in sums.items()}, ones)
-    assert loss.item() == pytest.approx(5 * 4 + 5 * 2 - 2 * 0.5 - 0.25 + 0.5 * 7 + 3 * 11 + 2.5)
+    assert loss.item() == pytest.approx(5 * 4 + 5 * 2 - 2 * 0.5 - 0.25 + 0.5 * 7 + 3 * 11 + 0.1 * 2.5)
 
 
 def test_what_learns_beside_the_projector(world):
