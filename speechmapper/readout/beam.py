@@ -28,9 +28,9 @@ from sm_store.errors import ConfigError
 from speechmapper.heads.rows import TopTokens
 from speechmapper.readout.hotwords import Bonus, HotwordBonus, Hotwords
 
-WIDTH = 16
-WEIGHT = 4.0
-TOP_TOKENS = 20  # of each position; all others together rarely have more than 1 % of the probability
+WIDTH = 16  # our own
+WEIGHT = 4.0  # our own (docs/objectives.md)
+TOP_TOKENS = 20  # of each position that are tried; our own
 NEVER = -math.inf
 NO_HOTWORDS = HotwordBonus((), None, 0.0)
 
