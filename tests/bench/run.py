@@ -14,6 +14,7 @@ import decoding
 import encoding
 import opening
 import reading
+import scoring
 import training
 import writing
 from rich.console import Console
@@ -45,6 +46,7 @@ def main() -> None:
         if options.steps:
             for table in training.measure(folder / "training", training.Options(steps=options.steps)):
                 console.print(table)
+            console.print(scoring.measure(scoring.Options()))
         if options.texts:
             console.print(decoding.measure(decoding.Options(texts=options.texts)))
         if options.million:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 
 from sm_store import Store
-from tests.bench import decoding, encoding, opening, reading, startup, training
+from tests.bench import decoding, encoding, opening, reading, scoring, startup, training
 from tests.speechmapper.tiny import save_llm
 
 
@@ -82,3 +83,10 @@ def test_flop_of_the_papers_projector():
 def test_a_manifest_is_read_and_planned(tmp_path):
     found = startup.measure(tmp_path, 2000)
     assert found["units"] == 4 and found["read"] > found["plan"] >= 0 and found["peak_bytes"] > 0
+
+
+def test_scores_against_a_vocabulary_are_timed_and_counted(capsys):
+    Console().print(scoring.measure(scoring.Options(64, 1000, 50, 90, rounds=1)))
+    rows = [line for line in capsys.readouterr().out.splitlines() if "ctc-embedding" in line or "mse+cosine │" in line]
+    counts = [float(row.split("│")[4].split()[0]) for row in rows]
+    assert len(rows) == 3 and counts == sorted(counts)
