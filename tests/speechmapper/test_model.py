@@ -50,6 +50,12 @@ def test_samples_that_cannot_be_used(chain, samples):
         SpeechMapper.from_pretrained(chain / "stage1", device="cpu").transcribe(samples)
 
 
+@pytest.mark.xfail(strict=True, reason="known: without a voice detector, silence is read as text")
+def test_where_there_is_no_speech_there_is_no_text(chain):
+    mapper = SpeechMapper.from_pretrained(chain / "stage1", device="cpu")
+    assert mapper.transcribe(np.zeros(3 * 16_000, np.float32)) == ""
+
+
 def test_files_that_cannot_be_used_are_named(chain, tmp_path):
     mapper = SpeechMapper.from_pretrained(chain / "stage1", device="cpu")
     (tmp_path / "page.wav").write_text("<html>")
