@@ -34,7 +34,7 @@ def test_one_forward_gives_vectors_and_the_objectives_sums(projector, batch):
     objective = Objective({"mse": (WeightedDistance(), 1.0)})
     output = ProjectorWithObjective(projector, objective)(batch)
     vectors, lengths = projector(batch.features_BTD, batch.frames_B)
-    assert torch.equal(output.vectors_BUE, vectors) and torch.equal(output.vectors_B, lengths)
+    assert torch.equal(output.projected.vectors_BUE, vectors) and torch.equal(output.projected.vectors_B, lengths)
     expected = objective(projector.project(batch.features_BTD, batch.frames_B), batch)
     assert set(output.sums) == {"word", "pad"}
     assert all(torch.equal(output.sums[name], value) for name, value in expected.items())
@@ -42,7 +42,7 @@ def test_one_forward_gives_vectors_and_the_objectives_sums(projector, batch):
 
 def test_without_an_objective_there_are_vectors_and_no_sums(projector, batch):
     output = ProjectorWithObjective(projector, None)(batch)
-    assert output.vectors_BUE.shape[0] == 3 and output.sums == {}
+    assert output.projected.vectors_BUE.shape[0] == 3 and output.sums == {}
 
 
 def test_parameters_of_projector_and_objective_are_trained_together(world, projector):
