@@ -22,7 +22,7 @@ step sm-pipeline extract "$corpus/manifest.jsonl" --store "$store" \
 step sm-train stage1 --store "$store" --preset demo --set schedule.steps=0 --out "$out/untrained"
 # Our own objective, the preset's, and the paper's, which needs more steps.
 step sm-train stage1 --store "$store" --preset demo "${steps[@]}" --out "$out/stage1"
-paper=(--set objective.name=mse+cosine --set schedule.steps=1500 --set schedule.warmup=100)
+paper=(--set objective.name=mse+cosine --set schedule.steps=1200 --set schedule.warmup=100)
 step sm-train stage1 --store "$store" --preset demo "${paper[@]}" "${steps[@]}" --out "$out/stage1-paper"
 for kind in "" -paper; do
     step sm-train stage2 --store "$store" --preset demo --projector "$out/stage1$kind" --llm smollm2-135m --task asr \
