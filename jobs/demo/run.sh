@@ -24,10 +24,10 @@ step sm-train stage1 --store "$store" --preset demo --set schedule.steps=0 --out
 step sm-train stage1 --store "$store" --preset demo "${steps[@]}" --out "$out/stage1"
 paper=(--set objective.name=mse+cosine --set schedule.steps=1200 --set schedule.warmup=100)
 step sm-train stage1 --store "$store" --preset demo "${paper[@]}" "${steps[@]}" --out "$out/stage1-paper"
-for kind in "" -paper; do
-    step sm-train stage2 --store "$store" --preset demo --projector "$out/stage1$kind" --llm smollm2-135m --task asr \
-        "${steps[@]}" --out "$out/stage2$kind"
-done
+step sm-train stage2 --store "$store" --preset demo --projector "$out/stage1" --llm smollm2-135m --task asr \
+    "${steps[@]}" --out "$out/stage2"
+step sm-train stage2 --store "$store" --preset demo --projector "$out/stage1-paper" --llm smollm2-135m --task asr \
+    --set schedule.steps=20 "${steps[@]}" --out "$out/stage2-paper"
 
 for run in untrained stage1 stage1-paper; do
     step sm-eval asr "$out/$run" --store "$store" --out "$out/eval/$run"
