@@ -124,11 +124,11 @@ def predict_batch(
     with autocast(device):
         projected = projector.project(heard.features_BTD.to(device), heard.frames_B.to(device))
         outputs = readout.read(projected, instructions)
-        given_BUE = readout.head.padded_inputs(projected)
     lines: list[dict[str, Any]] = [{"output": ASR.cleaned(output)} for output in outputs]
     if heard.targets_BUE is None or heard.tokens_B is None or table_scale is None:
         return lines
     targets_BUE, tokens_B = heard.targets_BUE.to(device), heard.tokens_B.to(device)
+    given_BUE = readout.head.padded_inputs(projected)
     mse_B, positions_B = word_errors(given_BUE, targets_BUE, projected.vectors_B, tokens_B)
     mean_B = mse_B / table_scale
     for line, mean, count in zip(lines, mean_B.tolist(), positions_B.tolist(), strict=True):
