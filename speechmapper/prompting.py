@@ -18,8 +18,8 @@ from __future__ import annotations
 
 import datetime
 import re
-from collections.abc import Collection, Iterable
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from sm_store.errors import ModelError
@@ -50,11 +50,13 @@ class Instruction:
     Attributes:
         system: of the system turn. text: what follows the quoted speech in the user turn.
         answer: to learn; None where the LLM is to give it.
+        examples: texts and their answers, given as earlier turns in the same words, the texts in place of the speech.
     """
 
     system: str
     text: str
     answer: str | None = None
+    examples: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +85,7 @@ class Prompter:
 
     def __init__(self, tokenizer: Any, ends: Iterable[int] = ()) -> None:
         self._tokenizer = tokenizer
-        self._turns: dict[tuple[str, str], _Turns] = {}
+        self._turns: dict[Instruction, _Turns] = {}
         own = [] if tokenizer.eos_token_id is None else [int(tokenizer.eos_token_id)]
         known = [*own, *ends]
         unanswered, answered = self._render("s", "u"), self._render("s", "u", ANSWER_MARK)
@@ -102,7 +104,7 @@ class Prompter:
 
     def write(self, instruction: Instruction) -> Prompt:
         """The prompt of an instruction, with the answer's ids where it has one."""
-        turns = self._turns_of(instruction.system, instruction.text)
+        turns = self._turns_of(replace(instruction, answer=None))
         if instruction.answer is None:
             return Prompt(turns.before, turns.after)
         answer = self._ids_after([turns.after_text], f"{self._space}{instruction.answer}", instruction.answer)
@@ -117,9 +119,10 @@ class Prompter:
     def _has_template(self) -> bool:
         return bool(getattr(self._tokenizer, "chat_template", None))
 
-    def _turns_of(self, system: str, instruction: str) -> _Turns:
-        if (system, instruction) not in self._turns:
-            text = self._render(system.strip(), f'"{SPEECH_MARK}" {instruction}')
+    def _turns_of(self, instruction: Instruction) -> _Turns:
+        if instruction not in self._turns:
+            shown = [(f'"{text}" {instruction.text}', answer) for text, answer in instruction.examples]
+            text = self._render(instruction.system.strip(), f'"{SPEECH_MARK}" {instruction.text}', earlier=shown)
             before, mark, after = text.partition(SPEECH_MARK)
             if not mark or SPEECH_MARK in after:
                 raise ModelError(
@@ -128,34 +131,42 @@ class Prompter:
                 )
             after += self._opening
             ids = self._ids_after(SPOKEN, after, after)
-            self._turns[system, instruction] = _Turns(self._ids(before), ids, after)
-        return self._turns[system, instruction]
+            self._turns[instruction] = _Turns(self._ids(before), ids, after)
+        return self._turns[instruction]
 
-    def _render(self, system: str, user: str, answer: str | None = None) -> str:
-        """The conversation as text, up to the assistant's turn or with its answer."""
+    def _render(
+        self, system: str, user: str, answer: str | None = None, earlier: Sequence[tuple[str, str]] = ()
+    ) -> str:
+        """The conversation as text, up to the assistant's turn or with its answer; `earlier` user turns and answers."""
         if not self._has_template:
             start, end = self._tokenizer.bos_token or "", self._tokenizer.eos_token or ""
-            return f"{start}{system}\n{user}\n" + ("" if answer is None else f"{answer}{end}")
+            before = "".join(f"{asked}\n{answered}\n" for asked, answered in earlier)
+            return f"{start}{system}\n{before}{user}\n" + ("" if answer is None else f"{answer}{end}")
         from jinja2 import TemplateError
 
-        turns = [{"role": "system", "content": system}, {"role": "user", "content": user}]
+        pairs = [*earlier, (user, answer)]
+        turns = [
+            {"role": role, "content": content}
+            for pair in pairs
+            for role, content in zip(("user", "assistant"), pair, strict=True)
+            if content is not None
+        ]
         try:
-            text = self._filled(turns, answer)
+            text = self._filled([{"role": "system", "content": system}, *turns], answer is None)
         except TemplateError:  # a template without a system role raises (Gemma), or leaves that turn out
             text = ""
         if system in text:
             return text
         try:
-            return self._filled([{"role": "user", "content": f"{system}\n{user}"}], answer)
+            first = {"role": "user", "content": f"{system}\n{turns[0]['content']}"}
+            return self._filled([first, *turns[1:]], answer is None)
         except TemplateError as error:
             raise ModelError(f"the LLM's chat template takes no plain turns ({error}); use another LLM") from error
 
-    def _filled(self, turns: list[dict[str, str]], answer: str | None) -> str:
-        if answer is not None:
-            turns = [*turns, {"role": "assistant", "content": answer}]
+    def _filled(self, turns: list[dict[str, str]], unanswered: bool) -> str:
         template = _ASKS_DATE.sub(lambda found: repr(DATE.strftime(found[2])), self._tokenizer.get_chat_template())
         text: str = self._tokenizer.apply_chat_template(
-            turns, chat_template=template, tokenize=False, add_generation_prompt=answer is None, **NO_REASONING
+            turns, chat_template=template, tokenize=False, add_generation_prompt=unanswered, **NO_REASONING
         )
         return text
 

@@ -52,10 +52,16 @@ class Item:
 
 @dataclass(frozen=True, slots=True)
 class Wordings:
-    """A prompt file: the system turn, and the instruction's wordings by language of the answer."""
+    """A prompt file: the system turn, the instruction's wordings by language of the answer, and what is shown before.
+
+    Attributes:
+        examples: texts with their answers, which the LLM is shown as earlier turns; the file has them as
+            `examples: [{text: the dog ran, answer: the}]`.
+    """
 
     system: str
     by_language: Mapping[str, Sequence[str]]
+    examples: tuple[tuple[str, str], ...] = ()
 
     def lines(self, language: str) -> Sequence[str] | None:
         """The wordings of a language under any of its names (`zh-CN`, `Chinese`); None where there are none."""
@@ -63,8 +69,9 @@ class Wordings:
         return self.by_language.get(language) or tags.get(language_tag(language) or language)
 
     def sha256(self) -> str:
-        """Of the system turn and all wordings."""
-        contents = [self.system, {language: list(lines) for language, lines in self.by_language.items()}]
+        """Of the system turn, all wordings, and the examples where there are any."""
+        contents: list[Any] = [self.system, {language: list(lines) for language, lines in self.by_language.items()}]
+        contents += [self.examples] if self.examples else []
         return hashlib.sha256(json.dumps(contents, sort_keys=True).encode()).hexdigest()
 
 
@@ -105,7 +112,8 @@ def _wordings_of(data: Any, path: Path) -> Wordings:
     wordings = {str(language): tuple(map(_text, lines)) for language, lines in data["wordings"].items()}
     if not all(wordings.values()):
         raise ConfigError(f"{path}: a language without wordings")
-    return Wordings(_text(data["system"]), wordings)
+    examples = tuple((_text(entry["text"]), _text(entry["answer"])) for entry in data.get("examples", ()))
+    return Wordings(_text(data["system"]), wordings, examples)
 
 
 def _text(value: object) -> str:
@@ -181,7 +189,7 @@ class Task(ABC):
         text = lines[wording % len(lines)]
         for name, value in item.values.items():
             text = text.replace(f"{{{name}}}", value)
-        return Instruction(found.system, text, self.answer(item) if learn else None)
+        return Instruction(found.system, text, self.answer(item) if learn else None, found.examples)
 
 
 @dataclass(frozen=True, slots=True)

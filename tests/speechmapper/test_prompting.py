@@ -53,6 +53,24 @@ def test_system_turn_and_instruction_are_written_as_given(prompter):
     assert "dog" in before and "slept walked" in after
 
 
+SHOWN = (("the dog", "the"), ("a red bird", "a"))
+
+
+def test_examples_are_earlier_turns_in_the_words_of_the_instruction(prompter):
+    prompt = prompter.write(Instruction("dog", "slept walked", examples=SHOWN))
+    start, end = "<|im_start|>", "<|im_end|>"
+    first = f'{start} user " the dog " slept walked {end} {start} assistant the {end}'
+    second = f'{start} user " a red bird " slept walked {end} {start} assistant a {end}'
+    assert " ".join(words(prompt.before)) == f'{start} system dog {end} {first} {second} {start} user "'
+    assert " ".join(words(prompt.after)) == f'" slept walked {end} {start} assistant'
+
+
+def test_examples_leave_other_prompts_of_the_same_words_as_they_are(prompter):
+    plain = prompter.write(Instruction("dog", "slept walked"))
+    assert prompter.write(Instruction("dog", "slept walked", examples=SHOWN)) != plain
+    assert prompter.write(Instruction("dog", "slept walked")) == plain
+
+
 def test_without_a_chat_template_the_turns_are_lines():
     prompt = asr(Prompter(tokenizer(template=None)), "the dog")
     assert words(prompt.before)[0] == "<s>"

@@ -156,9 +156,21 @@ def test_own_prompts_replace_a_tasks_shipped_ones(tmp_path):
     assert tasks.draw(fields_of("a"), np.random.default_rng(0)).system == ASR.wordings.system
 
 
+def test_examples_of_own_prompts_are_shown_and_count_in_the_fingerprint(tmp_path):
+    plain, shown = tmp_path / "plain.yaml", tmp_path / "shown.yaml"
+    plain.write_text(OWN, encoding="utf-8")
+    shown.write_text(OWN + "  examples: [{text: good day, answer: god dag}]\n", encoding="utf-8")
+    fields = fields_of("a", translation={"xx": "b"})
+    tasks = mixture("st", languages=["xx"], prompts=str(shown))
+    assert tasks.draw(fields, np.random.default_rng(0)).examples == (("good day", "god dag"),)
+    assert tasks.prompts_sha256()["st"] != mixture("st", prompts=str(plain)).prompts_sha256()["st"]
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
+        ("st: {system: a, wordings: {any: [b]}, examples: [c]}", "not prompts by task"),
+        ("st: {system: a, wordings: {any: [b]}, examples: [{text: c}]}", "not prompts by task"),
         ("dance: {system: a, wordings: {any: [b]}}", "unknown task 'dance'; use asr, st, sqa"),
         ("st: {system: a}", "not prompts by task"),
         ("[]", "not prompts by task"),
