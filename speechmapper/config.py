@@ -24,6 +24,7 @@ WEIGHTS = {
     "commitment": 1.0,
     "kd": 0.1,
 }  # defaults for the parts of an objective
+ATTENTIONS = ("auto", "sdpa", "eager", "flex_attention", "flash_attention_2", "flash_attention_3", "flash_attention_4")
 TRACKERS = ("tensorboard", "wandb", "mlflow", "trackio")
 AUTO = "auto"  # stage 2's objective: that of how the projector is read (speechmapper/train/stage2.py)
 LARGEST_SEED = 2**32 - 1
@@ -234,6 +235,16 @@ class TuningConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class LlmConfig:
+    """How the frozen LLM is loaded and executed (docs/training.md); its dtype is `tuning.llm_dtype`."""
+
+    attention: str = "auto"  # attention kernels of transformers: sdpa, eager, flash_attention_2, ...; auto: its choice
+
+    def __post_init__(self) -> None:
+        _require(self.attention in ATTENTIONS, f"llm.attention {self.attention!r}: use one of {', '.join(ATTENTIONS)}")
+
+
+@dataclass(frozen=True, slots=True)
 class Stage1Config:
     """`sm-train stage1`."""
 
@@ -255,6 +266,7 @@ class Stage2Config:
 
     seed: int = 1  # of the weights, the order and the dropout
     tuning: TuningConfig = field(default_factory=TuningConfig)
+    llm: LlmConfig = field(default_factory=LlmConfig)
     objective: ObjectiveConfig = field(default_factory=lambda: ObjectiveConfig(AUTO))
     # batch 12, accumulation 8, 1 K steps, constant 5e-5 (paper, CE + MSE)
     data: DataConfig = field(default_factory=lambda: DataConfig(frames=10_500, max_utterances=12, micro_batches=8))

@@ -26,9 +26,6 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
-from sm_pipeline.devices import choose_dtype
-from sm_pipeline.models.llm_table import require_vectors
-from sm_pipeline.models.quiet import quiet_transformers
 from sm_pipeline.models.source import ModelSource
 from sm_store import TargetSet
 from sm_store.errors import ModelError
@@ -280,29 +277,3 @@ def require_same_table(table_VE: torch.Tensor, targets: TargetSet, llm: str) -> 
             f"--llm {llm}: its input embeddings are not those of target set {spec.name} "
             f"(made from {spec.llm}); name that LLM, or choose another --target"
         )
-
-
-def load_llm(source: ModelSource, device: torch.device, dtype: str = "auto", tokenizer: Any | None = None) -> FrozenLLM:
-    """Load a causal LLM and its tokenizer from a folder or GGUF file; no code of the checkpoint is run.
-
-    Args:
-        dtype: float32, bfloat16, float16, or auto: bfloat16 on a GPU that has it, else float32.
-        tokenizer: its tokenizer if it is loaded already (making one from a GGUF takes seconds).
-
-    Raises:
-        ModelError: not a causal LLM that transformers loads. ConfigError: an unknown dtype.
-    """
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    chosen = choose_dtype(dtype, device, "LLM dtype")
-    options: dict[str, Any] = {"gguf_file": source.gguf_file} if source.gguf_file else {}
-    with quiet_transformers():
-        try:
-            if tokenizer is None:
-                tokenizer = AutoTokenizer.from_pretrained(source.folder, local_files_only=True, **options)
-            model = AutoModelForCausalLM.from_pretrained(source.folder, local_files_only=True, dtype=chosen, **options)
-        except (OSError, ValueError, KeyError, ImportError) as error:
-            reason = " ".join(str(error).split())
-            raise ModelError(f"--llm {source.id}: cannot be loaded as a causal LLM ({reason[:200]})") from error
-    require_vectors(model, f"--llm {source.id}")
-    return FrozenLLM(model.to(device), tokenizer, source)

@@ -27,7 +27,8 @@ from sm_store import TargetSet
 from sm_store.errors import ConfigError, ModelError
 from sm_store.targets import table_sha256
 from speechmapper.heads import Head
-from speechmapper.llm import MAX_NEW_TOKENS, FrozenLLM, load_llm
+from speechmapper.llm import MAX_NEW_TOKENS, FrozenLLM
+from speechmapper.llm_loading import load_llm
 from speechmapper.projector import Projected, Projector, ProjectorConfig
 from speechmapper.prompting import Instruction
 from speechmapper.readout.beam import NO_HOTWORDS, TOP_TOKENS, BeamSearch, beam_search

@@ -22,7 +22,8 @@ from sm_pipeline.models.tokenizer import load_stored_tokenizer
 from sm_store import TargetSet
 from speechmapper.config import RunConfig
 from speechmapper.heads import Head
-from speechmapper.llm import FrozenLLM, load_llm, require_same_table
+from speechmapper.llm import FrozenLLM, require_same_table
+from speechmapper.llm_loading import load_llm
 from speechmapper.loader.data import TrainingData
 from speechmapper.readout.build import llm_readout
 from speechmapper.saved_projector import load_projector

@@ -30,7 +30,8 @@ from sm_store.errors import ConfigError
 from speechmapper.config import AUTO, Stage2Config
 from speechmapper.config_file import to_plain
 from speechmapper.heads import Head
-from speechmapper.llm import FrozenLLM, load_llm
+from speechmapper.llm import FrozenLLM
+from speechmapper.llm_loading import load_llm
 from speechmapper.loader.data import DataRequest, TrainingData, open_data
 from speechmapper.loader.prefetch import DeviceBatch
 from speechmapper.loader.token_ids import token_counts
@@ -103,7 +104,7 @@ def _train(request: Stage2Request, locks: ExitStack) -> Outcome:
     start_run(request.out, config, request.resume, accelerator)
     targets = data.targets
     tokenizer = load_stored_tokenizer(targets)
-    llm = load_llm(source, accelerator.device, config.tuning.llm_dtype, tokenizer)
+    llm = load_llm(source, accelerator.device, config.tuning.llm_dtype, tokenizer, config.llm)
     llm.require_table(targets)
     projector.config.trained_for = trained_for(
         "stage2",

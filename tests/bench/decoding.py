@@ -27,7 +27,8 @@ from torch.nn.utils.rnn import pad_sequence
 from sm_pipeline.models.source import resolve_model
 from speechmapper.eval.eet.noise import gaussian
 from speechmapper.eval.eet.texts import choose_texts
-from speechmapper.llm import MAX_NEW_TOKENS, FrozenLLM, load_llm
+from speechmapper.llm import MAX_NEW_TOKENS, FrozenLLM
+from speechmapper.llm_loading import load_llm
 from speechmapper.prompting import Prompt
 from speechmapper.tasks import ASR, Item
 

@@ -27,7 +27,8 @@ from sm_pipeline.models.source import resolve_model
 from speechmapper.config import Stage1Config
 from speechmapper.config_file import load_stage1
 from speechmapper.heads import Head
-from speechmapper.llm import FrozenLLM, load_llm
+from speechmapper.llm import FrozenLLM
+from speechmapper.llm_loading import load_llm
 from speechmapper.loader.data import DataRequest, open_data
 from speechmapper.projector import HEADS, use_head
 from speechmapper.readout.build import llm_readout

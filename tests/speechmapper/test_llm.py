@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +13,9 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import GenerationConfig, TextIteratorStreamer
 
 from sm_pipeline.models.source import ModelSource, resolve_model
-from sm_store.errors import ConfigError, ModelError
-from speechmapper.llm import FrozenLLM, common_start, load_llm
+from sm_store.errors import ModelError
+from speechmapper.llm import FrozenLLM, common_start
+from speechmapper.llm_loading import load_llm
 from speechmapper.prompting import Prompt
 from speechmapper.tasks import ASR, Item
 from tests.speechmapper.tiny import llama, make_world, save_llm, tokenizer
@@ -335,20 +335,3 @@ def test_the_target_sets_llm_is_accepted_and_another_refused(llm, tmp_path):
         FrozenLLM(llama(seed=1), tokenizer(), llm.source).require_table(targets)
     with pytest.raises(ModelError, match="not those of target set tiny"):
         FrozenLLM(llama(vocabulary=50), tokenizer(), llm.source).require_table(targets)
-
-
-def test_an_llm_that_takes_no_vectors_is_refused(tmp_path):
-    model = transformers.MambaForCausalLM(transformers.MambaConfig(vocab_size=64, hidden_size=16, num_hidden_layers=1))
-    model.save_pretrained(tmp_path)
-    tokenizer().save_pretrained(tmp_path)
-    with pytest.raises(ModelError, match="MambaForCausalLM keeps a state instead of keys and values"):
-        load_llm(ModelSource("mine", None, tmp_path), CPU)
-
-
-def test_unusable_models_are_one_line(tmp_path):
-    (tmp_path / "config.json").write_text(json.dumps({"model_type": "nothing-like-it"}))
-    with pytest.raises(ModelError, match="cannot be loaded as a causal LLM") as error:
-        load_llm(ModelSource("mine", None, tmp_path), CPU)
-    assert "\n" not in str(error.value)
-    with pytest.raises(ConfigError, match="LLM dtype 'int3'"):
-        load_llm(ModelSource("mine", None, tmp_path), CPU, "int3")

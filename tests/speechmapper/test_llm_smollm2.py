@@ -7,7 +7,8 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from sm_pipeline.models.source import resolve_model
-from speechmapper.llm import FrozenLLM, load_llm
+from speechmapper.llm import FrozenLLM
+from speechmapper.llm_loading import load_llm
 from speechmapper.measure.text import error_rates
 from speechmapper.tasks import ASR, Item
 

@@ -43,7 +43,8 @@ from speechmapper.eval.eet.noise import NOISE
 from speechmapper.eval.eet.page import write_report
 from speechmapper.eval.eet.texts import Texts, choose_texts
 from speechmapper.heads.rows import TableRows
-from speechmapper.llm import FrozenLLM, load_llm
+from speechmapper.llm import FrozenLLM
+from speechmapper.llm_loading import load_llm
 from speechmapper.loader.epoch import Budget, batches_by_length
 from speechmapper.measure.text import error_rates
 from speechmapper.saved_projector import versions

@@ -7,7 +7,7 @@ import torch
 
 from sm_pipeline.models.source import resolve_model
 from sm_store.errors import ConfigError, ModelError
-from speechmapper.llm import load_llm
+from speechmapper.llm_loading import load_llm
 from speechmapper.projector import Projected, Projector, ProjectorConfig
 from speechmapper.readout.beam import BeamSearch
 from speechmapper.readout.build import (

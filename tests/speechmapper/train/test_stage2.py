@@ -13,7 +13,7 @@ from sm_pipeline.models.source import resolve_model
 from sm_store.errors import ConfigError, IdentityMismatch, ModelError
 from speechmapper.first_layers import first_layers_of
 from speechmapper.heads import Head
-from speechmapper.llm import load_llm
+from speechmapper.llm_loading import load_llm
 from speechmapper.loader.prefetch import read_batch
 from speechmapper.objectives import build
 from speechmapper.objectives.build import build_objective

@@ -19,7 +19,7 @@ from sm_store.errors import ConfigError, ModelError
 from speechmapper.eval.cli import app, eet
 from speechmapper.eval.eet.curve import EetRequest, find_crossing, measure_eet, parse_levels
 from speechmapper.eval.eet.texts import choose_texts
-from speechmapper.llm import load_llm
+from speechmapper.llm_loading import load_llm
 from speechmapper.measure.text import error_rates
 from speechmapper.measure.threshold import read_threshold
 from speechmapper.tasks import ASR, Item
