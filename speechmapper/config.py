@@ -221,7 +221,7 @@ class RunConfig:
 class TuningConfig:
     """What stage 2 asks of the LLM."""
 
-    task: str = "asr"  # a task, `mix`, or rates such as asr=0.5,sqa=0.5 (speechmapper/tasks)
+    task: str = "asr"  # a task, its YAML file, `mix`, or rates such as asr=0.5,sqa=0.5 (docs/adding-a-task.md)
     sigma: float = 0.9  # weight of the MSE term; paper: 0.9 for CE + MSE, 0 for CE alone
     asr_share: float = 0.0  # share of utterances trained as ASR in st and sqa; with task sqa 0.5 (paper)
     languages: tuple[str, ...] = ()  # of translations, such as [de, fr]; empty: every one the manifest has

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 from sm_pipeline.text import NORMALIZER, normalise
 from sm_store import Fields
@@ -21,7 +21,7 @@ class SpeechRecognition(Task):
         normalizer: name of the text normaliser of answers and scores.
     """
 
-    name: ClassVar[str] = "asr"
+    name: str = "asr"
 
     def __init__(self, normalizer: str = NORMALIZER) -> None:
         self._normalizer = normalizer

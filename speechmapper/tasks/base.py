@@ -19,7 +19,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import yaml
@@ -86,7 +86,7 @@ def load_wordings(path: Path) -> Wordings:
         ConfigError: no such file, or one of another form.
     """
     try:
-        return _wordings_of(yaml.safe_load(path.read_text(encoding="utf-8")), path)
+        return wordings_of(yaml.safe_load(path.read_text(encoding="utf-8")), path)
     except NOT_PROMPTS as error:
         raise ConfigError(f"{path}: not a prompt file (system, wordings by language): {error}") from error
 
@@ -99,7 +99,7 @@ def load_prompts(path: Path, tasks: Collection[str]) -> dict[str, Wordings]:
     """
     try:
         data = yaml.safe_load(path.read_text(encoding="utf-8"))
-        found = {str(name): _wordings_of(entry, path) for name, entry in data.items()}
+        found = {str(name): wordings_of(entry, path) for name, entry in data.items()}
     except NOT_PROMPTS as error:
         raise ConfigError(f"{path}: not prompts by task (TASK: system, wordings by language): {error}") from error
     unknown = [name for name in found if name not in tasks]
@@ -108,10 +108,11 @@ def load_prompts(path: Path, tasks: Collection[str]) -> dict[str, Wordings]:
     return found
 
 
-def _wordings_of(data: Any, path: Path) -> Wordings:
+def wordings_of(data: Any, path: Path) -> Wordings:
+    """The system turn, wordings and examples of a prompt or task file; raises ConfigError, or any of `NOT_PROMPTS`."""
     wordings = {str(language): tuple(map(_text, lines)) for language, lines in data["wordings"].items()}
-    if not all(wordings.values()):
-        raise ConfigError(f"{path}: a language without wordings")
+    if not wordings or not all(wordings.values()):
+        raise ConfigError(f"{path}: {'a language without' if wordings else 'no'} wordings")
     examples = tuple((_text(entry["text"]), _text(entry["answer"])) for entry in data.get("examples", ()))
     return Wordings(_text(data["system"]), wordings, examples)
 
@@ -129,11 +130,13 @@ class Task(ABC):
     Attributes:
         name: of the task on command lines; `prompts/NAME.yaml` has its wordings.
         needs: fields of the manifest without which an utterance has no item.
+        placeholders: what every wording has to have in braces.
         languages: of the answers asked for, where an utterance has several; empty: all there are.
     """
 
-    name: ClassVar[str]
-    needs: ClassVar[tuple[str, ...]] = ()
+    name: str
+    needs: tuple[str, ...] = ()
+    placeholders: tuple[str, ...] = ()
 
     _wordings: Wordings | None = None
     languages: tuple[str, ...] = ()
@@ -151,14 +154,29 @@ class Task(ABC):
     def score(self, predictions: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """Metrics of predictions, each with `reference` and `output`; loads no model."""
 
+    def fingerprint(self) -> str:
+        """What decides what is asked: of its wordings."""
+        return self.wordings.sha256()
+
     def with_choices(self, wordings: Wordings | None, languages: Sequence[str]) -> Task:
-        """The same with other wordings, where they are given, and with answers in these languages alone."""
+        """The same with other wordings, where they are given, and with answers in these languages alone.
+
+        Raises:
+            ConfigError: a wording without a placeholder that the task needs.
+        """
+        for line in (line for lines in (wordings.by_language if wordings else {}).values() for line in lines):
+            for name in self.placeholders:
+                if f"{{{name}}}" not in line:
+                    raise ConfigError(
+                        f"tuning.prompts: {self.name}: {quoted(line)} has no {{{name}}}, so that the LLM would not be "
+                        f"told the {name}"
+                    )
         made = copy.copy(self)
-        made._wordings, made.languages = wordings, tuple(languages)
+        made._wordings, made.languages = wordings or self._wordings, tuple(languages)
         return made
 
     def with_normalizer(self, normalizer: str) -> Task:
-        """The task with this text normaliser, where it has one."""
+        """The task with this text normaliser of its scores, and of its answers where they are transcripts."""
         return self
 
     def answer(self, item: Item) -> str:
@@ -231,7 +249,7 @@ class Mixture:
     def prompts_sha256(self) -> dict[str, str]:
         """Fingerprint of each task's wordings: they decide what is learned."""
         used = [task for task, rate in self.rates if rate > 0]
-        return {task.name: task.wordings.sha256() for task in used}
+        return {task.name: task.fingerprint() for task in used}
 
     def draw(self, fields: Fields, rng: np.random.Generator) -> Instruction:
         """A task among those the utterance has items for, then a wording and an item; with the answer to learn.

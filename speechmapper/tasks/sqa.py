@@ -7,7 +7,7 @@ Fields("The dog slept.", 1.2, question="Who slept?", answer="the dog")
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 from sm_store import Fields
 from speechmapper.measure.text import answer_scores
@@ -17,8 +17,9 @@ from speechmapper.tasks.base import Item, Task
 class SpokenQuestionAnswering(Task):
     """Answer a question about the speech."""
 
-    name: ClassVar[str] = "sqa"
-    needs: ClassVar[tuple[str, ...]] = ("question", "answer")
+    name: str = "sqa"
+    needs: tuple[str, ...] = ("question", "answer")
+    placeholders: tuple[str, ...] = ("question",)
 
     def items(self, fields: Fields) -> list[Item]:
         """The question, where it has an answer."""

@@ -7,7 +7,7 @@ Fields("The dog slept.", 1.2, translation={"de": "Der Hund schlief.", "fr": "Le 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 from sm_store import Fields
 from speechmapper.measure.text import translation_scores
@@ -17,8 +17,8 @@ from speechmapper.tasks.base import Item, Task
 class SpeechTranslation(Task):
     """Translate the speech into one of the languages the manifest has a translation in."""
 
-    name: ClassVar[str] = "st"
-    needs: ClassVar[tuple[str, ...]] = ("translation",)
+    name: str = "st"
+    needs: tuple[str, ...] = ("translation",)
 
     def items(self, fields: Fields) -> list[Item]:
         """One per language asked for, sorted by its code."""

@@ -82,7 +82,11 @@ def stage2(
     llm: Annotated[str, typer.Option(help="The LLM, frozen: folder, Hub id[@revision] or preset (smollm2-135m).")],
     out: OutOption,
     task: Annotated[
-        str | None, typer.Option(help="asr, st, sqa or mix (short for --set tuning.task=...) [default: asr].")
+        str | None,
+        typer.Option(
+            help="asr, st, sqa, mix, a task's YAML file, or rates such as asr=0.5,sqa=0.5 (short for --set "
+            "tuning.task=...) [default: asr]."
+        ),
     ] = None,
     sigma: Annotated[
         float | None,

@@ -122,7 +122,7 @@ def test_same_draws_same_instructions():
     ["dance", "", "asr=", "asr=x", "asr=0", "asr=-1", "asr=nan", "asr=inf", "asr=1,asr=1", "asr=1,dance=1", "asr,"],
 )
 def test_what_is_no_mixture_is_refused(text):
-    with pytest.raises(ConfigError, match=r"tuning\.task .*: use one of asr, st, sqa, mix, or rates"):
+    with pytest.raises(ConfigError, match=r"tuning\.task .*: use asr, st, sqa, mix, a task.s YAML file, or rates"):
         mixture(text)
 
 
@@ -184,6 +184,13 @@ def test_prompts_of_another_form_are_named(tmp_path, text, words):
         mixture("st", prompts=str(path))
     with pytest.raises(ConfigError, match=r"none\.yaml"):
         mixture("st", prompts=str(tmp_path / "none.yaml"))
+
+
+def test_a_question_that_no_wording_asks_is_refused(tmp_path):
+    path = tmp_path / "own.yaml"
+    path.write_text('sqa: {system: a, wordings: {any: ["{question}", "Answer it:"]}}', encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"sqa: 'Answer it:' has no \{question\}"):
+        mixture("sqa", prompts=str(path))
 
 
 def test_every_language_to_train_needs_a_prompt():
