@@ -22,7 +22,8 @@ Shapes: B batch, T feature frames, U projector vectors, D encoder width, E LLM w
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -198,6 +199,17 @@ class Projected:
     blank_E: torch.Tensor | None = None
     temperature: torch.Tensor | None = None
     firing_BU: torch.Tensor | None = None
+
+    def rows(self, chosen: Sequence[int]) -> Projected:
+        """These utterances of the batch, in this order; the same one may be there several times."""
+        index = torch.tensor(chosen, dtype=torch.long, device=self.vectors_B.device)
+        return replace(
+            self,
+            vectors_BUE=self.vectors_BUE[index],
+            vectors_B=self.vectors_B[index],
+            hidden_BTC=self.hidden_BTC[index],
+            firing_BU=None if self.firing_BU is None else self.firing_BU[index],
+        )
 
 
 class TransformerLayer(nn.Module):

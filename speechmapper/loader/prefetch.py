@@ -166,9 +166,9 @@ class StepReader:
                 continue
 
 
-def read_batch(source: Source, indices: np.ndarray, device: torch.device) -> DeviceBatch:
+def read_batch(source: Source, indices: np.ndarray, device: torch.device, micro: int = 0) -> DeviceBatch:
     """Read these utterances in the calling thread (evaluation)."""
-    return to_device(source.read(indices), device, 0)
+    return to_device(source.read(indices), device, micro)
 
 
 def to_device(data: Any, device: torch.device, micro: int) -> DeviceBatch:

@@ -66,6 +66,11 @@ class Closeness:
         ):
             self._sums[name] = self._sums.get(name, 0.0) + float(value.sum())
 
+    def merge(self, other: Closeness) -> None:
+        """Add the batches of another."""
+        for name, value in other._sums.items():
+            self._sums[name] = self._sums.get(name, 0.0) + value
+
     def figures(self) -> dict[str, float]:
         """`mse`, `relative_mse` and `cosine` over word positions (tokens and first pad); `mse_pad` and
         `relative_mse_pad` over the other pads."""

@@ -57,22 +57,36 @@ class Wordings:
     Attributes:
         examples: texts with their answers, which the LLM is shown as earlier turns; the file has them as
             `examples: [{text: the dog ran, answer: the}]`.
+        held_out: wordings that training never draws: what validation asks to see whether others are followed too.
     """
 
     system: str
     by_language: Mapping[str, Sequence[str]]
     examples: tuple[tuple[str, str], ...] = ()
+    held_out: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     def lines(self, language: str) -> Sequence[str] | None:
         """The wordings of a language under any of its names (`zh-CN`, `Chinese`); None where there are none."""
-        tags = {language_tag(name) or name: lines for name, lines in self.by_language.items()}
-        return self.by_language.get(language) or tags.get(language_tag(language) or language)
+        return _lines_of(self.by_language, language)
+
+    def held_out_lines(self, language: str) -> Sequence[str]:
+        """As `lines`, of the wordings that training never draws; possibly none."""
+        return _lines_of(self.held_out, language) or ()
+
+    def every_line(self) -> list[str]:
+        """All wordings, those held out too."""
+        return [line for lines in (*self.by_language.values(), *self.held_out.values()) for line in lines]
 
     def sha256(self) -> str:
-        """Of the system turn, all wordings, and the examples where there are any."""
+        """Of the system turn, all wordings that training draws, and the examples where there are any."""
         contents: list[Any] = [self.system, {language: list(lines) for language, lines in self.by_language.items()}]
         contents += [self.examples] if self.examples else []
         return hashlib.sha256(json.dumps(contents, sort_keys=True).encode()).hexdigest()
+
+
+def _lines_of(by_language: Mapping[str, Sequence[str]], language: str) -> Sequence[str] | None:
+    tags = {language_tag(name) or name: lines for name, lines in by_language.items()}
+    return by_language.get(language) or tags.get(language_tag(language) or language)
 
 
 NOT_PROMPTS = (OSError, yaml.YAMLError, KeyError, TypeError, AttributeError, ValueError, RecursionError)
@@ -110,11 +124,14 @@ def load_prompts(path: Path, tasks: Collection[str]) -> dict[str, Wordings]:
 
 def wordings_of(data: Any, path: Path) -> Wordings:
     """The system turn, wordings and examples of a prompt or task file; raises ConfigError, or any of `NOT_PROMPTS`."""
-    wordings = {str(language): tuple(map(_text, lines)) for language, lines in data["wordings"].items()}
+    wordings, held_out = (
+        {str(language): tuple(map(_text, lines)) for language, lines in found.items()}
+        for found in (data["wordings"], data.get("held_out") or {})
+    )
     if not wordings or not all(wordings.values()):
         raise ConfigError(f"{path}: {'a language without' if wordings else 'no'} wordings")
     examples = tuple((_text(entry["text"]), _text(entry["answer"])) for entry in data.get("examples", ()))
-    return Wordings(_text(data["system"]), wordings, examples)
+    return Wordings(_text(data["system"]), wordings, examples, held_out)
 
 
 def _text(value: object) -> str:
@@ -164,7 +181,7 @@ class Task(ABC):
         Raises:
             ConfigError: a wording without a placeholder that the task needs.
         """
-        for line in (line for lines in (wordings.by_language if wordings else {}).values() for line in lines):
+        for line in wordings.every_line() if wordings else ():
             for name in self.placeholders:
                 if f"{{{name}}}" not in line:
                     raise ConfigError(
@@ -204,10 +221,20 @@ class Task(ABC):
                 f"no {self.name} prompt for {item.language!r}; prompts/{self.name}.yaml has "
                 f"{', '.join(found.by_language)}"
             )
-        text = lines[wording % len(lines)]
-        for name, value in item.values.items():
-            text = text.replace(f"{{{name}}}", value)
+        text = _filled(lines[wording % len(lines)], item)
         return Instruction(found.system, text, self.answer(item) if learn else None, found.examples)
+
+    def unseen_instructions(self, item: Item) -> list[Instruction]:
+        """The instructions by the wordings that training never draws; empty where there are none."""
+        found = self.wordings
+        lines = found.held_out_lines(item.language)
+        return [Instruction(found.system, _filled(text, item), None, found.examples) for text in lines]
+
+
+def _filled(wording: str, item: Item) -> str:
+    for name, value in item.values.items():
+        wording = wording.replace(f"{{{name}}}", value)
+    return wording
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,7 +27,7 @@ from speechmapper.llm_loading import load_llm
 from speechmapper.loader.data import TrainingData
 from speechmapper.readout.build import llm_readout
 from speechmapper.saved_projector import load_projector
-from speechmapper.train.stage2 import ReadValidation
+from speechmapper.train.llm_validation import LlmValidation, asr_probe
 from speechmapper.train.validation import dev_set
 
 
@@ -46,7 +46,8 @@ class LlmReader:
             return None
         projector = load_projector(out).to(self.llm.device)
         head = Head(projector.config, data.targets.table, data.spec.pad_id, projector.device)
-        validation = ReadValidation(dataclasses.replace(dev, examples=0), llm_readout(self.llm, head))
+        dev = dataclasses.replace(dev, examples=0)
+        validation = LlmValidation(dev, llm_readout(self.llm, head), [asr_probe(dev)], data.spec.table_scale)
         with torch.no_grad(), self.accelerator.autocast():
             return validation.run(projector, 0).figures.get("wer")
 

@@ -37,7 +37,7 @@ from speechmapper.train.checkpoint import Checkpoint, load_newest, save_checkpoi
 from speechmapper.train.log import Interval, RunLog, last_figures, peak_gigabytes
 from speechmapper.train.optimizer import AVERAGE, MovingAverage, ScheduledOptimizer, build_optimizer
 from speechmapper.train.run_folder import broadcast_text, write_config
-from speechmapper.train.stage import ProjectorWithObjective, Stage
+from speechmapper.train.stage import Evaluation, ProjectorWithObjective, Stage
 
 # How a run ended that took all of its steps, or was stopped before.
 DONE, STOPPED = "done", "stopped by a signal, saved; continue with --resume"
@@ -249,11 +249,12 @@ class Run:
         )
 
     def _evaluate(self) -> None:
-        stop_reason = ""
-        if self._accelerator.is_main_process:
+        is_main, stop_reason, found = self._accelerator.is_main_process, "", Evaluation()
+        if is_main or self._stage.shares_evaluation:
             projector = self.projector.eval()
             with torch.no_grad(), self._accelerator.autocast():
                 found = self._stage.evaluate(projector, self.step)
+        if is_main:
             figures = {f"dev_{name}": value for name, value in found.figures.items()}
             self._log.write(self.step, figures)
             self._log.histograms(self.step, {f"dev_{name}": values for name, values in found.histograms.items()})

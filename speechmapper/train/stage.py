@@ -71,7 +71,13 @@ class Evaluation:
 
 
 class Stage(Protocol):
-    """What a training stage defines, stage 1 or stage 2."""
+    """What a training stage defines, stage 1 or stage 2.
+
+    Attributes:
+        shares_evaluation: whether `evaluate` is called in every process; else in the main one alone.
+    """
+
+    shares_evaluation: bool
 
     def counts(self, batch: DeviceBatch) -> Mapping[str, torch.Tensor]:
         """Positions each part of the loss will be summed over; scalars (float32) on the batch's device."""
@@ -83,7 +89,7 @@ class Stage(Protocol):
         """The loss from sums and the step's counts; linear in the sums."""
 
     def evaluate(self, model: Projector, step: int) -> Evaluation:
-        """Figures on the validation split; `model` is in eval mode, without gradients."""
+        """Figures on the validation split; `model` is in eval mode, without gradients. The main process logs them."""
 
 
 class ObjectiveStage:
@@ -92,6 +98,8 @@ class ObjectiveStage:
     Args:
         validate: figures of a projector at a step; None for no validation.
     """
+
+    shares_evaluation = False
 
     def __init__(self, objective: Objective, validate: Callable[[Projector, int], Evaluation] | None) -> None:
         self._objective = objective

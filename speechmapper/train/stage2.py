@@ -5,26 +5,23 @@
                                        of the answer's tokens
 
 The same loop as in stage 1; only the projector's weights are given to the optimizer, the LLM's take no gradient.
-With sigma 0 the text embeddings are not used, with sigma 1 the LLM is not run.
+With sigma 0 the text embeddings are not used, with sigma 1 the LLM is not run but in validation.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-from torch import nn
+from accelerate import Accelerator
 
-from sm_pipeline.models.source import resolve_model
+from sm_pipeline.models.source import ModelSource, resolve_model
 from sm_pipeline.models.tokenizer import load_stored_tokenizer
-from sm_pipeline.text import NORMALIZER
 from sm_store import Store
 from sm_store.errors import ConfigError
 from speechmapper.config import AUTO, Stage2Config
@@ -33,13 +30,10 @@ from speechmapper.heads import Head
 from speechmapper.llm import FrozenLLM
 from speechmapper.llm_loading import load_llm
 from speechmapper.loader.data import DataRequest, TrainingData, open_data
-from speechmapper.loader.prefetch import DeviceBatch
 from speechmapper.loader.token_ids import token_counts
-from speechmapper.objectives import Objective
 from speechmapper.objectives.build import build_objective, readout_of
 from speechmapper.projector import Projector, use_head
-from speechmapper.prompting import Prompt
-from speechmapper.readout.build import Readout, llm_readout
+from speechmapper.readout.build import llm_readout
 from speechmapper.saved_projector import (
     load_projector,
     matching_target,
@@ -48,17 +42,18 @@ from speechmapper.saved_projector import (
     trained_for,
     weights_crc32c,
 )
-from speechmapper.tasks import ASR, Item, Mixture, StoreFields, mixture
+from speechmapper.tasks import Mixture, StoreFields, Task
+from speechmapper.train.llm_validation import LlmValidation, Probe, probes_of
 from speechmapper.train.loop import Loop
-from speechmapper.train.run import Outcome, Run, Setup, micro_seed
+from speechmapper.train.run import Outcome, Run, Setup
 from speechmapper.train.run_folder import open_accelerator, print_message, run_identity, start_run
 from speechmapper.train.run_lock import locked_run
-from speechmapper.train.stage import Evaluation, ProjectorOutput, ProjectorWithObjective
+from speechmapper.train.stage import ProjectorWithObjective
+from speechmapper.train.tuning_stage import TuningStage, tasks_of, unseen_tasks_of
 from speechmapper.train.validation import DevSet, dev_set
 
-CROSS_ENTROPY = "ce"
 OBJECTIVES = {"nearest": "mse", "ctc": "ctc-embedding", "cif": "dtw"}  # of `auto`, by the projector's readout
-READ_BATCH = 16  # utterances the LLM reads together in validation
+NOT_LEARNED = ("head", "unseen_tasks")  # settings of `tuning` that are recorded elsewhere, or change no weight
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,30 +77,107 @@ def train_stage2(request: Stage2Request) -> Outcome:
         IdentityMismatch: a store, projector and LLM that do not belong together; carries the differences.
         ModelError: no usable LLM or projector. ConfigError: settings that do not fit.
     """
+    plan = plan_run(request)
+    source = resolve_model(request.llm, "llm")
+    accelerator = open_accelerator(plan.config.run, request.out)
     with ExitStack() as locks:
-        return _train(request, locks)
+        locks.enter_context(locked_run(request.out, accelerator))
+        start_run(request.out, plan.config, request.resume, accelerator)
+        llm = load_llm_of(plan, source, accelerator)
+        (outcome,), _ = train_runs("stage 2", {request.out: plan}, llm, request.resume)
+        return outcome
 
 
-def _train(request: Stage2Request, locks: ExitStack) -> Outcome:
-    """As `train_stage2`; the lock of the run folder is held until `locks` is closed."""
-    tasks = tasks_of(request.config)  # refused before anything is loaded
+def load_llm_of(plan: Plan, source: ModelSource, accelerator: Accelerator) -> FrozenLLM:
+    """The LLM of a run, on its device. Raises ModelError: none that can be loaded, or not the target set's."""
+    tokenizer = load_stored_tokenizer(plan.data.targets)
+    llm = load_llm(source, accelerator.device, plan.config.tuning.llm_dtype, tokenizer, plan.config.llm)
+    llm.require_table(plan.data.targets)
+    return llm
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A run as far as it is known without its LLM.
+
+    Attributes:
+        config: with the objective resolved. projector: with its head, at the weights it starts from.
+        fields: of the store's utterances. dev, probes: what validation asks; None and none without a dev split.
+        llm: the model argument. qualifying: how many utterances have an answer for each task, as text.
+    """
+
+    config: Stage2Config
+    projector: Projector
+    data: TrainingData
+    tasks: Mixture
+    fields: StoreFields
+    dev: DevSet | None
+    probes: Sequence[Probe]
+    llm: str
+    qualifying: str
+
+
+def plan_run(request: Stage2Request, data: TrainingData | None = None) -> Plan:
+    """Check all that can be checked before an LLM is loaded; writes nothing.
+
+    Args:
+        data: what the run reads, where it is open already.
+
+    Raises:
+        IdentityMismatch: a store and projector that do not belong together. ModelError: no usable projector.
+        ConfigError: settings that do not fit them.
+    """
+    tasks_of(request.config)  # refused before anything is loaded
     projector = load_projector(request.projector)
     config = fitted(request.config, projector)
-    target = request.target or matching_target(Store.open(request.store), projector)
-    wanted = DataRequest(request.store, target, request.split)
-    data = open_data(wanted, projector.config.geometry, config.data, config.seed)
+    data = data or open_stage2_data(request, projector)
     require_features(projector, data.store.identity, f"store {request.store}")
     require_target(projector, data.spec, f"target set {data.spec.name}")
-    fields = StoreFields(data.store)
+    tasks, fields = tasks_of(config, data.spec.normalizer), StoreFields(data.store)
     qualifying = require_tasks(tasks, fields, data)
-    source = resolve_model(request.llm, "llm")
-    accelerator = open_accelerator(config.run, request.out)
-    locks.enter_context(locked_run(request.out, accelerator))
-    start_run(request.out, config, request.resume, accelerator)
-    targets = data.targets
-    tokenizer = load_stored_tokenizer(targets)
-    llm = load_llm(source, accelerator.device, config.tuning.llm_dtype, tokenizer, config.llm)
-    llm.require_table(targets)
+    dev, probes = dev_set(request.out, data, config.run), []
+    if dev is not None:
+        unseen = unseen_tasks_of(config, tasks, data.spec.normalizer)
+        probes = probes_of(tasks, unseen, [fields[index] for index in dev.indices])
+        require_unseen(unseen, probes)
+    return Plan(config, projector, data, tasks, fields, dev, probes, request.llm, qualifying)
+
+
+def open_stage2_data(request: Stage2Request, projector: Projector) -> TrainingData:
+    """What a run that starts from this projector reads; raises as `open_data`."""
+    target = request.target or matching_target(Store.open(request.store), projector)
+    wanted = DataRequest(request.store, target, request.split)
+    return open_data(wanted, projector.config.geometry, request.config.data, request.config.seed)
+
+
+def train_runs(
+    name: str, plans: Mapping[Path, Plan], llm: FrozenLLM, resume: bool, in_sweep: bool = False
+) -> tuple[list[Outcome], bool]:
+    """Train a run per folder with the one LLM, all from one read of the data; each is what it would be alone.
+
+    Returns how each run ended, and whether a signal asked to stop.
+
+    Args:
+        name: for messages.
+        plans: by run folder, started and locked; all read the same batches.
+        in_sweep: other runs go on when one fails, and the group of processes is kept for the runs after these.
+    """
+    accelerators = {out: open_accelerator(plan.config.run, out) for out, plan in plans.items()}
+    first, plan = next(iter(accelerators.values())), next(iter(plans.values()))
+    runs = [build_run(out, each, llm, accelerators[out]) for out, each in plans.items()]
+    print_message(first, f"{learning_report(name, plans, llm)}\n  {plan.qualifying}")
+    loop = Loop(name, plan.data.source, plan.data.order, plan.config.data, plan.config.schedule, first)
+    outcomes = loop.run(runs, resume, in_sweep)
+    if first.is_main_process:
+        for run in runs:
+            if run.failure is None:
+                run.save_result()
+    return outcomes, loop.stop_requested
+
+
+def build_run(out: Path, plan: Plan, llm: FrozenLLM, accelerator: Accelerator) -> Run:
+    """A run at step 0."""
+    config, projector, data = plan.config, plan.projector, plan.data
     projector.config.trained_for = trained_for(
         "stage2",
         data.store.identity,
@@ -116,36 +188,38 @@ def _train(request: Stage2Request, locks: ExitStack) -> Outcome:
         chat_template=llm.prompter.template(),
         started_from=projector.config.trained_for,
     )
-    identity = {
-        **run_identity(config, projector, data),
-        "llm": llm.identity(),
-        "chat_template": llm.prompter.template(),
-        "tuning": tuning_identity(config, tasks),
-        "started_from": weights_crc32c(projector),
-    }
+    identity = identity_of(plan, llm)
     objective = None
     if config.tuning.sigma > 0:
         # Part kd reads the first layers of the same LLM once more: they are few, and stage 1 has no other way.
-        parts = dataclasses.replace(config.objective, llm=config.objective.llm or request.llm)
-        objective = build_objective(parts, targets, projector.config, accelerator.device, partial(token_counts, data))
+        parts = dataclasses.replace(config.objective, llm=config.objective.llm or plan.llm)
+        counts = partial(token_counts, data)
+        objective = build_objective(parts, data.targets, projector.config, accelerator.device, counts)
     freeze_unused(projector, config)
-    head = Head(projector.config, targets.table, data.spec.pad_id, accelerator.device)
-    print_message(accelerator, f"{learning_report(projector, llm, data)}\n  {qualifying}")
-    dev = dev_set(request.out, data, config.run)
-    validation = ReadValidation(dev, llm_readout(llm, head)) if dev else None
-    stage = TuningStage(config, objective, llm, head, fields, validation, data.spec.normalizer)
-    setup = Setup(request.out, config, identity, data.order, data.store.identity.frame_rate)
-    run = Run(setup, stage, ProjectorWithObjective(projector, objective), accelerator)
-    loop = Loop("stage 2", data.source, data.order, config.data, config.schedule, accelerator)
-    (outcome,) = loop.run([run], request.resume)
-    if accelerator.is_main_process:
-        run.save_result()
-    return outcome
+    head = Head(projector.config, data.targets.table, data.spec.pad_id, accelerator.device)
+    validation = None
+    if plan.dev is not None:
+        readout = llm_readout(llm, head)
+        validation = LlmValidation(plan.dev, readout, plan.probes, data.spec.table_scale, accelerator)
+    stage = TuningStage(config, objective, llm, head, plan.fields, validation, data.spec.normalizer)
+    setup = Setup(out, config, identity, data.order, data.store.identity.frame_rate)
+    return Run(setup, stage, ProjectorWithObjective(projector, objective), accelerator)
+
+
+def identity_of(plan: Plan, llm: FrozenLLM) -> dict[str, Any]:
+    """What a checkpoint of the run belongs to; the projector is at the weights it starts from."""
+    return {
+        **run_identity(plan.config, plan.projector, plan.data),
+        "llm": llm.identity(),
+        "chat_template": llm.prompter.template(),
+        "tuning": tuning_identity(plan.config, plan.tasks),
+        "started_from": weights_crc32c(plan.projector),
+    }
 
 
 def tuning_identity(config: Stage2Config, tasks: Mixture) -> dict[str, Any]:
-    """The settings of what the LLM is asked; the head is in the projector's sizes."""
-    settings = {name: value for name, value in to_plain(config)["tuning"].items() if name != "head"}
+    """The settings of what the LLM learns to answer; the head is in the projector's sizes."""
+    settings = {name: value for name, value in to_plain(config)["tuning"].items() if name not in NOT_LEARNED}
     return {**settings, "prompts": tasks.prompts_sha256()}
 
 
@@ -181,12 +255,6 @@ def freeze_unused(projector: Projector, config: Stage2Config) -> None:
         projector.log_temperature.requires_grad_(ctc or (projector.config.head == "rows" and config.tuning.sigma < 1))
 
 
-def tasks_of(config: Stage2Config, normalizer: str = NORMALIZER) -> Mixture:
-    """The tasks to train, with their languages and wordings. Raises ConfigError."""
-    tuning = config.tuning
-    return mixture(tuning.task, tuning.asr_share, normalizer, tuning.languages, tuning.prompts)
-
-
 def require_tasks(tasks: Mixture, fields: StoreFields, data: TrainingData) -> str:
     """Count the utterances that each task of the mixture has an answer for; returns the counts as text.
 
@@ -206,83 +274,25 @@ def require_tasks(tasks: Mixture, fields: StoreFields, data: TrainingData) -> st
     return f"answers for: {shown} of {len(indices):,} utterances; one without any is trained as {tasks.fallback.name}"
 
 
-def learning_report(projector: Projector, llm: FrozenLLM, data: TrainingData) -> str:
+def require_unseen(unseen: Sequence[Task], probes: Sequence[Probe]) -> None:
+    """Raises ConfigError where a task cannot be asked of any utterance that validation uses."""
+    for task in unseen:
+        if not any(probe.task is task for probe in probes):
+            raise ConfigError(
+                f"tuning.unseen_tasks {task.name}: no utterance of the dev split that validation uses has "
+                f"{' and '.join(task.needs)}; leave it out, or use a store made from a manifest with it"
+            )
+
+
+def learning_report(name: str, plans: Mapping[Path, Plan], llm: FrozenLLM) -> str:
     """What learns and what does not, for the log."""
-    learning = sum(weight.numel() for weight in projector.parameters() if weight.requires_grad)
+    plan = next(iter(plans.values()))
+    learning = sum(weight.numel() for weight in plan.projector.parameters() if weight.requires_grad)
     frozen = sum(weight.numel() for weight in llm.model.parameters())
+    each = f" in each of {len(plans)} runs" if len(plans) > 1 else ""
     return (
-        f"stage 2: {len(data.order.indices)} utterances of {data.split or 'the store'}, "
-        f"left out: {data.left_out}\n"
-        f"  learns: projector, {learning:,} parameters\n"
+        f"{name}: {len(plan.data.order.indices)} utterances of {plan.data.split or 'the store'}, "
+        f"left out: {plan.data.left_out}\n"
+        f"  learns: projector, {learning:,} parameters{each}\n"
         f"  frozen: {llm.source.id}, {frozen:,} parameters, in eval mode, without gradients"
     )
-
-
-class TuningStage:
-    """`Stage` whose loss is `(1 - sigma) * cross-entropy + sigma * objective`."""
-
-    def __init__(
-        self,
-        config: Stage2Config,
-        objective: Objective | None,
-        llm: FrozenLLM,
-        head: Head,
-        examples: StoreFields,
-        validation: ReadValidation | None = None,
-        normalizer: str = NORMALIZER,
-    ) -> None:
-        self._sigma, self._seed = config.tuning.sigma, config.seed
-        self._mixture = tasks_of(config, normalizer)
-        self._objective, self._llm, self._head, self._examples = objective, llm, head, examples
-        self._validation = validation
-
-    def prompts(self, batch: DeviceBatch) -> list[Prompt]:
-        """The prompts of a micro-batch, with answers: a function of the seed and the micro-batch's number."""
-        rng = np.random.default_rng(micro_seed(self._seed, batch.micro))
-        drawn = [self._mixture.draw(self._examples[index], rng) for index in batch.indices]
-        return [self._llm.prompter.write(instruction) for instruction in drawn]
-
-    def counts(self, batch: DeviceBatch) -> Mapping[str, torch.Tensor]:
-        counts = self._objective.counts(batch) if self._objective is not None else {}
-        if self._sigma < 1:
-            answers = sum(len(prompt.answer) for prompt in self.prompts(batch))
-            counts[CROSS_ENTROPY] = torch.tensor(float(answers), device=batch.frames_B.device)
-        return counts
-
-    def sums(self, model: nn.Module, batch: DeviceBatch) -> Mapping[str, torch.Tensor]:
-        output: ProjectorOutput = model(batch)
-        sums = dict(output.sums)
-        if self._sigma < 1:
-            sums[CROSS_ENTROPY] = self._llm.answer_loss(*self._head.inputs(output.projected), self.prompts(batch))
-        return sums
-
-    def combine(self, sums: Mapping[str, torch.Tensor], counts: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        sigma, loss = self._sigma, torch.zeros((), device=next(iter(sums.values())).device)
-        if sigma < 1:
-            loss = loss + (1 - sigma) * sums[CROSS_ENTROPY] / counts[CROSS_ENTROPY].clamp(min=1)
-        if self._objective is not None:
-            parts = {name: value for name, value in sums.items() if name != CROSS_ENTROPY}
-            loss = loss + sigma * self._objective.combine(parts, counts)
-        return loss
-
-    def evaluate(self, model: Any, step: int) -> Evaluation:
-        return self._validation.run(model, step) if self._validation else Evaluation()
-
-
-@dataclass(frozen=True, slots=True)
-class ReadValidation:
-    """Error rates of the transcripts that a readout makes of the vectors."""
-
-    dev: DevSet
-    readout: Readout
-
-    def run(self, model: Projector, step: int) -> Evaluation:
-        """`wer` and `cer` of transcripts."""
-        instruction = ASR.instruction(Item())
-        outputs: list[str] = []
-        for batch in self.dev.batches(model.device, READ_BATCH):
-            read = self.readout.read(
-                model.project(batch.features_BTD, batch.frames_B), [instruction] * len(batch.indices)
-            )
-            outputs += [ASR.cleaned(output) for output in read]
-        return Evaluation(self.dev.rates(step, outputs))

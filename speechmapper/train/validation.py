@@ -56,10 +56,15 @@ class DevSet:
     examples: int
     normalizer: str
 
-    def batches(self, device: torch.device, size: int) -> Iterator[DeviceBatch]:
-        """All of it, `size` utterances at a time."""
-        for start in range(0, len(self.indices), size):
-            yield read_batch(self.source, self.indices[start : start + size], device)
+    def batches(self, device: torch.device, size: int, share: tuple[int, int] = (0, 1)) -> Iterator[DeviceBatch]:
+        """All of it, `size` utterances at a time; the batches' numbers are in `micro`.
+
+        Args:
+            share: (rank, world): of the batches, this process's.
+        """
+        rank, world = share
+        for start in range(rank * size, len(self.indices), world * size):
+            yield read_batch(self.source, self.indices[start : start + size], device, start // size)
 
     def rates(self, step: int, outputs: Sequence[str]) -> dict[str, float]:
         """`wer` and `cer` of the outputs, where there are any; appends examples."""
@@ -144,11 +149,19 @@ def spread(indices: np.ndarray, count: int) -> np.ndarray:
     return indices[np.linspace(0, len(indices) - 1, count).astype(np.int64)] if count else indices[:0]
 
 
-def write_examples(out: Path, step: int, references: Sequence[str], outputs: Sequence[str], count: int) -> None:
-    """Append some readouts with their references to RUN/examples.txt."""
+def write_examples(
+    out: Path,
+    step: int,
+    references: Sequence[str],
+    outputs: Sequence[str],
+    count: int,
+    asked: Sequence[str] | None = None,
+) -> None:
+    """Append some readouts with their references, and what was asked where that is given, to RUN/examples.txt."""
     chosen = spread(np.arange(len(outputs)), count).tolist()
     if chosen:
-        lines = [f"  reference  {references[row]}\n  output     {outputs[row]}" for row in chosen]
+        questions = [f"  asked      {text}\n" for text in asked] if asked else [""] * len(outputs)
+        lines = [f"{questions[row]}  reference  {references[row]}\n  output     {outputs[row]}" for row in chosen]
         append(out / EXAMPLES_FILE, [f"step {step}", *lines])
 
 

@@ -33,9 +33,9 @@ from speechmapper.loader.data import DataRequest, open_data
 from speechmapper.projector import HEADS, use_head
 from speechmapper.readout.build import llm_readout
 from speechmapper.saved_projector import load_projector
+from speechmapper.train.llm_validation import LlmValidation, asr_probe
 from speechmapper.train.log import read_metrics
 from speechmapper.train.stage1 import Stage1Request, geometry_of, train_stage1
-from speechmapper.train.stage2 import ReadValidation
 from speechmapper.train.validation import dev_set
 
 OBJECTIVES = (
@@ -90,7 +90,8 @@ def read_heads(llm: FrozenLLM, run: Path, store: Path, config: Stage1Config, utt
         use_head(projector, kind, "head")
         head = Head(projector.config, data.targets.table, data.spec.pad_id, projector.device)
         with torch.inference_mode():
-            read = ReadValidation(dev, llm_readout(llm, head, LONGEST_ANSWER)).run(projector, 0)
+            readout = llm_readout(llm, head, LONGEST_ANSWER)
+            read = LlmValidation(dev, readout, [asr_probe(dev)], data.spec.table_scale).run(projector, 0)
         found[f"llm {kind}"] = read.figures["wer"]
     return found
 

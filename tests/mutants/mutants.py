@@ -234,18 +234,18 @@ MUTANTS = (
     Mutant(
         "sigma-swapped",
         "sigma weighs the cross-entropy",
-        "speechmapper/train/stage2.py",
+        "speechmapper/train/tuning_stage.py",
         "loss = loss + (1 - sigma) * sums[CROSS_ENTROPY]",
         "loss = loss + sigma * sums[CROSS_ENTROPY]",
-        (f"{UNIT}/train/test_stage2.py",),
+        (f"{UNIT}/train/test_tuning_stage.py",),
     ),
     Mutant(
         "per-utterance",
         "cross-entropy is averaged over utterances",
-        "speechmapper/train/stage2.py",
+        "speechmapper/train/tuning_stage.py",
         "answers = sum(len(prompt.answer) for prompt in self.prompts(batch))",
         "answers = len(self.prompts(batch))",
-        (f"{UNIT}/train/test_stage2.py",),
+        (f"{UNIT}/train/test_tuning_stage.py",),
     ),
     Mutant(
         "asr-share",
@@ -269,7 +269,7 @@ MUTANTS = (
         "speechmapper/train/run.py",
         "np.random.SeedSequence((seed, micro))",
         "np.random.SeedSequence((seed, 0))",
-        (f"{UNIT}/train/test_loop.py", f"{UNIT}/train/test_stage2.py"),
+        (f"{UNIT}/train/test_loop.py", f"{UNIT}/train/test_tuning_stage.py"),
     ),
     Mutant(
         "dropout-in-validation",

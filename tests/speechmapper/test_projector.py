@@ -255,3 +255,13 @@ def test_features_of_another_width_or_too_short_are_refused(projector):
         projector(torch.randn(1, 20, 13), torch.tensor([20]))
     with pytest.raises(ValueError, match="at least 4"):
         projector(torch.randn(1, 3, 12), torch.tensor([3]))
+
+
+def test_rows_of_a_batch_in_any_order(projector):
+    features_BTD, frames_B = torch.randn(3, 40, projector.config.input_size), torch.tensor([40, 24, 30])
+    with torch.no_grad():
+        whole = projector.project(features_BTD, frames_B)
+        chosen = whole.rows([2, 0, 2])
+    assert torch.equal(chosen.vectors_BUE, whole.vectors_BUE[[2, 0, 2]])
+    assert chosen.vectors_B.tolist() == whole.vectors_B[[2, 0, 2]].tolist()
+    assert torch.equal(chosen.hidden_BTC, whole.hidden_BTC[[2, 0, 2]])

@@ -203,3 +203,31 @@ def test_every_language_to_train_needs_a_prompt():
         mixture("st=1,asr=1").require_prompts({"de", "yy", "xx"})
     with pytest.raises(ConfigError, match=r"tuning\.languages fr: no utterance has such a translation \(de\)"):
         mixture("st", languages=["de", "fr"]).require_prompts({"de"})
+
+
+def test_wordings_held_out_are_not_drawn_and_leave_the_fingerprint_alone(tmp_path):
+    text = "system: s\nwordings: {any: ['a {question}']}\n"
+    (tmp_path / "one.yaml").write_text(text)
+    (tmp_path / "two.yaml").write_text(text + "held_out: {any: ['b {question}', 'c {question}']}\n")
+    one, two = (load_wordings(tmp_path / f"{name}.yaml") for name in ("one", "two"))
+    assert one.sha256() == two.sha256()
+    item = Item(values={"question": "who?"})
+    asked = TASKS["sqa"].with_choices(two, ())
+    assert [each.text for each in asked.unseen_instructions(item)] == ["b who?", "c who?"]
+    assert {asked.instruction(item, wording).text for wording in range(5)} == {"a who?"}
+    assert TASKS["sqa"].with_choices(one, ()).unseen_instructions(item) == []
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_each_language_has_a_wording_held_out_that_is_not_trained(task):
+    wordings = TASKS[task].wordings
+    for language, lines in wordings.by_language.items():
+        kept = wordings.held_out_lines(language)
+        assert kept and not set(kept) & set(lines)
+        assert all(("{question}" in line) == (task == "sqa") for line in kept)
+
+
+def test_a_wording_held_out_needs_the_placeholders_too(tmp_path):
+    (tmp_path / "one.yaml").write_text("system: s\nwordings: {any: ['a {question}']}\nheld_out: {any: [b]}\n")
+    with pytest.raises(ConfigError, match=r"has no \{question\}"):
+        TASKS["sqa"].with_choices(load_wordings(tmp_path / "one.yaml"), ())

@@ -10,8 +10,8 @@ from speechmapper.heads import Head
 from speechmapper.readout.build import llm_readout
 from speechmapper.saved_projector import load_projector
 from speechmapper.train.llm_read import load_reader, require_llm
+from speechmapper.train.llm_validation import LlmValidation, asr_probe
 from speechmapper.train.run_folder import open_accelerator
-from speechmapper.train.stage2 import ReadValidation
 from speechmapper.train.validation import dev_set
 from tests.speechmapper.tiny import data_of, make_world, save_llm, stage1_config
 
@@ -25,7 +25,8 @@ def test_the_rate_is_that_of_stage_2s_validation_and_leaves_the_runs_files_alone
     assert (stage1_run / "examples.txt").read_bytes() == before
     projector = load_projector(stage1_run)
     head = Head(projector.config, data.targets.table, 0, projector.device)
-    validation = ReadValidation(dev_set(tmp_path, data, config.run), llm_readout(reader.llm, head))
+    dev = dev_set(tmp_path, data, config.run)
+    validation = LlmValidation(dev, llm_readout(reader.llm, head), [asr_probe(dev)], data.spec.table_scale)
     with torch.no_grad():
         assert rate == validation.run(projector, 0).figures["wer"] > 0
     assert (tmp_path / "examples.txt").read_text().count("reference") == 2

@@ -16,7 +16,6 @@ from speechmapper.heads import Head
 from speechmapper.llm_loading import load_llm
 from speechmapper.loader.prefetch import read_batch
 from speechmapper.objectives import build
-from speechmapper.objectives.build import build_objective
 from speechmapper.projector import HEADS, Projector, ProjectorConfig
 from speechmapper.saved_projector import load_projector, save_projector
 from speechmapper.tasks import StoreFields
@@ -24,7 +23,8 @@ from speechmapper.tasks.base import PROMPT_FOLDER
 from speechmapper.train.log import read_metrics
 from speechmapper.train.stage import ProjectorWithObjective
 from speechmapper.train.stage1 import Stage1Request, train_stage1
-from speechmapper.train.stage2 import Stage2Request, TuningStage, fitted, train_stage2
+from speechmapper.train.stage2 import Stage2Request, fitted, train_stage2
+from speechmapper.train.tuning_stage import TuningStage
 from tests.speechmapper.tiny import make_world, save_llm, source_of, stage1_config, stage2_config
 
 CPU = torch.device("cpu")
@@ -40,18 +40,8 @@ def projector(stage1_run) -> Projector:
     return load_projector(stage1_run)
 
 
-def stage(world, llm, sigma: float, **tuning) -> TuningStage:
-    config = stage2_config(tuning={"sigma": sigma, **tuning}, objective={"name": "mse"})
-    objective = objective_of(world, config) if sigma else None
-    return TuningStage(config, objective, llm, head_of(world, ProjectorConfig()), StoreFields(world.store))
-
-
 def head_of(world, sizes: ProjectorConfig) -> Head:
     return Head(sizes, world.store.targets("tiny").table, 0, CPU)
-
-
-def objective_of(world, config):
-    return build_objective(config.objective, world.store.targets("tiny"), ProjectorConfig(), CPU)
 
 
 def batch_of(world, indices=(0, 1, 2)):
@@ -65,47 +55,6 @@ def loss_of(made: TuningStage, projector, batch) -> torch.Tensor:
 def request(world, projector, out, resume=False, llm=None, **sections) -> Stage2Request:
     llm_name = str(llm or world.llm_folder)
     return Stage2Request(world.path, projector, llm_name, out, stage2_config(**sections), resume=resume)
-
-
-def test_the_loss_is_the_mix_of_the_two(world, llm, projector):
-    batch = batch_of(world)
-    with torch.no_grad():
-        ce, mse = loss_of(stage(world, llm, 0.0), projector, batch), loss_of(stage(world, llm, 1.0), projector, batch)
-        for sigma in (0.25, 0.9):
-            mixed = loss_of(stage(world, llm, sigma), projector, batch)
-            assert float(mixed) == pytest.approx(float((1 - sigma) * ce + sigma * mse), rel=1e-5)
-
-
-def test_cross_entropy_is_per_answer_token(world, llm, projector):
-    batch, made = batch_of(world), stage(world, llm, 0.0)
-    with torch.no_grad():
-        vectors, lengths = projector(batch.features_BTD, batch.frames_B)
-        expected = float(llm.answer_loss(vectors, lengths, made.prompts(batch)))
-        tokens = sum(len(world.texts[index].split()) + 1 for index in batch.indices)  # and the end of turn
-        assert float(made.counts(batch)["ce"]) == tokens
-        assert float(loss_of(made, projector, batch)) == pytest.approx(expected / tokens, rel=1e-5)
-
-
-def test_parts_that_weigh_nothing_are_not_computed(world, llm, projector):
-    batch = batch_of(world)
-    assert (
-        set(stage(world, llm, 0.0).sums(ProjectorWithObjective(projector, None), batch))
-        == {"ce"}
-        == set(stage(world, llm, 0.0).counts(batch))
-    )
-    only_mse = stage(world, llm, 1.0)
-    assert (
-        set(only_mse.sums(ProjectorWithObjective(projector, only_mse._objective), batch))
-        == {"word", "pad"}
-        == set(only_mse.counts(batch))
-    )
-
-
-@pytest.mark.parametrize("sigma", [0.0, 0.9])
-def test_gradients_reach_the_projector_alone(world, llm, projector, sigma):
-    loss_of(stage(world, llm, sigma), projector, batch_of(world)).backward()
-    assert all(weight.grad is not None and weight.grad.any() for weight in projector.parameters())
-    assert all(weight.grad is None and not weight.requires_grad for weight in llm.model.parameters())
 
 
 def test_training_moves_the_projector_and_not_the_llm(world, llm, stage1_run, tmp_path, monkeypatch):
@@ -152,24 +101,6 @@ def test_resumed_equals_uninterrupted_to_the_bit(world, stage1_run, tmp_path):
     assert outcome.step == 3
     one, two = (load_projector(tmp_path / name).state_dict() for name in ("whole", "parts"))
     assert all(torch.equal(one[name], two[name]) for name in one)
-
-
-def test_prompts_are_a_function_of_the_micro_batch(world, llm):
-    made, batch = stage(world, llm, 0.5), batch_of(world)
-    assert made.prompts(batch) == made.prompts(batch)
-
-
-def test_questions_and_translations_come_from_the_store(tmp_path, llm, projector):
-    world = make_world(
-        tmp_path / "world", utterances=8, question="who slept", answer="the dog", translation={"de": "rain"}
-    )
-    answers = {
-        kind: {prompt.answer for prompt in stage(world, llm, 0.0, task=kind).prompts(batch_of(world))}
-        for kind in ("sqa", "st")
-    }
-    words = llm.tokenizer.convert_ids_to_tokens
-    assert [words(list(ids)) for ids in answers["sqa"]] == [["the", "dog", "<|im_end|>"]]
-    assert [words(list(ids)) for ids in answers["st"]] == [["rain", "<|im_end|>"]]
 
 
 def test_another_llm_is_refused(world, stage1_run, tmp_path):
@@ -262,18 +193,6 @@ def test_another_target_set_of_the_same_width_is_refused(world, stage1_run, tmp_
     other = make_world(tmp_path / "world", llm_seed=5)
     with pytest.raises((IdentityMismatch, ConfigError), match="target"):
         train_stage2(request(other, stage1_run, tmp_path / "run"))
-
-
-def test_the_llm_runs_in_its_own_precision(world, llm, projector):
-    batch, made = batch_of(world), stage(world, llm, 0.0)
-    seen = []
-    hook = llm.model.lm_head.register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
-    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-        made.sums(ProjectorWithObjective(projector, None), batch)
-        vectors, lengths = projector(batch.features_BTD, batch.frames_B)
-        llm.generate(vectors, lengths, made.prompts(batch), 2)
-    hook.remove()
-    assert set(seen) == {torch.float32}
 
 
 def test_a_translation_without_a_prompt_is_refused_before_the_llm_is_loaded(tmp_path, stage1_run):
