@@ -228,7 +228,7 @@ class TuningConfig:
     prompts: str | None = None  # YAML with your own wordings by task, instead of the shipped ones
     llm_dtype: str = "auto"  # auto: bfloat16 on a GPU that has it, else float32
     head: str | None = None  # what the LLM is given, in place of the projector's own head (docs/objectives.md)
-    unseen_tasks: tuple[str, ...] = ()  # that validation asks and training does not, such as [st]; changes no weight
+    unseen_tasks: tuple[str, ...] = ()  # asked by validation, not trained: tasks or their YAML files; changes no weight
 
     def __post_init__(self) -> None:
         _require(0 <= self.sigma <= 1, f"tuning.sigma {self.sigma}: give a number from 0 to 1")

@@ -3,6 +3,7 @@
     # first-word.yaml
     system: The user quotes a text. You answer with its first word.
     wordings: {any: ["First word:"]}              by language of the answer where it is a translation
+    held_out: {any: ["Which word comes first?"]}  optional: wordings that are never trained, for validation
     examples: [{text: the dog ran, answer: the}]  optional: shown to the LLM as earlier turns
     answer: "{text}"                              fields of the manifest in braces, between any words
     match: '^\\w+'                                 optional: the part of the answer that counts, a regular expression
@@ -36,7 +37,7 @@ from speechmapper.measure.text import answer_scores, error_rates, translation_sc
 from speechmapper.tasks.base import ANY_LANGUAGE, NOT_PROMPTS, Item, Task, wordings_of
 
 Predictions = Sequence[Mapping[str, Any]]
-KEYS = ("name", "system", "wordings", "examples", "answer", "match", "score")
+KEYS = ("name", "system", "wordings", "held_out", "examples", "answer", "match", "score")
 TRANSLATION = "translation"
 SUFFIXES = (".yaml", ".yml")
 
@@ -120,8 +121,9 @@ class FileTask(Task):
         return made
 
     def fingerprint(self) -> str:
-        """SHA-256 of the definition."""
-        return hashlib.sha256(json.dumps(self.definition, sort_keys=True).encode()).hexdigest()
+        """SHA-256 of the definition, without the wordings that are not trained."""
+        trained = {key: value for key, value in self.definition.items() if key != "held_out"}
+        return hashlib.sha256(json.dumps(trained, sort_keys=True).encode()).hexdigest()
 
     def _answer_of(self, fields: Fields, translation: str) -> str | None:
         answer = self._answer

@@ -279,8 +279,8 @@ def require_unseen(unseen: Sequence[Task], probes: Sequence[Probe]) -> None:
     for task in unseen:
         if not any(probe.task is task for probe in probes):
             raise ConfigError(
-                f"tuning.unseen_tasks {task.name}: no utterance of the dev split that validation uses has "
-                f"{' and '.join(task.needs)}; leave it out, or use a store made from a manifest with it"
+                f"tuning.unseen_tasks {task.name}: no utterance of the dev split that validation uses has an answer "
+                f"for it ({' and '.join(task.needs)}); leave it out, or use a store made from a manifest with it"
             )
 
 

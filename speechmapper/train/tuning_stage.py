@@ -27,8 +27,9 @@ from speechmapper.loader.prefetch import DeviceBatch
 from speechmapper.objectives import Objective
 from speechmapper.projector import Projected
 from speechmapper.prompting import Prompt
-from speechmapper.tasks import TASKS, Mixture, StoreFields, Task, mixture
+from speechmapper.tasks import TASKS, Mixture, StoreFields, Task, mixture, task_of
 from speechmapper.tasks.base import load_prompts
+from speechmapper.tasks.file import is_task_file
 from speechmapper.train.llm_validation import LlmValidation
 from speechmapper.train.run import micro_seed
 from speechmapper.train.stage import Evaluation, ProjectorOutput
@@ -48,14 +49,17 @@ def unseen_tasks_of(config: Stage2Config, trained: Mixture, normalizer: str = NO
     Raises:
         ConfigError: an unknown task, or one that is trained.
     """
-    tuning, taught = config.tuning, [task.name for task, rate in trained.rates if rate > 0]
+    tuning, taken = config.tuning, {task.name for task, rate in trained.rates if rate > 0}
     own = load_prompts(Path(tuning.prompts), TASKS) if tuning.prompts else {}
     found = []
     for name in dict.fromkeys(tuning.unseen_tasks):
-        if name not in TASKS or name in taught:
-            why = "it is trained (tuning.task)" if name in taught else f"unknown; use {', '.join(TASKS)}"
-            raise ConfigError(f"tuning.unseen_tasks {name}: {why}")
-        found.append(TASKS[name].with_normalizer(normalizer).with_choices(own.get(name), tuning.languages))
+        if name not in TASKS and not is_task_file(name):
+            raise ConfigError(f"tuning.unseen_tasks {name}: unknown; use {', '.join(TASKS)}, or a task's YAML file")
+        task = task_of(name)
+        if task.name in taken:
+            raise ConfigError(f"tuning.unseen_tasks {name}: {task.name} is trained (tuning.task), or named before")
+        taken.add(task.name)
+        found.append(task.with_normalizer(normalizer).with_choices(own.get(name), tuning.languages))
     return found
 
 

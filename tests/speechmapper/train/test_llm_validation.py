@@ -159,6 +159,26 @@ def test_a_run_logs_losses_and_scores_on_dev(world, stage1_run, tmp_path):
     assert "unseen_tasks" not in record["identity"]["tuning"]
 
 
+FIRST_WORD = """
+system: s
+wordings: {any: ["First word:"]}
+held_out: {any: ["Which word is first?"]}
+answer: "{text}"
+match: '^\\w+'
+score: exact_match
+"""
+
+
+def test_a_users_own_task_can_be_trained_or_never_trained(world, stage1_run, tmp_path):
+    (tmp_path / "first-word.yaml").write_text(FIRST_WORD)
+    name = str(tmp_path / "first-word.yaml")
+    tuned(world, stage1_run, tmp_path / "unseen", tuning={"unseen_tasks": [name]}, schedule={"steps": 1})
+    assert read_metrics(tmp_path / "unseen")[-1]["dev_unseen_task_first-word_exact_match"] >= 0
+    tuned(world, stage1_run, tmp_path / "trained", tuning={"task": f"asr=1,{name}=1"}, schedule={"steps": 1})
+    figures = read_metrics(tmp_path / "trained")[-1]
+    assert {"dev_task_first-word_exact_match", "dev_unseen_wording_first-word_exact_match"} <= set(figures)
+
+
 @pytest.mark.parametrize("name", ["ctc-embedding+kd", "mse+contrastive", "dtw"])
 def test_every_kind_of_objective_is_measured_on_dev(world, tmp_path, name):
     stage1, kd = name.replace("+kd", ""), {"negatives": 8} if name != "dtw" else {}
@@ -179,7 +199,9 @@ def test_an_unseen_task_without_answers_is_refused_before_the_llm_is_loaded(tmp_
     bare = make_world(tmp_path / "world")
     config = stage2_config(tuning={"unseen_tasks": ["st"]}, run={"eval_utterances": 2})
     request = Stage2Request(bare.path, stage1_run, "no-such-llm", tmp_path / "out", config)
-    with pytest.raises(ConfigError, match=r"tuning\.unseen_tasks st: no utterance of the dev split .* has translation"):
+    with pytest.raises(
+        ConfigError, match=r"tuning\.unseen_tasks st: no utterance of the dev split .* answer .*translation"
+    ):
         train_stage2(request)
 
 

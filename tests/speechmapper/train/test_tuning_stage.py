@@ -139,11 +139,14 @@ def test_the_losses_on_dev_are_those_of_training(world, llm, projector, sigma):
 
 
 @pytest.mark.parametrize(
-    ("unseen", "words"), [(["dance"], "unknown; use asr, st, sqa"), (["st", "asr"], "asr: it is trained")]
+    ("unseen", "words"), [(["dance"], "unknown; use asr, st, sqa"), (["st", "asr"], "asr: asr is trained")]
 )
 def test_unseen_tasks_that_are_none_are_refused(unseen, words):
     config = stage2_config(tuning={"unseen_tasks": unseen})
     with pytest.raises(ConfigError, match=rf"tuning\.unseen_tasks .*{words}"):
+        unseen_tasks_of(config, tasks_of(config))
+    config = stage2_config(tuning={"task": "sqa", "unseen_tasks": ["sqa"]})
+    with pytest.raises(ConfigError, match="sqa is trained"):
         unseen_tasks_of(config, tasks_of(config))
     config = stage2_config(tuning={"unseen_tasks": ["st", "sqa", "st"], "languages": ["de"]})
     assert [(task.name, task.languages) for task in unseen_tasks_of(config, tasks_of(config))] == [
