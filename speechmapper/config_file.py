@@ -44,7 +44,11 @@ def load_stage1(preset: str | None, file: Path | None, settings: Sequence[str]) 
 
 def load_stage2(preset: str | None, file: Path | None, settings: Sequence[str]) -> Stage2Config:
     """The configuration of a stage 2 run; see `load_config` and `tuning_defaults`."""
-    layers = layers_of("stage2", preset, file, settings)
+    return stage2_of(layers_of("stage2", preset, file, settings))
+
+
+def stage2_of(layers: Sequence[tuple[str, Mapping[str, Any]]]) -> Stage2Config:
+    """The configuration of a stage 2 run from its layers; raises as `load_config`."""
     given = load_config("stage2", Stage2Config, layers)
     return load_config("stage2", Stage2Config, [("defaults", tuning_defaults(given.tuning)), *layers])
 

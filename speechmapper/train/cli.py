@@ -14,7 +14,7 @@ from sm_pipeline.console import new_app, print_json, run
 from speechmapper import config_help
 from speechmapper.config_file import PRESETS, layers_of, load_stage1, load_stage2
 from speechmapper.train.launch import end_with_parent, is_main, run_processes
-from speechmapper.train.vary import ALPHA, parse_axes, stage1_variants
+from speechmapper.train.vary import ALPHA, SIGMA, parse_axes, stage1_variants, stage2_variants
 
 if TYPE_CHECKING:
     from speechmapper.train.run import Outcome
@@ -50,6 +50,23 @@ ProcessesOption = Annotated[
     int,
     typer.Option(min=1, help="Processes on this machine, one per GPU; for more machines use `accelerate launch`."),
 ]
+ProjectorOption = Annotated[Path, typer.Option(help="Run folder of the projector to start from.")]
+LlmOption = Annotated[str, typer.Option(help="The LLM, frozen: folder, Hub id[@revision] or preset (smollm2-135m).")]
+TaskOption = Annotated[
+    str | None,
+    typer.Option(
+        help="asr, st, sqa, mix, a task's YAML file, or rates such as asr=0.5,sqa=0.5 (short for --set "
+        "tuning.task=...) [default: asr]."
+    ),
+]
+VaryOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="KEY=V1,V2",
+        help="A setting and its values: optimizer.lr=1e-4,1e-3 or 'optimizer.betas=[0.9,0.98],[0.9,0.99]'. "
+        "Repeatable: all combinations are trained.",
+    ),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the outcome as one JSON object on stdout.")]
 
 
@@ -78,16 +95,10 @@ def stage1(
 @app.command()
 def stage2(
     store: StoreOption,
-    projector: Annotated[Path, typer.Option(help="Run folder of the projector to start from.")],
-    llm: Annotated[str, typer.Option(help="The LLM, frozen: folder, Hub id[@revision] or preset (smollm2-135m).")],
+    projector: ProjectorOption,
+    llm: LlmOption,
     out: OutOption,
-    task: Annotated[
-        str | None,
-        typer.Option(
-            help="asr, st, sqa, mix, a task's YAML file, or rates such as asr=0.5,sqa=0.5 (short for --set "
-            "tuning.task=...) [default: asr]."
-        ),
-    ] = None,
+    task: TaskOption = None,
     sigma: Annotated[
         float | None,
         typer.Option(help="Weight of the embedding loss, 0 to 1 (--set tuning.sigma=...) [default: 0.9]."),
@@ -126,14 +137,7 @@ app.add_typer(sweep, name="sweep")
 def sweep_stage1(
     store: StoreOption,
     out: Annotated[Path, typer.Option(help="Folder to write: one run folder per run, and sweep.json.")],
-    vary: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="KEY=V1,V2",
-            help="A setting and its values: optimizer.lr=1e-4,1e-3 or 'model.strides=[2,2],[2,1]'. Repeatable: all "
-            "combinations are trained.",
-        ),
-    ] = None,
+    vary: VaryOption = None,
     alpha: Annotated[str | None, typer.Option(help="Short for --vary objective.alpha=...: 5,7,9.")] = None,
     llm: Annotated[
         str | None,
@@ -149,7 +153,7 @@ def sweep_stage1(
     as_json: JsonOption = False,
 ) -> None:
     """Stage 1 with several values of some settings; runs with the same batches share each read of the store."""
-    axes = parse_axes([*([f"{ALPHA}={_numbers(alpha)}"] if alpha is not None else []), *(vary or [])])
+    axes = parse_axes([*([f"{ALPHA}={_numbers(alpha, '--alpha')}"] if alpha is not None else []), *(vary or [])])
     variants = stage1_variants(layers_of("stage1", preset, config, settings or []), axes)
     if processes > 1:
         run_processes(processes, sys.argv[1:])
@@ -163,12 +167,47 @@ def sweep_stage1(
     require_success(rows)
 
 
-def _numbers(text: str) -> str:
+@sweep.command("stage2")
+def sweep_stage2(
+    store: StoreOption,
+    projector: ProjectorOption,
+    llm: LlmOption,
+    out: Annotated[Path, typer.Option(help="Folder to write: one run folder per run, and sweep.json.")],
+    sigma: Annotated[str | None, typer.Option(help="Short for --vary tuning.sigma=...: 0,0.5,0.9.")] = None,
+    vary: VaryOption = None,
+    task: TaskOption = None,
+    target: TargetOption = None,
+    split: SplitOption = None,
+    preset: PresetOption = None,
+    config: ConfigOption = None,
+    settings: SetOption = None,
+    resume: ResumeOption = False,
+    processes: ProcessesOption = 1,
+    as_json: JsonOption = False,
+) -> None:
+    """Stage 2 with several values of some settings; one LLM is loaded, and runs with the same batches share them."""
+    axes = parse_axes([*([f"{SIGMA}={_numbers(sigma, '--sigma')}"] if sigma is not None else []), *(vary or [])])
+    named = [f"tuning.task={task}"] if task is not None else []
+    variants = stage2_variants(layers_of("stage2", preset, config, [*named, *(settings or [])]), axes)
+    if processes > 1:
+        run_processes(processes, sys.argv[1:])
+        return
+    from speechmapper.train.sweep import SweepRequest, require_success
+    from speechmapper.train.sweep_stage2 import sweep_stage2 as train_variants
+    from speechmapper.train.sweep_table import print_rows
+
+    rows = train_variants(SweepRequest(store, out, variants, target, split, resume, llm), projector)
+    if is_main():
+        print_rows(rows, out, as_json)
+    require_success(rows)
+
+
+def _numbers(text: str, flag: str) -> str:
     """The text, checked to be numbers separated by commas."""
     try:
         [float(part) for part in text.split(",")]
     except ValueError:
-        raise typer.BadParameter(f"{text}: give numbers separated by commas", param_hint="--alpha") from None
+        raise typer.BadParameter(f"{text}: give numbers separated by commas", param_hint=flag) from None
     return text
 
 

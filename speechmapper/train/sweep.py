@@ -1,4 +1,4 @@
-"""Several variants of stage 1 that share what they read, and a table that compares them.
+"""Several variants of a stage that share what they read, and a table that compares them.
 
     sm-train sweep stage1 --vary optimizer.lr=1e-3,1e-4 --vary seed=1,2 --store S --out OUT
     OUT/lr-0.001_seed-1/ OUT/lr-0.0001_seed-1/ ...    run folders, each as `sm-train stage1` would make it
@@ -9,24 +9,26 @@ is trained in one loop: every batch is read and copied to the device once, and i
 after the other; where reading limits the speed, three alphas cost little more than one. The groups follow each other.
 
 Everything is checked before the first step of the first group. `--resume` continues where the sweep was: a group that
-is finished is not trained again. With `--llm` that LLM reads the validation utterances of every run at the end.
+is finished is not trained again. What a stage does with a group is its `SweepStage`: stage 1's is here, stage 2's in
+`sweep_stage2.py`. Stage 1 with `--llm` lets that LLM read the validation utterances of every run at the end.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, cast
 
 from accelerate import Accelerator
 
 from sm_pipeline.console import progress
 from sm_store.durable import write_file
 from sm_store.errors import ConfigError, RunFailed
+from speechmapper.config import Stage1Config, Stage2Config
 from speechmapper.loader.data import DataRequest, TrainingData
 from speechmapper.saved_projector import PROJECTOR_FOLDER
 from speechmapper.train.checkpoint import newest_progress
@@ -43,9 +45,12 @@ LLM_WER = "dev_llm_wer"
 UNFINISHED = "not trained to its end; continue with --resume"
 
 
+Config = Stage1Config | Stage2Config
+
+
 @dataclass(frozen=True, slots=True)
 class SweepRequest:
-    """The arguments of `sm-train sweep stage1`: `out` will hold the run folders; `llm` is a model argument or None."""
+    """The arguments of `sm-train sweep`: `out` will hold the run folders; `llm` is a model argument or None."""
 
     store: Path
     out: Path
@@ -55,13 +60,84 @@ class SweepRequest:
     resume: bool = False
     llm: str | None = None
 
-    def read(self, group: Sequence[Variant]) -> TrainingData:
-        """What the runs of a group train on."""
-        return open_stage1_data(DataRequest(self.store, self.target, self.split), group[0].config)
+    @property
+    def data(self) -> DataRequest:
+        """The part of the request that says what to read."""
+        return DataRequest(self.store, self.target, self.split)
 
     def folder(self, variant: Variant) -> Path:
         """The variant's run folder."""
         return self.out / variant.name
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """A variant that can be trained.
+
+    Attributes:
+        config: as it is trained.
+        identity: gives the run's identity (JSON values); called once all variants are checked, so it may take long.
+    """
+
+    config: Config
+    identity: Callable[[Accelerator], dict[str, Any]]
+
+
+class SweepStage(Protocol):
+    """What a sweep has to know of a stage."""
+
+    name: str
+
+    def batches_of(self, config: Any) -> Hashable:
+        """What decides a run's batches besides the store. Raises ConfigError."""
+
+    def read(self, config: Any) -> TrainingData:
+        """What a run with this configuration reads."""
+
+    def check(self, variant: Variant, data: TrainingData) -> Checked:
+        """Check all that can be checked without training or writing. Raises ConfigError."""
+
+    def train(self, name: str, group: Sequence[Variant]) -> tuple[list[Outcome], bool]:
+        """Train the runs of a group in their folders, which are started and locked; returns how each ended, and
+        whether a signal asked to stop."""
+
+
+class Stage1Sweep:
+    """`SweepStage` of stage 1."""
+
+    name = "stage 1"
+
+    def __init__(self, request: SweepRequest) -> None:
+        self._request, self._llm_checked = request, request.llm is None
+
+    def batches_of(self, config: Any) -> Hashable:
+        return batches_of(config)
+
+    def read(self, config: Any) -> TrainingData:
+        return open_stage1_data(self._request.data, config)
+
+    def check(self, variant: Variant, data: TrainingData) -> Checked:
+        request, config = self._request, cast(Stage1Config, variant.config)
+        made = check_run(request.folder(variant), config, data)
+        if request.llm is not None and (not config.run.eval_utterances or not len(data.dev)):
+            raise ConfigError(
+                f"--llm {request.llm}: nothing to read: it reads run.eval_utterances ({config.run.eval_utterances}) of "
+                f"the dev split, which has {len(data.dev)}; set run.eval_utterances, or leave --llm out"
+            )
+
+        def identity(_: Accelerator) -> dict[str, Any]:
+            if not self._llm_checked:
+                from speechmapper.train.llm_read import require_llm
+
+                require_llm(str(request.llm), data.targets)
+                self._llm_checked = True
+            return made
+
+        return Checked(config, identity)
+
+    def train(self, name: str, group: Sequence[Variant]) -> tuple[list[Outcome], bool]:
+        configs = {self._request.folder(variant): cast(Stage1Config, variant.config) for variant in group}
+        return train_runs(name, self.read(group[0].config), configs, self._request.resume, in_sweep=True)
 
 
 def sweep_stage1(request: SweepRequest) -> list[dict[str, Any]]:
@@ -71,15 +147,30 @@ def sweep_stage1(request: SweepRequest) -> list[dict[str, Any]]:
         ConfigError: a variant that cannot be trained, or several in one group with a tracker that supports only one
             run per process. ModelError: an LLM that is not the target set's. Else as `train_stage1`.
     """
-    groups = groups_of(request.variants)
-    require_trackers_fit(groups)
+    stage = Stage1Sweep(request)
+    accelerator = open_for(request, stage)
+    rows, stopped = sweep(request, stage, accelerator)
+    if request.llm is not None and not stopped and accelerator.is_main_process:
+        add_llm_figures(request, groups_of(request.variants, stage), rows, accelerator)
+    return rows
+
+
+def open_for(request: SweepRequest, stage: SweepStage) -> Accelerator:
+    """Accelerate for what the runs of a sweep share. Raises ConfigError: trackers that do not fit, a bad geometry."""
+    require_trackers_fit(groups_of(request.variants, stage))
     first = request.variants[0]
-    accelerator = open_accelerator(first.config.run, request.folder(first))
-    identities = check_groups(request, groups, accelerator)
+    return open_accelerator(first.config.run, request.folder(first))
+
+
+def sweep(request: SweepRequest, stage: SweepStage, accelerator: Accelerator) -> tuple[list[dict[str, Any]], bool]:
+    """Train one run per variant; returns the rows of the table, and whether a signal asked to stop."""
+    groups = groups_of(request.variants, stage)
+    checked = check_groups(request, stage, groups, accelerator)
+    identities = {name: each.identity(accelerator) for name, each in checked.items()}
     with ExitStack() as locks:
         for variant in request.variants:
             locks.enter_context(locked_run(request.folder(variant), accelerator))
-            start_run(request.folder(variant), variant.config, request.resume, accelerator)
+            start_run(request.folder(variant), checked[variant.name].config, request.resume, accelerator)
         outcomes = {
             variant.name: outcome_so_far(request.folder(variant), variant, identities[variant.name])
             for variant in request.variants
@@ -87,24 +178,22 @@ def sweep_stage1(request: SweepRequest) -> list[dict[str, Any]]:
         stopped = False
         for number, group in enumerate(groups, 1):
             if not stopped:
-                name = (
-                    f"stage 1, group {number} of {len(groups)} ({in_common(group)})" if len(groups) > 1 else "stage 1"
-                )
-                stopped = train_group(request, name, group, outcomes, accelerator)
+                name = stage.name
+                if len(groups) > 1:
+                    name += f", group {number} of {len(groups)} ({in_common(group)})"
+                stopped = train_group(stage, name, group, outcomes, accelerator)
                 # Kept if something later fails; --resume then has only that left to do.
                 rows = write_rows(request, outcomes, identities, accelerator)
     accelerator.state.destroy_process_group()
-    if request.llm is not None and not stopped and accelerator.is_main_process:
-        add_llm_figures(request, groups, rows, accelerator)
-    return rows
+    return rows, stopped
 
 
-def groups_of(variants: Sequence[Variant]) -> list[list[Variant]]:
+def groups_of(variants: Sequence[Variant], stage: SweepStage) -> list[list[Variant]]:
     """The variants by what they read, groups and variants in the order given. Raises ConfigError: a bad geometry."""
     groups: dict[Hashable, list[Variant]] = {}
     for variant in variants:
         with named_in_errors(variant.flags):
-            groups.setdefault(batches_of(variant.config), []).append(variant)
+            groups.setdefault(stage.batches_of(variant.config), []).append(variant)
     return list(groups.values())
 
 
@@ -120,36 +209,23 @@ def require_trackers_fit(groups: Sequence[Sequence[Variant]]) -> None:
 
 
 def check_groups(
-    request: SweepRequest, groups: Sequence[Sequence[Variant]], accelerator: Accelerator
-) -> dict[str, dict[str, Any]]:
-    """Check every variant as far as that is possible without training; returns their identities by name.
+    request: SweepRequest, stage: SweepStage, groups: Sequence[Sequence[Variant]], accelerator: Accelerator
+) -> dict[str, Checked]:
+    """Check every variant as far as that is possible without training; returns them by name.
 
     Raises:
-        ConfigError: names the variant, unless it is about what all variants share. ModelError: a bad LLM.
+        ConfigError: names the variant, unless it is about what all variants share.
     """
-    identities = {}
+    checked = {}
     shared = ("--", str(request.store))  # how errors begin that are about no variant
     for group in groups:
         with named_in_errors(group[0].flags, shared):
             require_shares(group[0].config.data, accelerator)
-            data = request.read(group)
+            data = stage.read(group[0].config)
         for variant in group:
             with named_in_errors(variant.flags, shared):
-                identities[variant.name] = check_run(request.folder(variant), variant.config, data)
-                _require_utterances(request.llm, variant, data)
-        if request.llm is not None and group is groups[0]:
-            from speechmapper.train.llm_read import require_llm
-
-            require_llm(request.llm, data.targets)
-    return identities
-
-
-def _require_utterances(llm: str | None, variant: Variant, data: TrainingData) -> None:
-    if llm is not None and (not variant.config.run.eval_utterances or not len(data.dev)):
-        raise ConfigError(
-            f"--llm {llm}: nothing to read: it reads run.eval_utterances ({variant.config.run.eval_utterances}) of the "
-            f"dev split, which has {len(data.dev)}; set run.eval_utterances, or leave --llm out"
-        )
+                checked[variant.name] = stage.check(variant, data)
+    return checked
 
 
 def outcome_so_far(out: Path, variant: Variant, identity: Mapping[str, Any]) -> Outcome:
@@ -177,7 +253,7 @@ def has_result(out: Path, step: int) -> bool:
 
 
 def train_group(
-    request: SweepRequest,
+    stage: SweepStage,
     name: str,
     group: Sequence[Variant],
     outcomes: dict[str, Outcome],
@@ -188,8 +264,7 @@ def train_group(
         runs = "its run was" if len(group) == 1 else f"its {len(group)} runs were"
         print_message(accelerator, f"{name}: {runs} finished before; not trained again")
         return False
-    configs = {request.folder(variant): variant.config for variant in group}
-    trained, stop_requested = train_runs(name, request.read(group), configs, request.resume, in_sweep=True)
+    trained, stop_requested = stage.train(name, group)
     outcomes.update(zip((variant.name for variant in group), trained, strict=True))
     return stop_requested
 
@@ -252,7 +327,7 @@ def add_llm_figures(
     reader = None
     with progress(len(rows), f"reading with {request.llm}", "runs") as bar:
         for group in groups:
-            data = request.read(group)
+            data = open_stage1_data(request.data, cast(Stage1Config, group[0].config))
             reader = reader or load_reader(str(request.llm), data.targets, accelerator)
             for variant in group:
                 if by_name[variant.name]["finished"]:

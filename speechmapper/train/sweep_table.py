@@ -20,7 +20,10 @@ from speechmapper.train.run import DONE
 from speechmapper.train.sweep import LLM_WER, SWEEP_FILE
 
 WIDTH_OF_FILES = 10_000  # a file or pipe has no width: rows are not folded
-FIGURES = ("dev_wer", LLM_WER, "dev_relative_mse", "dev_eet_ratio")
+FIGURES = ("dev_wer", LLM_WER)
+TASKS = ("dev_task_", "dev_unseen_")  # how the figures of stage 2's other tasks and wordings begin
+DISTANCES = ("dev_relative_mse", "dev_eet_ratio")
+FIRST_SCORES = {"_cer": "_wer", "_chrf": "_bleu", "_f1": "_exact_match"}  # by the second, which sweep.json alone has
 
 
 def print_rows(rows: Sequence[Mapping[str, Any]], out: Path, as_json: bool) -> None:
@@ -51,12 +54,19 @@ def columns_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, Callable[[Mapping
         return lambda row: _short(row["figures"].get(name))
 
     columns: dict[str, Callable[[Mapping[str, Any]], str]] = {"steps": lambda row: str(row["step"])}
-    columns |= {name: figure(name) for name in FIGURES if any(name in row["figures"] for row in rows)}
+    found = {name: None for row in rows for name in row["figures"]}
+    asked = [name for name in found if name.startswith(TASKS) and not _is_second(name, found)]
+    columns |= {name: figure(name) for name in (*FIGURES, *asked, *DISTANCES) if name in found}
     columns["parameters"] = lambda row: f"{row['parameters']:,}"
     columns["seconds"] = lambda row: f"{row['seconds']:.0f}"
     if any(row["ended"] != DONE for row in rows):
         columns["ended"] = lambda row: str(row["ended"])
     return columns
+
+
+def _is_second(name: str, found: Mapping[str, None]) -> bool:
+    """Whether the figure is a task's second score, which only sweep.json has."""
+    return any(name.endswith(last) and name.removesuffix(last) + first in found for last, first in FIRST_SCORES.items())
 
 
 def _short(value: float | None) -> str:

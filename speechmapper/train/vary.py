@@ -18,19 +18,20 @@ import hashlib
 import itertools
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from sm_store.errors import ConfigError, quoted
-from speechmapper.config import Stage1Config
-from speechmapper.config_file import load_config, nested, parse_values, to_plain
+from speechmapper.config import Stage1Config, Stage2Config
+from speechmapper.config_file import load_config, nested, parse_values, stage2_of, to_plain
 
-ALPHA = "objective.alpha"
+ALPHA, SIGMA = "objective.alpha", "tuning.sigma"
 LONGEST_NAME = 120  # characters; a file system takes 255 bytes
-# Accelerate keeps these once per process.
-ONE_PER_PROCESS = ("run.device", "run.precision")
+# Accelerate keeps the first two once per process; the LLM is loaded once.
+ONE_PER_PROCESS = ("run.device", "run.precision", "tuning.llm_dtype")
+SECTION_PER_PROCESS = "llm."
 _UNSAFE = re.compile(r"[^A-Za-z0-9.+=_-]+")
 
 Layers = Sequence[tuple[str, Mapping[str, Any]]]
@@ -54,7 +55,7 @@ class Variant:
 
     name: str
     settings: Mapping[str, Any]
-    config: Stage1Config
+    config: Stage1Config | Stage2Config
 
     @property
     def flags(self) -> str:
@@ -75,7 +76,7 @@ def parse_axes(settings: Sequence[str]) -> list[Axis]:
     for key in keys:
         if keys.count(key) > 1:
             raise ConfigError(f"--vary {key}: given twice; put all of its values into one --vary (or --alpha)")
-        if key in ONE_PER_PROCESS:
+        if key in ONE_PER_PROCESS or key.startswith(SECTION_PER_PROCESS):
             raise ConfigError(f"--vary {key}: all runs of one process share it; set it with --set, one sweep for each")
     return axes
 
@@ -86,12 +87,23 @@ def stage1_variants(layers: Layers, axes: Sequence[Axis]) -> list[Variant]:
     Raises:
         ConfigError: an unknown key, a bad value, or two runs whose folders would have the same name; names `--vary`.
     """
+    return _variants(lambda whole: load_config("stage1", Stage1Config, whole), layers, axes)
+
+
+def stage2_variants(layers: Layers, axes: Sequence[Axis]) -> list[Variant]:
+    """As `stage1_variants`; the defaults that depend on task and sigma are each variant's own."""
+    return _variants(stage2_of, layers, axes)
+
+
+def _variants(
+    load: Callable[[Layers], Stage1Config | Stage2Config], layers: Layers, axes: Sequence[Axis]
+) -> list[Variant]:
     variants: list[Variant] = []
     for values in itertools.product(*(axis.values for axis in axes)):
         given = [(f"--vary {axis.key}", nested(axis.key, value)) for axis, value in zip(axes, values, strict=True)]
         shown = " ".join(f"--vary {axis.key}={quoted(value)}" for axis, value in zip(axes, values, strict=True))
         with named_in_errors(shown, [name for name, _ in (*layers, *given)]):
-            config = load_config("stage1", Stage1Config, [*layers, *given])
+            config = load([*layers, *given])
             settings = {axis.key: _value_at(config, axis.key) for axis in axes}
         variants.append(Variant(run_name(settings), settings, config))
     _require_different_names(variants)
@@ -132,7 +144,7 @@ def _in_name(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def _value_at(config: Stage1Config, key: str) -> Any:
+def _value_at(config: Stage1Config | Stage2Config, key: str) -> Any:
     """The resolved value of a key as a JSON value.
 
     Raises:

@@ -72,3 +72,15 @@ def test_a_figure_that_is_missing_is_blank_and_an_early_end_is_told(tmp_path, ca
     heading, _, one, two, _ = capsys.readouterr().out.splitlines()
     assert heading.split()[-1] == "ended" and one.split()[-1] == "done" and "0.114" in two
     assert one.split()[1:] == ["900", "277,031,936", "1234", "done"]
+
+
+def test_other_tasks_and_wordings_have_a_column_for_their_first_score(tmp_path, capsys):
+    figures = {
+        **{"dev_cer": 0.1, "dev_task_sqa_exact_match": 0.5, "dev_task_sqa_f1": 0.6, "dev_unseen_wording_wer": 0.2},
+        **{"dev_unseen_wording_cer": 0.1, "dev_unseen_task_st_de_bleu": 20.0, "dev_unseen_task_st_de_chrf": 30.0},
+    }
+    print_rows(rows(2, **figures), tmp_path, as_json=False)
+    assert lines_of(capsys.readouterr().out)[0].split() == [
+        *("run", "steps", "dev_wer", "dev_task_sqa_exact_match", "dev_unseen_wording_wer"),
+        *("dev_unseen_task_st_de_bleu", "dev_relative_mse", "parameters", "seconds"),
+    ]

@@ -6,7 +6,14 @@ import pytest
 
 from sm_store.errors import ConfigError
 from speechmapper.config_file import to_plain
-from speechmapper.train.vary import LONGEST_NAME, named_in_errors, parse_axes, run_name, stage1_variants
+from speechmapper.train.vary import (
+    LONGEST_NAME,
+    named_in_errors,
+    parse_axes,
+    run_name,
+    stage1_variants,
+    stage2_variants,
+)
 from tests.speechmapper.tiny import stage1_config
 
 
@@ -99,3 +106,15 @@ def test_an_error_that_names_its_source_is_not_put_on_the_run():
         variants("seed=1", layers=[("--set sed=1", {"sed": 1})])
     with pytest.raises(ConfigError, match=r"^run of --vary a=1: bad"), named_in_errors("--vary a=1"):
         raise ConfigError("bad")
+
+
+def test_stage_2_is_varied_with_its_own_defaults_and_one_llm():
+    found = stage2_variants([], parse_axes(["tuning.sigma=0,0.5", "tuning.task=asr,sqa"]))
+    assert [each.name for each in found] == [
+        f"sigma-{sigma}_task-{task}" for sigma in ("0", "0.5") for task in ("asr", "sqa")
+    ]
+    assert [each.config.optimizer.lr for each in found] == [1e-4, 1e-4, 5e-5, 5e-5]
+    assert [each.config.tuning.asr_share for each in found] == [0, 0.5, 0, 0.5]
+    for key in ("tuning.llm_dtype=float32,bfloat16", "llm.attention=eager,sdpa"):
+        with pytest.raises(ConfigError, match="all runs of one process share it"):
+            parse_axes([key])
