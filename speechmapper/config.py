@@ -25,6 +25,7 @@ WEIGHTS = {
     "kd": 0.1,
 }  # defaults for the parts of an objective
 ATTENTIONS = ("auto", "sdpa", "eager", "flex_attention", "flash_attention_2", "flash_attention_3", "flash_attention_4")
+LOSSES = ("ce", "kd")  # of stage 2, beside the objective
 TRACKERS = ("tensorboard", "wandb", "mlflow", "trackio")
 AUTO = "auto"  # stage 2's objective: that of how the projector is read (speechmapper/train/stage2.py)
 LARGEST_SEED = 2**32 - 1
@@ -228,11 +229,17 @@ class TuningConfig:
     prompts: str | None = None  # YAML with your own wordings by task, instead of the shipped ones
     llm_dtype: str = "auto"  # auto: bfloat16 on a GPU that has it, else float32
     head: str | None = None  # what the LLM is given, in place of the projector's own head (docs/objectives.md)
+    loss: str = "ce"  # beside the objective: ce, or kd, the LLM's first objective.kd_layers layers alone (asr only)
     unseen_tasks: tuple[str, ...] = ()  # asked by validation, not trained: tasks or their YAML files; changes no weight
 
     def __post_init__(self) -> None:
         _require(0 <= self.sigma <= 1, f"tuning.sigma {self.sigma}: give a number from 0 to 1")
         _require(0 <= self.asr_share <= 1, f"tuning.asr_share {self.asr_share}: give a number from 0 to 1")
+        _require(self.loss in LOSSES, f"tuning.loss {self.loss!r}: use {', '.join(LOSSES)}")
+        _require(
+            self.loss != "kd" or self.task == "asr",
+            f"tuning.loss kd: it learns transcripts, not the answers of tuning.task {self.task}; set one of the two",
+        )
 
 
 @dataclass(frozen=True, slots=True)

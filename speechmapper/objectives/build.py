@@ -81,6 +81,21 @@ def _embedding_ctc(given: Materials) -> Part:
     return EmbeddingCTC(given.vocabulary, config.ctc_temperature, weight, given.respelling)
 
 
+def build_distillation(
+    config: ObjectiveConfig,
+    targets: TargetSet,
+    projector: ProjectorConfig,
+    device: torch.device,
+    token_counts: Callable[[], np.ndarray] | None = None,
+) -> Part:
+    """Part `kd` alone, with `objective.kd_layers` layers: what stage 2 can train in place of cross-entropy.
+
+    Raises:
+        ConfigError, ModelError: an LLM whose first layers cannot be used.
+    """
+    return _kd(Materials(config, targets, projector, device, token_counts)).to(device)
+
+
 def _kd(given: Materials) -> Part:
     config, sizes = given.config, given.projector
     layers = first_layers_of(config.llm, config.kd_layers, given.targets, given.device)

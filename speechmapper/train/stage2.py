@@ -5,7 +5,8 @@
                                        of the answer's tokens
 
 The same loop as in stage 1; only the projector's weights are given to the optimizer, the LLM's take no gradient.
-With sigma 0 the text embeddings are not used, with sigma 1 the LLM is not run but in validation.
+With sigma 0 the text embeddings are not used, with sigma 1 the LLM is run in validation alone. With `tuning.loss=kd` it
+is too: training distils its first layers in place of the cross-entropy.
 """
 
 from __future__ import annotations
@@ -18,20 +19,21 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate import Accelerator
 
 from sm_pipeline.models.source import ModelSource, resolve_model
 from sm_pipeline.models.tokenizer import load_stored_tokenizer
 from sm_store import Store
 from sm_store.errors import ConfigError
-from speechmapper.config import AUTO, Stage2Config
+from speechmapper.config import AUTO, Stage2Config, TuningConfig
 from speechmapper.config_file import to_plain
 from speechmapper.heads import Head
 from speechmapper.llm import FrozenLLM
 from speechmapper.llm_loading import load_llm
 from speechmapper.loader.data import DataRequest, TrainingData, open_data
 from speechmapper.loader.token_ids import token_counts
-from speechmapper.objectives.build import build_objective, readout_of
+from speechmapper.objectives.build import build_distillation, build_objective, readout_of
 from speechmapper.projector import Projector, use_head
 from speechmapper.readout.build import llm_readout
 from speechmapper.saved_projector import (
@@ -49,10 +51,11 @@ from speechmapper.train.run import Outcome, Run, Setup
 from speechmapper.train.run_folder import open_accelerator, print_message, run_identity, start_run
 from speechmapper.train.run_lock import locked_run
 from speechmapper.train.stage import ProjectorWithObjective
-from speechmapper.train.tuning_stage import TuningStage, tasks_of, unseen_tasks_of
+from speechmapper.train.tuning_stage import Terms, TuningStage, tasks_of, unseen_tasks_of
 from speechmapper.train.validation import DevSet, dev_set
 
 OBJECTIVES = {"nearest": "mse", "ctc": "ctc-embedding", "cif": "dtw"}  # of `auto`, by the projector's readout
+KD = "kd"
 NOT_LEARNED = ("head", "unseen_tasks")  # settings of `tuning` that are recorded elsewhere, or change no weight
 
 
@@ -189,21 +192,28 @@ def build_run(out: Path, plan: Plan, llm: FrozenLLM, accelerator: Accelerator) -
         started_from=projector.config.trained_for,
     )
     identity = identity_of(plan, llm)
-    objective = None
-    if config.tuning.sigma > 0:
-        # Part kd reads the first layers of the same LLM once more: they are few, and stage 1 has no other way.
-        parts = dataclasses.replace(config.objective, llm=config.objective.llm or plan.llm)
-        counts = partial(token_counts, data)
-        objective = build_objective(parts, data.targets, projector.config, accelerator.device, counts)
+    terms = build_terms(plan, accelerator.device)
     freeze_unused(projector, config)
     head = Head(projector.config, data.targets.table, data.spec.pad_id, accelerator.device)
     validation = None
     if plan.dev is not None:
         readout = llm_readout(llm, head)
         validation = LlmValidation(plan.dev, readout, plan.probes, data.spec.table_scale, accelerator)
-    stage = TuningStage(config, objective, llm, head, plan.fields, validation, data.spec.normalizer)
+    stage = TuningStage(config, terms, llm, head, plan.fields, validation, data.spec.normalizer)
     setup = Setup(out, config, identity, data.order, data.store.identity.frame_rate)
-    return Run(setup, stage, ProjectorWithObjective(projector, objective), accelerator)
+    return Run(setup, stage, ProjectorWithObjective(projector, terms.objective), accelerator)
+
+
+def build_terms(plan: Plan, device: torch.device) -> Terms:
+    """What the run trains besides cross-entropy."""
+    config, data = plan.config, plan.data
+    # Part kd reads the first layers of the same LLM once more: they are few, and stage 1 has no other way.
+    parts = dataclasses.replace(config.objective, llm=config.objective.llm or plan.llm)
+    given = (parts, data.targets, plan.projector.config, device, partial(token_counts, data))
+    return Terms(
+        build_objective(*given) if config.tuning.sigma > 0 else None,
+        build_distillation(*given) if config.tuning.loss == KD and config.tuning.sigma < 1 else None,
+    )
 
 
 def identity_of(plan: Plan, llm: FrozenLLM) -> dict[str, Any]:
@@ -220,6 +230,8 @@ def identity_of(plan: Plan, llm: FrozenLLM) -> dict[str, Any]:
 def tuning_identity(config: Stage2Config, tasks: Mixture) -> dict[str, Any]:
     """The settings of what the LLM learns to answer; the head is in the projector's sizes."""
     settings = {name: value for name, value in to_plain(config)["tuning"].items() if name not in NOT_LEARNED}
+    if config.tuning.loss == TuningConfig().loss:
+        settings.pop("loss")
     return {**settings, "prompts": tasks.prompts_sha256()}
 
 
@@ -237,6 +249,10 @@ def fitted(config: Stage2Config, projector: Projector) -> Stage2Config:
         raise ConfigError(
             f"tuning.sigma {tuning.sigma:g}: no gradient passes head tokens, so cross-entropy teaches nothing; set "
             "tuning.head=rows"
+        )
+    if tuning.loss == KD and tuning.sigma < 1 and KD in config.objective.name.split("+"):
+        raise ConfigError(
+            f"tuning.loss kd: objective.name {config.objective.name} has kd too; leave one of the two out"
         )
     if config.objective.name != AUTO:
         return config

@@ -4,6 +4,9 @@
                                                +-> prompt -> frozen LLM -> cross-entropy   1 - sigma
                                                    of the answer's tokens
 
+With `tuning.loss=kd` the second term is the distillation of the LLM's first layers (objectives/kd.py): training
+makes no prompt and does not run the LLM.
+
 Which task, wording and item an utterance is given is drawn from the seed and the micro-batch's number. On the dev split
 it is drawn in the same way from the number of the batch: the same questions at every validation.
 """
@@ -11,6 +14,7 @@ it is drawn in the same way from the number of the batch: the same questions at 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +29,7 @@ from speechmapper.heads import Head
 from speechmapper.llm import FrozenLLM
 from speechmapper.loader.prefetch import DeviceBatch
 from speechmapper.objectives import Objective
+from speechmapper.objectives.base import Part
 from speechmapper.projector import Projected
 from speechmapper.prompting import Prompt
 from speechmapper.tasks import TASKS, Mixture, StoreFields, Task, mixture, task_of
@@ -63,15 +68,28 @@ def unseen_tasks_of(config: Stage2Config, trained: Mixture, normalizer: str = NO
     return found
 
 
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What is trained besides cross-entropy.
+
+    Attributes:
+        objective: None where sigma is 0.
+        distillation: part `kd`, in place of cross-entropy; None: cross-entropy.
+    """
+
+    objective: Objective | None = None
+    distillation: Part | None = None
+
+
 class TuningStage:
-    """`Stage` whose loss is `(1 - sigma) * cross-entropy + sigma * objective`."""
+    """`Stage` whose loss is `(1 - sigma) * cross-entropy + sigma * objective`, or with `kd` for cross-entropy."""
 
     shares_evaluation = True
 
     def __init__(
         self,
         config: Stage2Config,
-        objective: Objective | None,
+        terms: Terms,
         llm: FrozenLLM,
         head: Head,
         examples: StoreFields,
@@ -80,7 +98,8 @@ class TuningStage:
     ) -> None:
         self._sigma, self._seed = config.tuning.sigma, config.seed
         self._mixture = tasks_of(config, normalizer)
-        self._objective, self._llm, self._head, self._examples = objective, llm, head, examples
+        self._objective, self._distillation = terms.objective, terms.distillation
+        self._llm, self._head, self._examples = llm, head, examples
         self._validation = validation
 
     def prompts(self, batch: DeviceBatch) -> list[Prompt]:
@@ -91,7 +110,9 @@ class TuningStage:
 
     def counts(self, batch: DeviceBatch) -> Mapping[str, torch.Tensor]:
         counts = self._objective.counts(batch) if self._objective is not None else {}
-        if self._sigma < 1:
+        if self._sigma < 1 and self._distillation is not None:
+            counts |= self._distillation.counts(batch)
+        elif self._sigma < 1:
             answers = sum(len(prompt.answer) for prompt in self.prompts(batch))
             counts[CROSS_ENTROPY] = torch.tensor(float(answers), device=batch.frames_B.device)
         return counts
@@ -99,17 +120,20 @@ class TuningStage:
     def sums(self, model: nn.Module, batch: DeviceBatch) -> Mapping[str, torch.Tensor]:
         output: ProjectorOutput = model(batch)
         sums = dict(output.sums)
-        if self._sigma < 1:
+        if self._sigma < 1 and self._distillation is not None:
+            sums |= self._distillation(output.projected, batch)
+        elif self._sigma < 1:
             sums[CROSS_ENTROPY] = self._answer_loss(output.projected, self.prompts(batch))
         return sums
 
     def combine(self, sums: Mapping[str, torch.Tensor], counts: Mapping[str, torch.Tensor]) -> torch.Tensor:
         sigma, loss = self._sigma, torch.zeros((), device=next(iter(sums.values())).device)
-        if sigma < 1:
+        if sigma < 1 and self._distillation is not None:
+            loss = loss + (1 - sigma) * self._distillation.combine(sums, counts)
+        elif sigma < 1:
             loss = loss + (1 - sigma) * sums[CROSS_ENTROPY] / counts[CROSS_ENTROPY].clamp(min=1)
         if self._objective is not None:
-            parts = {name: value for name, value in sums.items() if name != CROSS_ENTROPY}
-            loss = loss + sigma * self._objective.combine(parts, counts)
+            loss = loss + sigma * self._objective.combine(sums, counts)
         return loss
 
     def evaluate(self, model: Any, step: int) -> Evaluation:
@@ -122,17 +146,19 @@ class TuningStage:
         prompts = self.prompts(batch)
         sums = {CROSS_ENTROPY: self._answer_loss(projected, prompts)}
         counts = {CROSS_ENTROPY: torch.tensor(float(sum(len(prompt.answer) for prompt in prompts)))}
-        if self._objective is not None:
-            sums |= self._objective(projected, batch)
-            counts |= self._objective.counts(batch)
+        for part in (self._objective, self._distillation):
+            if part is not None:
+                sums |= part(projected, batch)
+                counts |= part.counts(batch)
         return _numbers(sums), _numbers(counts)
 
     def dev_losses(self, sums: Mapping[str, float], counts: Mapping[str, float]) -> dict[str, float]:
-        """`loss`, as in training, `ce`, per token of the answers, and `objective` where it is part of the loss."""
+        """`loss`, as in training, `ce`, per token of the answers, `objective` and `kd` where they are in the loss."""
         total, number = ({name: torch.tensor(value) for name, value in each.items()} for each in (sums, counts))
         losses = {"loss": self.combine(total, number), "ce": total[CROSS_ENTROPY] / number[CROSS_ENTROPY].clamp(min=1)}
-        if self._objective is not None:
-            losses["objective"] = self._objective.combine(total, number)
+        for name, part in (("objective", self._objective), ("kd", self._distillation)):
+            if part is not None:
+                losses[name] = part.combine(total, number)
         return _numbers(losses)
 
     def _answer_loss(self, projected: Projected, prompts: list[Prompt]) -> torch.Tensor:

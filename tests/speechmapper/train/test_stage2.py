@@ -24,7 +24,7 @@ from speechmapper.train.log import read_metrics
 from speechmapper.train.stage import ProjectorWithObjective
 from speechmapper.train.stage1 import Stage1Request, train_stage1
 from speechmapper.train.stage2 import Stage2Request, fitted, train_stage2
-from speechmapper.train.tuning_stage import TuningStage
+from speechmapper.train.tuning_stage import Terms, TuningStage
 from tests.speechmapper.tiny import make_world, save_llm, source_of, stage1_config, stage2_config
 
 CPU = torch.device("cpu")
@@ -220,7 +220,7 @@ def test_every_head_that_passes_gradients_learns_from_the_llm(world, llm, traine
         projector = load_projector(trained)
         config = fitted(stage2_config(tuning={"sigma": 1.0 if kind == "tokens" else 0.0, "head": kind}), projector)
         assert projector.config.head == kind
-        made = TuningStage(config, None, llm, head_of(world, projector.config), StoreFields(world.store))
+        made = TuningStage(config, Terms(), llm, head_of(world, projector.config), StoreFields(world.store))
         if kind == "tokens":
             continue
         loss_of(made, projector, batch_of(world)).backward()
@@ -235,7 +235,7 @@ def test_the_loss_is_that_of_what_the_head_gives(world, llm, trained):
     projector = load_projector(trained)
     made = TuningStage(
         fitted(stage2_config(tuning={"sigma": 0.0}), projector),
-        None,
+        Terms(),
         llm,
         head_of(world, projector.config),
         StoreFields(world.store),
@@ -278,3 +278,17 @@ def test_a_tuned_run_keeps_its_head_and_resumes_with_it(world, stage1_run, tmp_p
     assert load_projector(out).config.head == "rows"
     with pytest.raises(IdentityMismatch, match="head"):
         train_stage2(request(world, stage1_run, out, resume=True, schedule={"steps": 5, "warmup": 0}))
+
+
+def test_a_run_distils_in_place_of_cross_entropy_and_older_runs_resume(world, stage1_run, tmp_path):
+    out, run = tmp_path / "run", {"eval_utterances": 2}
+    train_stage2(request(world, stage1_run, out, tuning={"loss": "kd", "sigma": 0.5}, run=run))
+    assert {"kd", "word"} <= set(read_metrics(out)[0]) and "ce" not in read_metrics(out)[0]
+    assert {"dev_kd", "dev_ce", "dev_wer"} <= set(read_metrics(out)[-1])
+    with pytest.raises(IdentityMismatch, match="loss"):
+        train_stage2(request(world, stage1_run, out, resume=True, tuning={"sigma": 0.5}, run=run))
+    train_stage2(request(world, stage1_run, tmp_path / "ce", schedule={"steps": 1}))
+    record = json.loads(next((tmp_path / "ce" / "checkpoints").glob("*/state.json")).read_text())
+    assert "loss" not in record["identity"]["tuning"]
+    with pytest.raises(ConfigError, match=r"tuning\.loss kd: objective\.name mse\+kd has kd too"):
+        fitted(stage2_config(tuning={"loss": "kd"}, objective={"name": "mse+kd"}), load_projector(stage1_run))

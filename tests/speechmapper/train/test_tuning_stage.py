@@ -11,12 +11,12 @@ from sm_store.errors import ConfigError
 from speechmapper.heads import Head
 from speechmapper.llm_loading import load_llm
 from speechmapper.loader.prefetch import read_batch
-from speechmapper.objectives.build import build_objective
+from speechmapper.objectives.build import build_distillation, build_objective
 from speechmapper.projector import Projector, ProjectorConfig
 from speechmapper.saved_projector import load_projector
 from speechmapper.tasks import StoreFields
 from speechmapper.train.stage import ProjectorWithObjective
-from speechmapper.train.tuning_stage import TuningStage, tasks_of, unseen_tasks_of
+from speechmapper.train.tuning_stage import Terms, TuningStage, tasks_of, unseen_tasks_of
 from tests.speechmapper.tiny import make_world, source_of, stage2_config
 
 CPU = torch.device("cpu")
@@ -35,7 +35,7 @@ def projector(stage1_run) -> Projector:
 def stage(world, llm, sigma: float, **tuning) -> TuningStage:
     config = stage2_config(tuning={"sigma": sigma, **tuning}, objective={"name": "mse"})
     objective = objective_of(world, config) if sigma else None
-    return TuningStage(config, objective, llm, head_of(world, ProjectorConfig()), StoreFields(world.store))
+    return TuningStage(config, Terms(objective), llm, head_of(world, ProjectorConfig()), StoreFields(world.store))
 
 
 def head_of(world, sizes: ProjectorConfig) -> Head:
@@ -153,3 +153,42 @@ def test_unseen_tasks_that_are_none_are_refused(unseen, words):
         ("st", ("de",)),
         ("sqa", ("de",)),
     ]
+
+
+@pytest.mark.parametrize("sigma", [0.0, 0.5])
+def test_kd_in_place_of_cross_entropy_is_the_divergence_of_the_first_layers(world, llm, projector, sigma, monkeypatch):
+    """The reference: a Llama that is cut after its first layer, run on each utterance's vectors and rows alone."""
+    config = stage2_config(
+        tuning={"sigma": sigma, "loss": "kd"}, objective={"name": "mse", "llm": str(world.llm_folder), "kd_layers": 1}
+    )
+    kd = build_distillation(config.objective, world.store.targets("tiny"), projector.config, CPU)
+    terms = Terms(objective_of(world, config) if sigma else None, kd)
+    made = TuningStage(config, terms, llm, head_of(world, projector.config), StoreFields(world.store))
+    monkeypatch.setattr(llm.model, "forward", lambda **_: pytest.fail("the LLM was run"))
+    batch = batch_of(world)
+    loss = loss_of(made, projector, batch)
+    cut = load_llm(resolve_model(str(world.llm_folder), "llm"), CPU).model
+    cut.model.layers = cut.model.layers[:1]
+    total = torch.zeros(())
+    vectors, _ = projector(batch.features_BTD, batch.frames_B)
+    rows = torch.from_numpy(world.store.targets("tiny").table)
+    for row, count in enumerate(batch.tokens_B.tolist()):
+        said = cut(inputs_embeds=vectors[row : row + 1, :count]).logits[0].log_softmax(-1)
+        text = cut(inputs_embeds=rows[batch.token_ids_BN[row, :count]][None]).logits[0].log_softmax(-1)
+        total = total + (text.exp() * (text - said)).sum()
+    expected = (1 - sigma) * total / batch.tokens_B.sum()
+    if sigma:
+        objective = made._objective
+        output = ProjectorWithObjective(projector, objective)(batch)
+        expected = expected + sigma * objective.combine(output.sums, objective.counts(batch))
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-4)
+    found = torch.autograd.grad(loss, projector.head_output.weight)[0]
+    wanted = torch.autograd.grad(expected, projector.head_output.weight)[0]
+    assert found.any() and torch.allclose(found, wanted, rtol=1e-3, atol=1e-6)
+
+
+def test_kd_is_refused_for_what_is_not_a_transcript():
+    with pytest.raises(ConfigError, match=r"tuning\.loss kd: it learns transcripts, .* tuning\.task sqa"):
+        stage2_config(tuning={"loss": "kd", "task": "sqa"})
+    with pytest.raises(ConfigError, match=r"tuning\.loss 'mse': use ce, kd"):
+        stage2_config(tuning={"loss": "mse"})
