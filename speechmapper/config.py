@@ -229,6 +229,7 @@ class TuningConfig:
     prompts: str | None = None  # YAML with your own wordings by task, instead of the shipped ones
     llm_dtype: str = "auto"  # auto: bfloat16 on a GPU that has it, else float32
     head: str | None = None  # what the LLM is given, in place of the projector's own head (docs/objectives.md)
+    trim: bool | None = None  # give the LLM no vectors from the first pad on (head vectors); null: the projector's own
     loss: str = "ce"  # beside the objective: ce, or kd, the LLM's first objective.kd_layers layers alone (asr only)
     unseen_tasks: tuple[str, ...] = ()  # asked by validation, not trained: tasks or their YAML files; changes no weight
 

@@ -45,7 +45,7 @@ OWN_HEAD = {"nearest": "vectors", "ctc": "rows", "cif": "cif"}  # what each read
 BLANKS = ("drop", "first")
 PER_BLOCK = ("block_sizes", "block_outputs", "num_layers", "kernel_sizes", "strides", "paddings")
 # What a config.json means that lacks these names, because it was written before they were choices.
-WHERE_ABSENT = {"norm_before_linear": True, "dropout_after_positions": True}
+WHERE_ABSENT = {"norm_before_linear": True, "dropout_after_positions": True, "trim": False}
 
 
 class ProjectorConfig(PreTrainedConfig):
@@ -78,6 +78,8 @@ class ProjectorConfig(PreTrainedConfig):
         rows_temperature: of the softmax that `rows` weighs rows by. Where the other is learned, their ratio stays.
         rows_top_k: how many rows `rows` mixes, the nearest ones; 0: all.
         blanks: of a `ctc` readout's blank positions: `drop`, or `first`: their mean as one vector before the others.
+        trim: by head `vectors` of readout `nearest`, give the LLM only the vectors before the first that is nearest to
+            the pad token's row, and at least one.
         trained_for: what the training run recorded about its store, target set and encoder (JSON values).
     """
 
@@ -108,6 +110,7 @@ class ProjectorConfig(PreTrainedConfig):
         rows_temperature: float = 0.05,
         rows_top_k: int = 0,
         blanks: str = "drop",
+        trim: bool = False,
         trained_for: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
@@ -134,6 +137,7 @@ class ProjectorConfig(PreTrainedConfig):
         self.learn_temperature = learn_temperature
         self.rows_top_k = rows_top_k
         self.blanks = blanks
+        self.trim = trim
         self.trained_for = trained_for or {}
         super().__init__(**kwargs)
         self._check()

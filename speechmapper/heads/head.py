@@ -1,7 +1,8 @@
 """From a projector's vectors to what an LLM is given for them, and to the tokens they say.
 
     head         the LLM is given                                          distance to the table's rows
-    vectors      every vector, as it is (arXiv 2601.20417)                 as trained
+    vectors      every vector, as it is (arXiv 2601.20417); with `trim`    as trained
+                 those before the first that is nearest to the pad
     segments     the mean vector of each unit                              as trained
     rows         each unit as a mixture of the table's rows                none: inside their convex hull
     tokens       the nearest row of each unit                              none: a cascade of recogniser and LLM
@@ -80,10 +81,14 @@ class Head:
     def inputs(self, projected: Projected) -> tuple[torch.Tensor, torch.Tensor]:
         """What the LLM is given: (B, N, E), zero beyond each utterance's length, and the lengths (B,), int64.
 
-        An utterance that says nothing has the length 0.
+        An utterance that says nothing has the length 0, by head `vectors` at least 1.
         """
         if self._config.head == "vectors":
-            return projected.vectors_BUE, projected.vectors_B
+            if not self._trims:
+                return projected.vectors_BUE, projected.vectors_B
+            given_B = self._kept(projected)
+            given_BU = valid_positions(given_B, projected.vectors_BUE.shape[1])
+            return projected.vectors_BUE * given_BU[..., None], given_B
         units, ids_BN = self._units(projected)
         if self._config.head == "tokens":
             return self._rows_of(ids_BN), units.units_B
@@ -96,11 +101,14 @@ class Head:
         """The inputs of the units, then the pad token's row up to the number of vectors; (B, U, E), float32.
 
         For comparison with the target embeddings, so zero beyond each utterance's vectors. By head `vectors` these are
-        the vectors.
+        the vectors, but for those that are trimmed.
         """
-        if self._config.head == "vectors":
-            return projected.vectors_BUE.float()
         size = projected.vectors_BUE.shape[1]
+        if self._config.head == "vectors":
+            if not self._trims:
+                return projected.vectors_BUE.float()
+            trimmed_BU = valid_positions(projected.vectors_B, size) & ~valid_positions(self._kept(projected), size)
+            return torch.where(trimmed_BU[..., None], self.table_VE[self._pad_id], projected.vectors_BUE.float())
         units, ids_BN = self._units(projected)
         given_BNE = self._rows_of(ids_BN) if self._config.head == "tokens" else self.of_units(projected, units)
         given_BUE = torch.nn.functional.pad(given_BNE, (0, 0, 0, size - given_BNE.shape[1]))
@@ -122,6 +130,21 @@ class Head:
             said_BN = valid_positions(units.units_B, units.weights_BNU.shape[1])
             return self._mixed(projected, rows, units.weights_BNU @ vectors_BUE, said_BN)
         return units.weights_BNU @ self._mixed(projected, rows, vectors_BUE, units.weights_BNU.sum(dim=1) > 0)
+
+    @property
+    def _trims(self) -> bool:
+        return bool(self._config.trim) and self._config.readout == "nearest"
+
+    def _kept(self, projected: Projected) -> torch.Tensor:
+        """How many vectors are left when they are trimmed, (B,), int64.
+
+        Those before the first that is nearest to the pad's row. One is kept even so: a recording that is all
+        pads would else get no gradient from the LLM, and would not be learned.
+        """
+        pad_BU = self._labels(projected) == self._pad_id
+        position_U = torch.arange(pad_BU.shape[1], device=pad_BU.device)
+        first_B = torch.where(pad_BU, position_U, pad_BU.shape[1]).amin(dim=1)
+        return torch.minimum(first_B.clamp(min=1), projected.vectors_B)
 
     def _labels(self, projected: Projected) -> torch.Tensor:
         """The nearest row of each vector, (B, U), int64; BLANK where the blank is nearer, and beyond each length."""

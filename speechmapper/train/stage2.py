@@ -56,7 +56,7 @@ from speechmapper.train.validation import DevSet, dev_set
 
 OBJECTIVES = {"nearest": "mse", "ctc": "ctc-embedding", "cif": "dtw"}  # of `auto`, by the projector's readout
 KD = "kd"
-NOT_LEARNED = ("head", "unseen_tasks")  # settings of `tuning` that are recorded elsewhere, or change no weight
+NOT_LEARNED = ("head", "trim", "unseen_tasks")  # settings of `tuning` that are recorded elsewhere, or change no weight
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,7 +228,7 @@ def identity_of(plan: Plan, llm: FrozenLLM) -> dict[str, Any]:
 
 
 def tuning_identity(config: Stage2Config, tasks: Mixture) -> dict[str, Any]:
-    """The settings of what the LLM learns to answer; the head is in the projector's sizes."""
+    """The settings of what the LLM learns to answer; the head and `trim` are in the projector's sizes."""
     settings = {name: value for name, value in to_plain(config)["tuning"].items() if name not in NOT_LEARNED}
     if config.tuning.loss == TuningConfig().loss:
         settings.pop("loss")
@@ -245,6 +245,13 @@ def fitted(config: Stage2Config, projector: Projector) -> Stage2Config:
     sizes, tuning = projector.config, config.tuning
     if tuning.head is not None:
         use_head(projector, tuning.head, "tuning.head")
+    if tuning.trim and (sizes.head, sizes.readout) != ("vectors", "nearest"):
+        raise ConfigError(
+            "tuning.trim: it is for head vectors of a projector read by nearest token, and this one has head "
+            f"{sizes.head} and is read by {sizes.readout}; leave it out"
+        )
+    if tuning.trim is not None:
+        sizes.trim = tuning.trim
     if sizes.head == "tokens" and tuning.sigma < 1:
         raise ConfigError(
             f"tuning.sigma {tuning.sigma:g}: no gradient passes head tokens, so cross-entropy teaches nothing; set "

@@ -157,3 +157,32 @@ def test_probable_tokens_of_each_utterances_own_vectors(table, by_runs):
 def test_only_ctc_has_probable_tokens(table, by_position):
     with pytest.raises(ValueError, match="readout nearest: only a projector of readout ctc has a blank"):
         head(table, "nearest", "vectors").top_tokens(by_position, 4)
+
+
+def test_trimming_ends_before_the_first_pad_and_keeps_a_vector(table):
+    """12 20 pad 12; nothing but pads; no pad at all; a pad only beyond its length."""
+    ids = torch.tensor([[12, 20, PAD, 12], [PAD, PAD, PAD, PAD], [7, 7, 7, 7], [7, 9, PAD, PAD]])
+    lengths = torch.tensor([4, 3, 4, 2])
+    vectors = noisy(table[ids]).requires_grad_()
+    inside = torch.arange(4)[None] < lengths[:, None]
+    projected = Projected(vectors * inside[..., None], lengths, vectors)
+    whole = head(table, "nearest", "vectors")
+    given, counts = whole.inputs(projected)
+    assert torch.equal(given, projected.vectors_BUE) and torch.equal(counts, lengths)
+    trimmed = head(table, "nearest", "vectors", trim=True)
+    given, counts = trimmed.inputs(projected)
+    assert counts.tolist() == [2, 1, 4, 2]
+    kept = torch.arange(4)[None] < counts[:, None]
+    assert torch.equal(given, vectors * kept[..., None])
+    given.sum().backward()
+    assert torch.equal(vectors.grad != 0, kept[..., None].expand_as(vectors))
+    assert trimmed.token_ids(projected) == whole.token_ids(projected)
+    padded = trimmed.padded_inputs(projected)
+    expected = torch.where(kept[..., None], vectors, table[PAD]) * inside[..., None]
+    assert torch.equal(padded, expected)
+
+
+def test_projectors_of_before_are_not_trimmed():
+    settings = ProjectorConfig().to_dict()
+    assert settings.pop("trim") is False
+    assert ProjectorConfig.from_dict(settings).trim is False

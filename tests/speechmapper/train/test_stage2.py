@@ -292,3 +292,21 @@ def test_a_run_distils_in_place_of_cross_entropy_and_older_runs_resume(world, st
     assert "loss" not in record["identity"]["tuning"]
     with pytest.raises(ConfigError, match=r"tuning\.loss kd: objective\.name mse\+kd has kd too"):
         fitted(stage2_config(tuning={"loss": "kd"}, objective={"name": "mse+kd"}), load_projector(stage1_run))
+
+
+def test_a_run_that_trims_is_recorded_and_resumes_so(world, stage1_run, tmp_path):
+    out = tmp_path / "run"
+    train_stage2(request(world, stage1_run, out, tuning={"trim": True}, schedule={"steps": 1}))
+    assert load_projector(out).config.trim is True
+    train_stage2(request(world, stage1_run, tmp_path / "whole", schedule={"steps": 1}))
+    for run, said in (
+        (out, True),
+        (tmp_path / "whole", False),
+    ):  # as in runs made before
+        identity = json.loads(next((run / "checkpoints").glob("*/state.json")).read_text())["identity"]
+        assert ("trim" in identity["model"], "trim" in identity["tuning"]) == (said, False)
+    with pytest.raises(IdentityMismatch, match="trim"):
+        train_stage2(request(world, stage1_run, out, resume=True, schedule={"steps": 2}))
+    assert fitted(stage2_config(), load_projector(out)) and load_projector(out).config.trim
+    with pytest.raises(ConfigError, match=r"tuning\.trim: it is for head vectors .* this one has head rows"):
+        fitted(stage2_config(tuning={"trim": True, "head": "rows"}), load_projector(stage1_run))
