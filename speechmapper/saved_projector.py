@@ -25,7 +25,7 @@ from sm_pipeline.models.quiet import quiet_transformers
 from sm_store import Identity, Store, TargetSpec
 from sm_store.durable import Written, checksum, staged
 from sm_store.errors import ModelError, StoreError
-from sm_store.identity import diff_json, require_same
+from sm_store.identity import FEATURE_FIELDS, diff_json, feature_meaning, require_same
 from sm_store.version import __version__
 from speechmapper.projector import Projector, ProjectorConfig
 
@@ -33,7 +33,6 @@ CHECKPOINT_FOLDER = "checkpoints"
 PROJECTOR_FOLDER = "projector"
 PACKAGES = ("torch", "transformers", "accelerate", "numpy")
 WEIGHTS_FILE, CHECKSUM_FILE = "model.safetensors", "checksums.json"
-FEATURE_FIELDS = ("encoder", "average", "frame_rate", "front_end")  # what decides a feature's meaning
 TARGET_FIELDS = ("table_sha256", "pad_id")  # what decides a vector's meaning
 MOST_NAMES = 5  # tensors named in a message
 
@@ -179,14 +178,6 @@ def matching_target(store: Store, projector: Projector) -> str | None:
     return None
 
 
-def feature_meaning(made: Mapping[str, Any]) -> dict[str, Any]:
-    """What decides the meaning of features, out of an identity; not the precision they were computed in."""
-    meaning = {name: made.get(name) for name in FEATURE_FIELDS}
-    encoder = dict(meaning["encoder"] or {})
-    encoder.pop("compute_dtype", None)
-    return {**meaning, "encoder": encoder}
-
-
 def model_card(projector: Projector) -> str:
     """README.md of a projector."""
     made: Mapping[str, Any] = projector.config.trained_for
@@ -199,7 +190,9 @@ tags: [speech, projector, llm]
 
 Maps features of the speech encoder `{encoder.get("id")}` (layer {encoder.get("layer")},
 {made.get("frame_rate")} frames a second) to input embeddings of `{target.get("llm")}`:
-{projector.num_parameters():,} parameters, after {made.get("stage")}{f" on {made['task']}" if "task" in made else ""}.
+{projector.num_parameters():,} parameters, after {made.get("stage")}{f" on {made['task']}" if "task" in made else ""}{
+        f", from {len(made['stores'])} stores" if "stores" in made else ""
+    }.
 
 ```python
 from pathlib import Path

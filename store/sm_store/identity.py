@@ -21,6 +21,7 @@ from sm_store.errors import ConfigError, IdentityMismatch, StoreFormatError
 from sm_store.int8 import NAME as INT8
 
 LAYOUTS = ("zarr", "webdataset")
+FEATURE_FIELDS = ("encoder", "average", "frame_rate", "front_end")  # what decides a feature's meaning
 _INFORMATION = frozenset({"packages"})
 
 
@@ -104,6 +105,14 @@ class Identity:
         """Fingerprint of what is compared."""
         data = {key: value for key, value in self.to_json().items() if key not in _INFORMATION}
         return hashlib.sha256(canonical(data)).hexdigest()
+
+
+def feature_meaning(made: Mapping[str, Any]) -> dict[str, Any]:
+    """What decides the meaning of features, out of an identity as JSON; not the precision they were computed in."""
+    meaning = {name: made.get(name) for name in FEATURE_FIELDS}
+    encoder = dict(meaning["encoder"] or {})
+    encoder.pop("compute_dtype", None)
+    return {**meaning, "encoder": encoder}
 
 
 def require_same(differences: list[str], what: str) -> None:

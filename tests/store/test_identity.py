@@ -6,7 +6,7 @@ import pytest
 
 from sm_store import Identity, IdentityMismatch, StoreFormatError
 from sm_store.errors import ConfigError
-from sm_store.identity import canonical, diff_json
+from sm_store.identity import canonical, diff_json, feature_meaning
 from tests.store import building
 
 
@@ -87,6 +87,15 @@ def test_missing_and_unknown_keys():
     data["colour"] = data.pop("dtype")
     with pytest.raises(StoreFormatError, match=r"missing or unknown keys \['colour', 'dtype'\]"):
         Identity.from_json(data)
+
+
+def test_what_features_mean_is_not_how_they_were_computed_or_kept():
+    ours = building.identity()
+    encoder = {**ours.encoder, "compute_dtype": "bfloat16"}
+    same = building.identity(encoder=encoder, layout="webdataset", manifest_sha256="ef")
+    assert feature_meaning(same.to_json()) == feature_meaning(ours.to_json())
+    for change in ({"average": 4}, {"frame_rate": 50.0}, {"front_end": {}}, {"encoder": {**encoder, "layer": 1}}):
+        assert feature_meaning(building.identity(**change).to_json()) != feature_meaning(ours.to_json())
 
 
 def test_canonical_is_one_form():

@@ -102,7 +102,7 @@ class View:
         self, indices: Sequence[int] | np.ndarray, target: TargetSet | None, pin: bool, geometry: Geometry | None
     ) -> Batch:
         """A padded batch of some records, in the order given."""
-        wanted = _positions(indices)
+        wanted = positions(indices)
         if len(wanted) and not 0 <= int(wanted.min()) <= int(wanted.max()) < len(self):
             raise IndexError(f"records {wanted.min()} to {wanted.max()} of a store of {len(self)}")
         return self._batches.read(wanted, self.target(target) if target else None, pin, geometry)
@@ -127,7 +127,7 @@ class View:
         return [entry for entry in entries if entry.id not in since]
 
 
-def _positions(indices: Sequence[int] | np.ndarray) -> np.ndarray:
+def positions(indices: Sequence[int] | np.ndarray) -> np.ndarray:
     """Positions of records, int64 (records,). Refuses a mask or fractions, which numpy would turn into other ones."""
     given = np.asarray(indices)
     if given.size and given.dtype.kind not in "iu":
