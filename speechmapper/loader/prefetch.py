@@ -24,8 +24,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from sm_store import Batch, Geometry, Store
+from sm_store import Batch, Geometry
 from speechmapper.loader.epoch import Order
+from speechmapper.loader.stores import OpenStore
 from speechmapper.objectives.base import Answers
 
 POLL_SECONDS = 0.1  # how often a blocked reading thread checks whether to end
@@ -48,9 +49,9 @@ class DeviceBatch(Answers):
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Where batches come from: an open store, the name of its target set, and the geometry of the projector."""
+    """Where batches come from: a store or several as one, the name of the target set, the geometry of the projector."""
 
-    store: Store
+    store: OpenStore
     target: str
     geometry: Geometry
 

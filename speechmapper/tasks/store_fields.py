@@ -9,8 +9,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from sm_store import Fields, Store
+from sm_store import Fields
 from sm_store.fields import CATEGORIES, FIELDS
+from speechmapper.loader.stores import OpenStore
 
 # Categories (speaker, split, ...) describe where an utterance is from; to a task matter its language, and whether its
 # corpus has transcripts.
@@ -20,7 +21,7 @@ USED = tuple(name for name in FIELDS if name in ("lang", "corpus") or name not i
 class StoreFields:
     """The fields of a store's utterances; they stay in Arrow's columns until asked for."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: OpenStore) -> None:
         self._columns = store.columns(list(USED))
 
     def __getitem__(self, index: int) -> Fields:

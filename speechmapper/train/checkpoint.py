@@ -24,6 +24,7 @@ import torch
 from sm_store.durable import Written, checksum, remove, staged
 from sm_store.errors import StoreCorrupt, StoreFormatError
 from sm_store.identity import canonical, diff_json, require_same
+from speechmapper.loader.stores import require_same_stores
 from speechmapper.saved_projector import CHECKPOINT_FOLDER
 
 FORMAT_VERSION = 2
@@ -124,6 +125,7 @@ def _read_state(folder: Path, identity: Mapping[str, Any]) -> dict[str, Any]:
         raise StoreFormatError(f"{path}: checkpoint format {version!r}; this release reads {FORMAT_VERSION}")
     if checksum(canonical(state)) != stored:
         raise StoreCorrupt(f"{path}: does not match its checksum; {remedy}")
+    require_same_stores(state["identity"], identity, f"checkpoint {folder}")
     require_same(diff_json(state["identity"], dict(identity)), f"checkpoint {folder}")
     return state
 

@@ -22,12 +22,19 @@ if TYPE_CHECKING:
 app = new_app("sm-train", "Train a projector: stage 1 on text embeddings alone, stage 2 with a frozen LLM.")
 
 StoreOption = Annotated[
-    Path, typer.Option(help="Feature store, as `sm-pipeline extract` writes it: a folder, or any fsspec URL.")
+    list[Path],
+    typer.Option(
+        help="Feature store, as `sm-pipeline extract` writes it: a folder, or any fsspec URL. Repeatable: several are "
+        "read as one, in this order.",
+    ),
 ]
 OutOption = Annotated[
     Path, typer.Option(help="Run folder to write: config.yaml, metrics.jsonl, projector/, checkpoints/.")
 ]
-TargetOption = Annotated[str | None, typer.Option(help="Target set of the store; required where it has several.")]
+TargetOption = Annotated[
+    str | None,
+    typer.Option(help="Target set of the store, by its name in one of them; required where there are several."),
+]
 SplitOption = Annotated[str | None, typer.Option(help="Split to train on [default: train, if there are splits].")]
 PresetOption = Annotated[str | None, typer.Option(help=f"Named settings: {', '.join(PRESETS)}.")]
 ConfigOption = Annotated[

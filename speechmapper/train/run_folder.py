@@ -26,6 +26,7 @@ from sm_store.paths import STORE
 from speechmapper.config import RunConfig, Stage1Config, Stage2Config
 from speechmapper.config_file import STAGES, to_plain, to_yaml
 from speechmapper.loader.data import TrainingData
+from speechmapper.loader.stores import stores_identity
 from speechmapper.projector import WHERE_ABSENT, Projector
 from speechmapper.saved_projector import PROJECTOR_FOLDER
 from speechmapper.train.checkpoint import list_checkpoints
@@ -138,14 +139,12 @@ def run_identity(config: Stage1Config | Stage2Config, projector: Projector, trai
     for name in ("trained_for", "transformers_version"):
         sizes.pop(name, None)
     sizes = {name: value for name, value in sizes.items() if name not in WHERE_ABSENT or value != WHERE_ABSENT[name]}
-    everything = training.store.identity.to_json()
-    everything.pop("packages")
     plain = to_plain(config)
     data = {key: value for key, value in plain["data"].items() if key != "prefetch"}
     if config.data.bucket_utterances == 1:
         data.pop("bucket_utterances")
     return {
-        "store": everything,
+        **stores_identity(training.store),
         "target": training.spec.to_json(),
         "model": {"parameters": projector.num_parameters(), **sizes},
         "data": {

@@ -26,7 +26,8 @@ from sm_pipeline.devices import choose_device, mixed_precision
 from sm_store import Geometry
 from sm_store.errors import ConfigError
 from speechmapper.config import Stage1Config
-from speechmapper.loader.data import DataRequest, TrainingData, open_data
+from speechmapper.loader.data import DataRequest, StorePaths, TrainingData, open_data
+from speechmapper.loader.stores import recorded_stores
 from speechmapper.loader.token_ids import token_counts
 from speechmapper.objectives import Objective
 from speechmapper.objectives.build import build_objective, readout_of
@@ -49,9 +50,9 @@ from speechmapper.train.validation import vector_validation
 
 @dataclass(frozen=True, slots=True)
 class Stage1Request:
-    """The arguments of `sm-train stage1`."""
+    """The arguments of `sm-train stage1`; `store` is one path, or several that are read as one store."""
 
-    store: Path
+    store: StorePaths
     out: Path
     config: Stage1Config
     target: str | None = None
@@ -111,6 +112,8 @@ def train_runs(
         f"{name}: {len(data.order.indices)} utterances of {data.split or 'the store'}, left out: {data.left_out}; "
         f"{' to '.join(f'{size:,}' for size in (sizes[0], sizes[-1])[: len(sizes)])} parameters learn{each}; {llm}",
     )
+    for note in data.notes:
+        print_message(first, f"  {note}")
     loop = Loop(name, data.source, data.order, config.data, config.schedule, first)
     outcomes = loop.run(runs, resume, in_sweep)
     if first.is_main_process:
@@ -213,7 +216,7 @@ def projector_config(config: Stage1Config, data: TrainingData) -> ProjectorConfi
             learn_temperature=model.learn_temperature,
             rows_top_k=model.rows_top_k,
             blanks=model.blanks,
-            trained_for=trained_for("stage1", data.store.identity, spec),
+            trained_for=trained_for("stage1", data.store.identity, spec, **recorded_stores(data.store)),
         )
     except ValueError as error:
         raise ConfigError(f"model: {error}") from error

@@ -24,14 +24,14 @@ from accelerate import Accelerator
 
 from sm_pipeline.models.source import ModelSource, resolve_model
 from sm_pipeline.models.tokenizer import load_stored_tokenizer
-from sm_store import Store
 from sm_store.errors import ConfigError
 from speechmapper.config import AUTO, Stage2Config, TuningConfig
 from speechmapper.config_file import to_plain
 from speechmapper.heads import Head
 from speechmapper.llm import FrozenLLM
 from speechmapper.llm_loading import load_llm
-from speechmapper.loader.data import DataRequest, TrainingData, open_data
+from speechmapper.loader.data import DataRequest, StorePaths, TrainingData, open_data
+from speechmapper.loader.stores import recorded_stores
 from speechmapper.loader.token_ids import token_counts
 from speechmapper.objectives.build import build_distillation, build_objective, readout_of
 from speechmapper.projector import Projector, use_head
@@ -61,9 +61,10 @@ NOT_LEARNED = ("head", "trim", "unseen_tasks")  # settings of `tuning` that are 
 
 @dataclass(frozen=True, slots=True)
 class Stage2Request:
-    """The arguments of `sm-train stage2`: `projector` is a run folder, `llm` a model argument."""
+    """The arguments of `sm-train stage2`: `projector` is a run folder, `llm` a model argument; `store` is one path, or
+    several that are read as one store."""
 
-    store: Path
+    store: StorePaths
     projector: Path
     llm: str
     out: Path
@@ -134,7 +135,7 @@ def plan_run(request: Stage2Request, data: TrainingData | None = None) -> Plan:
     projector = load_projector(request.projector)
     config = fitted(request.config, projector)
     data = data or open_stage2_data(request, projector)
-    require_features(projector, data.store.identity, f"store {request.store}")
+    require_features(projector, data.store.identity, f"store {data.store.path}")
     require_target(projector, data.spec, f"target set {data.spec.name}")
     tasks, fields = tasks_of(config, data.spec.normalizer), StoreFields(data.store)
     qualifying = require_tasks(tasks, fields, data)
@@ -148,9 +149,9 @@ def plan_run(request: Stage2Request, data: TrainingData | None = None) -> Plan:
 
 def open_stage2_data(request: Stage2Request, projector: Projector) -> TrainingData:
     """What a run that starts from this projector reads; raises as `open_data`."""
-    target = request.target or matching_target(Store.open(request.store), projector)
-    wanted = DataRequest(request.store, target, request.split)
-    return open_data(wanted, projector.config.geometry, request.config.data, request.config.seed)
+    wanted = DataRequest(request.store, request.target, request.split)
+    matching = partial(matching_target, projector=projector)
+    return open_data(wanted, projector.config.geometry, request.config.data, request.config.seed, matching)
 
 
 def train_runs(
@@ -169,6 +170,8 @@ def train_runs(
     first, plan = next(iter(accelerators.values())), next(iter(plans.values()))
     runs = [build_run(out, each, llm, accelerators[out]) for out, each in plans.items()]
     print_message(first, f"{learning_report(name, plans, llm)}\n  {plan.qualifying}")
+    for note in plan.data.notes:
+        print_message(first, f"  {note}")
     loop = Loop(name, plan.data.source, plan.data.order, plan.config.data, plan.config.schedule, first)
     outcomes = loop.run(runs, resume, in_sweep)
     if first.is_main_process:
@@ -190,6 +193,7 @@ def build_run(out: Path, plan: Plan, llm: FrozenLLM, accelerator: Accelerator) -
         llm=llm.identity(),
         chat_template=llm.prompter.template(),
         started_from=projector.config.trained_for,
+        **recorded_stores(data.store),
     )
     identity = identity_of(plan, llm)
     terms = build_terms(plan, accelerator.device)

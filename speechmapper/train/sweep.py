@@ -29,7 +29,7 @@ from sm_pipeline.console import progress
 from sm_store.durable import write_file
 from sm_store.errors import ConfigError, RunFailed
 from speechmapper.config import Stage1Config, Stage2Config
-from speechmapper.loader.data import DataRequest, TrainingData
+from speechmapper.loader.data import DataRequest, StorePaths, TrainingData, paths_of
 from speechmapper.saved_projector import PROJECTOR_FOLDER
 from speechmapper.train.checkpoint import newest_progress
 from speechmapper.train.log import last_figures, rounded
@@ -50,9 +50,10 @@ Config = Stage1Config | Stage2Config
 
 @dataclass(frozen=True, slots=True)
 class SweepRequest:
-    """The arguments of `sm-train sweep`: `out` will hold the run folders; `llm` is a model argument or None."""
+    """The arguments of `sm-train sweep`: `out` will hold the run folders; `llm` is a model argument or None; `store` is
+    one path, or several that are read as one store."""
 
-    store: Path
+    store: StorePaths
     out: Path
     variants: Sequence[Variant]
     target: str | None = None
@@ -217,7 +218,7 @@ def check_groups(
         ConfigError: names the variant, unless it is about what all variants share.
     """
     checked = {}
-    shared = ("--", str(request.store))  # how errors begin that are about no variant
+    shared = ("--", *map(str, paths_of(request.store)))  # how errors begin that are about no variant
     for group in groups:
         with named_in_errors(group[0].flags, shared):
             require_shares(group[0].config.data, accelerator)

@@ -126,22 +126,54 @@ def make_world(
 ) -> World:
     """A store with one target set, `tiny`, of the LLM saved beside it."""
     llm_folder = save_llm(folder / "llm", llm_seed)
-    words = tokenizer()
+    identity = tiny_identity(plan={"shards": shards})
+    store = Store.create(folder / "store", identity)
+    add_tiny_targets(store, llm_folder, "tiny", kind, llm_seed)
+    texts = sentences(utterances, seed=5)
+    commit_spoken(store, texts, "tiny", "u", splits, shards, **fields)
+    return World(folder / "store", llm_folder, texts)
+
+
+def tiny_identity(**changes: Any) -> Identity:
+    """The identity of a tiny store."""
+    made = {"encoder": {"id": "tiny", "layer": 2, "width": WIDTH}, "front_end": {"name": "patterns"}}
+    return Identity(**{**made, "manifest_sha256": "0" * 64, **changes})
+
+
+def second_store(
+    folder: Path,
+    *,
+    name: str = "tiny",
+    kind: str = "dense",
+    prefix: str = "v",
+    splits: Sequence[str | None] = ("train",) * 6 + ("dev", "test"),
+    llm_seed: int = 0,
+    llm_folder: Path | None = None,
+    **changes: Any,
+) -> Path:
+    """A store of 8 other utterances in 2 shards that can be trained on together with a world's.
+
+    Args:
+        name, kind, llm_seed, llm_folder: of its target set; the LLM is saved beside the store unless there is one.
+        prefix: of its ids. changes: of its identity.
+    """
+    store = Store.create(folder, tiny_identity(**{"manifest_sha256": "1" * 64, "plan": {"shards": 2}, **changes}))
+    llm_folder = llm_folder or save_llm(folder.with_name(f"{folder.name}-llm"), llm_seed)
+    add_tiny_targets(store, llm_folder, name, kind, llm_seed)
+    commit_spoken(store, sentences(8, seed=15), name, prefix, splits, 2, width=1)
+    return folder
+
+
+def add_tiny_targets(store: Store, llm_folder: Path, name: str, kind: str, llm_seed: int) -> None:
+    """Add the target set of a tiny LLM that was saved there."""
     table = llama(llm_seed).get_input_embeddings().weight.detach().numpy().astype(np.float32)
     files = {
-        name: (llm_folder / name).read_bytes()
-        for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
+        file: (llm_folder / file).read_bytes()
+        for file in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
     }
-    identity = Identity(
-        encoder={"id": "tiny", "layer": 2, "width": WIDTH},
-        front_end={"name": "patterns"},
-        manifest_sha256="0" * 64,
-        plan={"shards": shards},
-    )
-    store = Store.create(folder / "store", identity)
     store.add_target_set(
         TargetSpec(
-            name="tiny",
+            name=name,
             llm=str(llm_folder),
             revision=None,
             tokenizer_sha256=tokenizer_sha256(files),
@@ -157,20 +189,31 @@ def make_world(
         table,
         files,
     )
-    texts = sentences(utterances, seed=5)
-    rng = np.random.default_rng(6)
+
+
+def commit_spoken(
+    store: Store,
+    texts: Sequence[str],
+    target: str,
+    prefix: str,
+    splits: Sequence[str | None],
+    shards: int,
+    width: int = 3,
+    **fields: Any,
+) -> None:
+    """Commit the texts as spoken, in shards of about equal size; ids are `prefix` and `width` digits."""
+    rng, words = np.random.default_rng(6), tokenizer()
     records = [
         Record(
-            f"u{number:03d}",
+            f"{prefix}{number:0{width}d}",
             speak(text, rng),
             Fields(text=text.capitalize() + ".", duration=1.0, split=splits[number % len(splits)], **fields),
         )
         for number, text in enumerate(texts)
     ]
     ids = [np.asarray(words(text)["input_ids"], np.int32) for text in texts]
-    for shard, part in enumerate(np.array_split(np.arange(utterances), shards)):
-        store.commit(shard, [records[row] for row in part], [], {"tiny": [ids[row] for row in part]})
-    return World(folder / "store", llm_folder, texts)
+    for shard, part in enumerate(np.array_split(np.arange(len(texts)), shards)):
+        store.commit(shard, [records[row] for row in part], [], {target: [ids[row] for row in part]})
 
 
 SMALL_MODEL = {

@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sm_store import Geometry, Store
+from sm_store import Geometry
 from sm_store.errors import ConfigError, StoreError
 from sm_store.reading.remote import CACHE
 from speechmapper.config import DataConfig
-from speechmapper.loader.data import DataRequest, choose_target, open_data, split_of
-from tests.speechmapper.tiny import data_of, make_world
+from speechmapper.loader.data import DataRequest, open_data, split_of
+from tests.speechmapper.tiny import data_of
 
 DATA = DataConfig(frames=400)
 
@@ -48,15 +48,6 @@ def test_the_orders_shards_are_the_stores(world):
     shards = np.asarray(world.store.columns(["shard"])["shard"])
     assert np.array_equal(data.order.shards, shards[data.order.indices])
     assert set(data.order.shards.tolist()) == {0, 1}
-
-
-def test_the_only_target_set_needs_no_name_and_none_is_an_error(world, tmp_path):
-    assert choose_target(world.store, None) == "tiny"
-    other = make_world(tmp_path / "world", utterances=6)
-    store = Store.open(other.path)
-    store.drop_target_set("tiny")
-    with pytest.raises(ConfigError, match="0 target sets"):
-        choose_target(store, None)
 
 
 def test_too_little_data_for_a_step_is_said_at_once(world):

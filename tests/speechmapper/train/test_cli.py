@@ -42,8 +42,15 @@ def test_options_of_stage1_become_a_request(requests, tmp_path):
     flags = ("--target", "t", "--split", "x", "--config", file, "--set", "seed=5", "--set", "seed=6", "--resume")
     call("stage1", "--store", "s", "--out", "o", *flags)
     (request,) = requests
-    assert (str(request.store), str(request.out), request.target, request.split) == ("s", "o", "t", "x")
+    assert (str(request.store[0]), str(request.out), request.target, request.split) == ("s", "o", "t", "x")
     assert request.resume and request.config == stage1_config(seed=6)
+
+
+def test_a_store_may_be_given_several_times(requests):
+    call(*STAGE2, "--store", "t")
+    call("stage1", "--store", "s", "--store", "t", "--out", "o")
+    call("sweep", "stage1", "--store", "s", "--store", "t", "--out", "o", "--alpha", "5")
+    assert [[str(path) for path in request.store] for request in requests] == [["s", "t"]] * 3
 
 
 def test_task_and_sigma_are_settings_that_set_overrides(requests):
