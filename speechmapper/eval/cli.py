@@ -23,42 +23,76 @@ NormalizerOption = Annotated[
 JsonOption = Annotated[bool, typer.Option("--json", help="Print metrics.json on stdout and nothing else.")]
 
 
-@app.command()
-def asr(
-    run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="Run folder of `sm-train`.")],
-    out: Annotated[Path, typer.Option(help="Folder for predictions.jsonl and metrics.json.")],
-    store: Annotated[
-        Path | None, typer.Option(help="Feature store with the utterances: a folder, or any fsspec URL.")
-    ] = None,
-    manifest: Annotated[
-        Path | None, typer.Option(help="Or a manifest: its audio goes through the run's encoder.")
-    ] = None,
-    llm: Annotated[
-        str | None,
-        typer.Option(help="Let this LLM repeat the speech; without it, vectors are read by nearest token."),
-    ] = None,
-    head: Annotated[
-        str | None,
-        typer.Option(help="What the LLM is given: vectors, segments, rows, tokens or cif [default: as trained]."),
-    ] = None,
-    split: Annotated[str | None, typer.Option(help="Split to measure [default: test, where there are splits].")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda[:N].")] = "auto",
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer of the LLM, in tokens.")] = 150,
-    beam: BeamOption = None,
-    hotwords: HotwordsOption = None,
-    hotword_weight: HotwordWeightOption = None,
-    normalizer: NormalizerOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Word and character error rate of a run."""
-    search = search_of(beam, hotwords, hotword_weight)
-    from speechmapper.eval.predict import PredictRequest
-    from speechmapper.eval.score import evaluate_asr
+RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="Run folder of `sm-train`.")]
+OutOption = Annotated[Path, typer.Option(help="Folder for predictions.jsonl and metrics.json.")]
+StoreOption = Annotated[
+    Path | None, typer.Option(help="Feature store with the utterances: a folder, or any fsspec URL.")
+]
+ManifestOption = Annotated[Path | None, typer.Option(help="Or a manifest: its audio goes through the run's encoder.")]
+LlmOption = Annotated[
+    str | None,
+    typer.Option(help="The LLM that answers; without it, only asr, by the vectors' nearest tokens."),
+]
+HeadOption = Annotated[
+    str | None,
+    typer.Option(help="What the LLM is given: vectors, segments, rows, tokens or cif [default: as trained]."),
+]
+SplitOption = Annotated[str | None, typer.Option(help="Split to measure [default: test, where there are splits].")]
+DeviceOption = Annotated[str, typer.Option(help="auto, cpu or cuda[:N].")]
+NewTokensOption = Annotated[int, typer.Option(min=1, help="Longest answer of the LLM, in tokens.")]
+BatchOption = Annotated[int, typer.Option(min=1, help="Utterances run together.")]
+TaskOption = Annotated[
+    str | None, typer.Option("--task", metavar="FILE", help="Your own task, a YAML file, in place of this one.")
+]
+LanguagesOption = Annotated[
+    str | None, typer.Option(metavar="L1,L2", help="Languages to translate into [default: all of the manifest's].")
+]
+COMMANDS = {
+    "asr": "Word and character error rate of a run.",
+    "st": "BLEU and chrF of a run that translates speech; needs --llm.",
+    "sqa": "Exact match and F1 of a run's answers to questions about speech; needs --llm.",
+}
 
-    request = PredictRequest(
-        run_folder, out, store, manifest, llm, split, device, max_new_tokens, head=head, search=search
-    )
-    _tell(evaluate_asr(request, normalizer), out, as_json)
+
+def evaluation(name: str, summary: str) -> None:
+    """Add the command of a task."""
+
+    def command(
+        run_folder: RunArgument,
+        out: OutOption,
+        store: StoreOption = None,
+        manifest: ManifestOption = None,
+        llm: LlmOption = None,
+        head: HeadOption = None,
+        split: SplitOption = None,
+        device: DeviceOption = "auto",
+        batch: BatchOption = 32,
+        max_new_tokens: NewTokensOption = 150,
+        task: TaskOption = None,
+        languages: LanguagesOption = None,
+        beam: BeamOption = None,
+        hotwords: HotwordsOption = None,
+        hotword_weight: HotwordWeightOption = None,
+        normalizer: NormalizerOption = None,
+        as_json: JsonOption = False,
+    ) -> None:
+        search = search_of(beam, hotwords, hotword_weight)
+        from speechmapper.tasks import chosen_task
+
+        chosen = chosen_task(task or name, languages)
+        from speechmapper.eval.predict import PredictRequest
+        from speechmapper.eval.score import evaluate
+
+        request = PredictRequest(
+            run_folder, out, store, manifest, llm, split, device, max_new_tokens, batch, head, search, chosen
+        )
+        _tell(evaluate(request, normalizer), out, as_json)
+
+    app.command(name, help=summary)(command)
+
+
+for _name, _summary in COMMANDS.items():
+    evaluation(_name, _summary)
 
 
 @app.command()

@@ -1,6 +1,6 @@
 """An evaluation from start to end: predictions, then metrics from those alone.
 
-    evaluate_asr(PredictRequest(run, out, store))    predictions.jsonl, about.json, metrics.json in `out`
+    evaluate(PredictRequest(run, out, store))        predictions.jsonl, about.json, metrics.json in `out`
     score(out)                                       metrics.json again, from the predictions
 
 metrics.json is flat: the rates first, then what made them.
@@ -18,7 +18,7 @@ from sm_store.durable import write_file
 from sm_store.errors import ConfigError
 from speechmapper.eval.predictions import ABOUT_FILE, read_predictions
 from speechmapper.measure.text import normaliser
-from speechmapper.tasks import ASR, TASKS
+from speechmapper.tasks import ASR, TASKS, FileTask, Task
 
 if TYPE_CHECKING:
     from speechmapper.eval.predict import PredictRequest
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 METRICS_FILE = "metrics.json"
 
 
-def evaluate_asr(request: PredictRequest, normalizer: str | None = None) -> dict[str, Any]:
+def evaluate(request: PredictRequest, normalizer: str | None = None) -> dict[str, Any]:
     """Predict and score; returns what is in metrics.json. Errors: see `predict` and `score`."""
     if normalizer is not None:
         normaliser(normalizer)  # refused before anything is loaded
@@ -46,13 +46,29 @@ def score(out: Path, normalizer: str | None = None) -> dict[str, Any]:
         ConfigError: no predictions, a bad line, or no normaliser of that name.
     """
     predictions, about = read_predictions(out)
-    task = TASKS.get(str(about.get("task", ASR.name)))
-    if task is None:
-        raise ConfigError(f"{out / ABOUT_FILE}: unknown task {about['task']!r}; predict again")
-    task = task.with_normalizer(normalizer or recorded_normalizer(about))
-    metrics = {**task.score(predictions), **embedding_error(predictions), **about}
+    task = recorded_task(about, out / ABOUT_FILE).with_normalizer(normalizer or recorded_normalizer(about))
+    metrics = {**task.score(predictions), **by_language(task, predictions), **embedding_error(predictions), **about}
     write_file(out / METRICS_FILE, json.dumps(metrics, indent=1, ensure_ascii=False).encode() + b"\n")
     return metrics
+
+
+def recorded_task(about: Mapping[str, Any], path: Path) -> Task:
+    """The task of predictions. Raises ConfigError: an unknown one."""
+    if "definition" in about:
+        return FileTask(about["definition"], str(path))
+    name = str(about.get("task", ASR.name))
+    if name not in TASKS:
+        raise ConfigError(f"{path}: unknown task {name!r}; predict again")
+    return TASKS[name]
+
+
+def by_language(task: Task, predictions: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """`by_language`: the metrics by the language of the answers, where there are several."""
+    languages = sorted({str(line["language"]) for line in predictions if "language" in line})
+    if len(languages) < 2:
+        return {}
+    lines = {language: [line for line in predictions if line.get("language") == language] for language in languages}
+    return {"by_language": {language: task.score(each) for language, each in lines.items()}}
 
 
 def recorded_normalizer(about: Mapping[str, Any]) -> str:

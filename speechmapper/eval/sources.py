@@ -49,6 +49,13 @@ class Heard:
     targets_BUE: torch.Tensor | None = None
     tokens_B: torch.Tensor | None = None
 
+    def of_rows(self, rows: Sequence[int]) -> Heard:
+        """The batch with these rows, each as often as it is named."""
+        chosen = torch.tensor(rows)
+        targets, tokens = (None if each is None else each[chosen] for each in (self.targets_BUE, self.tokens_B))
+        numbers = [self.numbers[row] for row in rows]
+        return Heard(numbers, self.features_BTD[chosen], self.frames_B[chosen], targets, tokens)
+
 
 class Source(Protocol):
     """Utterances to evaluate on."""
@@ -57,6 +64,12 @@ class Source(Protocol):
 
     def __len__(self) -> int:
         """How many utterances."""
+
+    def numbers(self) -> Sequence[int]:
+        """The numbers of its utterances."""
+
+    def keep(self, numbers: Sequence[int]) -> None:
+        """Leave out all but these utterances."""
 
     def batches(self) -> Iterator[Heard]:
         """Every utterance once, in batches of like length, the longest first."""
@@ -93,6 +106,15 @@ class StoreSource:
 
     def __len__(self) -> int:
         return len(self._indices)
+
+    def numbers(self) -> Sequence[int]:
+        """See `Source`: indices of the store."""
+        indices: list[int] = self._indices.tolist()
+        return indices
+
+    def keep(self, numbers: Sequence[int]) -> None:
+        """See `Source`."""
+        self._indices = np.asarray(numbers, np.int64)
 
     def batches(self) -> Iterator[Heard]:
         """See `Source`."""
@@ -134,6 +156,14 @@ class ManifestSource:
 
     def __len__(self) -> int:
         return len(self._utterances)
+
+    def numbers(self) -> Sequence[int]:
+        """See `Source`."""
+        return range(len(self))
+
+    def keep(self, numbers: Sequence[int]) -> None:
+        """See `Source`; the numbers are counted anew."""
+        self._utterances = tuple(self._utterances[number] for number in numbers)
 
     def batches(self) -> Iterator[Heard]:
         """See `Source`; utterances whose audio cannot be used are left out and counted."""

@@ -59,13 +59,19 @@ class Readout:
     template: Mapping[str, Any] = field(default_factory=dict)
 
     def require_task(self, task: Task) -> None:
-        """Check that this readout can do a task.
+        """Check that this readout can do a task. Raises as `require_transcript`."""
+        if self.name != GENERATED:
+            require_transcript(task)
 
-        Raises:
-            ConfigError: without an LLM there is only the transcript.
-        """
-        if self.name != GENERATED and task.name != ASR.name:
-            raise ConfigError(f"{task.name} needs an LLM; name it with --llm (without one, speech is only transcribed)")
+
+def require_transcript(task: Task) -> None:
+    """Check that a task can be done without an LLM.
+
+    Raises:
+        ConfigError: without an LLM there is only the transcript.
+    """
+    if task.name != ASR.name:
+        raise ConfigError(f"{task.name} needs an LLM; name it with --llm (without one, speech is only transcribed)")
 
 
 def build_readout(

@@ -23,7 +23,7 @@ from speechmapper.tasks.sqa import SpokenQuestionAnswering
 from speechmapper.tasks.st import SpeechTranslation
 from speechmapper.tasks.store_fields import StoreFields
 
-__all__ = ["ASR", "TASKS", "FileTask", "Item", "Mixture", "StoreFields", "Task", "mixture", "task_of"]
+__all__ = ["ASR", "TASKS", "FileTask", "Item", "Mixture", "StoreFields", "Task", "chosen_task", "mixture", "task_of"]
 
 ASR = SpeechRecognition()
 TASKS: dict[str, Task] = {task.name: task for task in (ASR, SpeechTranslation(), SpokenQuestionAnswering())}
@@ -80,6 +80,27 @@ def task_of(text: str) -> Task:
     if task.name in TASKS:
         raise ConfigError(f"{text}: name {task.name!r} is a task of ours; give it another name")
     return task
+
+
+def chosen_task(text: str, languages: str | None = None) -> Task:
+    """A task to evaluate.
+
+    Args:
+        text: one of `TASKS`, or a task's YAML file.
+        languages: of the translations, separated by commas; None: all there are.
+
+    Raises:
+        ConfigError: see `task_of`; languages for a task that translates nothing.
+    """
+    task = task_of(text)
+    if languages is None:
+        return task
+    if "translation" not in task.needs:
+        raise ConfigError(f"--languages {languages}: {task.name} asks for no translation")
+    chosen = [name.strip() for name in languages.split(",") if name.strip()]
+    if not chosen:
+        raise ConfigError(f"--languages {languages!r}: name at least one, such as de,fr")
+    return task.with_choices(None, chosen)
 
 
 def _parse_rates(text: str) -> dict[str, float]:

@@ -59,6 +59,9 @@ def test_version(name, app):
 
 SWEEP = ("sweep", "stage1", "--store", "none", "--out", "o")
 SEARCHING = ("--beam", "--hotwords", "--hotword-weight")  # how a CTC projector is read
+ANSWERING = (  # --task, --languages: what is asked; --batch: how many at once
+    *("--batch", "--device", "--head", "--languages", "--llm", "--manifest", "--max-new-tokens", "--store", "--task"),
+)
 MEASURING = ("--json", "--normalizer", "--out", "--split")
 TRAINING = ("--config", "--json", "--out", "--preset", "--processes", "--resume", "--set", "--split", "--target")
 
@@ -86,9 +89,7 @@ def test_flags_do_not_multiply():
         "stage1": sorted({*TRAINING, "--store"}),
         "stage2": sorted({*TRAINING, "--store", "--projector", "--llm", "--task", "--sigma"}),
         "sweep stage1": sorted({*TRAINING, "--store", "--alpha", "--vary", "--llm"}),
-        "asr": sorted(
-            {*MEASURING, *SEARCHING, "--device", "--head", "--llm", "--manifest", "--max-new-tokens", "--store"}
-        ),
+        **dict.fromkeys(("asr", "st", "sqa"), sorted({*MEASURING, *SEARCHING, *ANSWERING})),
         "keys": ["--json"],
         "score": ["--json", "--normalizer"],
         "eet": [

@@ -14,7 +14,7 @@ import torch
 from sm_store import Store
 from sm_store.errors import ConfigError, IdentityMismatch, ModelError
 from speechmapper.eval.predict import PredictRequest, predict
-from speechmapper.eval.score import evaluate_asr, score
+from speechmapper.eval.score import evaluate, score
 from speechmapper.heads import Head
 from speechmapper.loader.prefetch import read_batch
 from speechmapper.measure.vectors import Closeness
@@ -32,7 +32,7 @@ def lines_of(out) -> list[dict]:
 
 
 def test_nearest_token_predictions_are_those_of_the_readout(world, stage1_run, tmp_path):
-    metrics = evaluate_asr(PredictRequest(stage1_run, tmp_path, world.path, batch=2))
+    metrics = evaluate(PredictRequest(stage1_run, tmp_path, world.path, batch=2))
     store, lines = world.store, lines_of(tmp_path)
     test = store.select(split="test")
     assert [line["id"] for line in lines] == [store.columns(["id"])["id"][int(index)].as_py() for index in test]
@@ -53,9 +53,7 @@ def test_nearest_token_predictions_are_those_of_the_readout(world, stage1_run, t
 
 
 def test_generated_predictions_carry_their_prompt(world, stage2_run, tmp_path):
-    metrics = evaluate_asr(
-        PredictRequest(stage2_run, tmp_path, world.path, llm=str(world.llm_folder), max_new_tokens=5)
-    )
+    metrics = evaluate(PredictRequest(stage2_run, tmp_path, world.path, llm=str(world.llm_folder), max_new_tokens=5))
     line = lines_of(tmp_path)[0]
     assert "<<<speech>>>" in line["prompt"] and "repeat" in line["prompt"]
     assert (metrics["readout"], metrics["llm"]) == ("generation", str(world.llm_folder))
@@ -64,7 +62,7 @@ def test_generated_predictions_carry_their_prompt(world, stage2_run, tmp_path):
 
 
 def test_metrics_say_what_was_measured(world, stage1_run, tmp_path):
-    metrics = evaluate_asr(PredictRequest(stage1_run, tmp_path, world.path))
+    metrics = evaluate(PredictRequest(stage1_run, tmp_path, world.path))
     assert json.loads((tmp_path / "metrics.json").read_text()) == metrics
     assert {"wer", "cer", "utterances", "normalizer", "versions", "run", "readout", "split"} <= set(metrics)
     assert (metrics["readout"], metrics["split"], metrics["run"]["stage"]) == ("nearest-token", "test", "stage1")
@@ -91,7 +89,7 @@ def test_without_splits_everything_is_measured(stage1_run, tmp_path):
 
 
 def test_score_needs_the_predictions_alone(world, stage1_run, tmp_path):
-    before = evaluate_asr(PredictRequest(stage1_run, tmp_path, world.path))
+    before = evaluate(PredictRequest(stage1_run, tmp_path, world.path))
     (tmp_path / "metrics.json").unlink()
     assert score(tmp_path) == before
     lines = lines_of(tmp_path)
@@ -150,7 +148,7 @@ def test_another_head_is_given_to_the_llm_and_recorded(world, stage1_run, tmp_pa
     llm = str(world.llm_folder)
     for head in (None, "tokens"):
         request = PredictRequest(stage1_run, tmp_path / str(head), world.path, llm=llm, max_new_tokens=5, head=head)
-        metrics = evaluate_asr(request)
+        metrics = evaluate(request)
         assert metrics["head"] == (head or "vectors")
     with pytest.raises(ConfigError, match="--head cif: this projector can have vectors"):
         predict(PredictRequest(stage1_run, tmp_path / "cif", world.path, head="cif"))
@@ -161,11 +159,11 @@ def test_a_ctc_projector_is_read_by_beam_search_and_what_it_was_given_is_recorde
     train_stage1(Stage1Request(world.path, tmp_path / "run", config))
     words = tmp_path / "words.txt"
     words.write_text("Dog\n")
-    greedy = evaluate_asr(PredictRequest(tmp_path / "run", tmp_path / "a", world.path, split="train"))
+    greedy = evaluate(PredictRequest(tmp_path / "run", tmp_path / "a", world.path, split="train"))
     plain = PredictRequest(tmp_path / "run", tmp_path / "b", world.path, split="train", search=BeamSearch(8))
-    beam = evaluate_asr(plain)
+    beam = evaluate(plain)
     search = BeamSearch(8, read_hotwords(words), weight=30.0)
-    boosted = evaluate_asr(PredictRequest(tmp_path / "run", tmp_path / "c", world.path, split="train", search=search))
+    boosted = evaluate(PredictRequest(tmp_path / "run", tmp_path / "c", world.path, split="train", search=search))
     assert (greedy["readout"], beam["readout"], beam["beam"]) == ("nearest-token", "beam-search", 8)
     assert "beam" not in greedy and "hotwords" not in beam
     assert boosted["hotwords"] == {"sha256": hashlib.sha256(b"Dog\n").hexdigest(), "count": 1, "weight": 30.0}

@@ -13,7 +13,7 @@ import torch
 from sm_store.errors import ConfigError
 from speechmapper.config_file import to_yaml
 from speechmapper.eval.predict import PredictRequest
-from speechmapper.eval.score import evaluate_asr
+from speechmapper.eval.score import evaluate
 from speechmapper.projector import Projector
 from speechmapper.train.checkpoint import list_checkpoints, read_checkpoint
 from speechmapper.train.log import read_metrics
@@ -128,7 +128,7 @@ def test_a_ctc_projector_is_read_as_ctc_wherever_it_is_used(world, tmp_path):
     train(world, tmp_path / "run", **LONGER, objective={"name": "ctc-embedding"})
     projector = Projector.from_pretrained(tmp_path / "run" / "projector")
     assert projector.config.readout == "ctc" and projector.blank.abs().sum() > 0
-    metrics = evaluate_asr(PredictRequest(tmp_path / "run", tmp_path / "out", world.path, split="dev"))
+    metrics = evaluate(PredictRequest(tmp_path / "run", tmp_path / "out", world.path, split="dev"))
     assert metrics["wer"] == pytest.approx(read_metrics(tmp_path / "run")[-1]["dev_wer"], rel=1e-5)
 
 
@@ -155,7 +155,7 @@ def test_other_shapes_train_on_the_same_store(world, tmp_path, model):
     assert outcome.finished and outcome.figures["dev_wer"] > 0
     config = Projector.from_pretrained(tmp_path / "run" / "projector").config
     assert all(getattr(config, name) == value for name, value in model.items())
-    evaluate_asr(PredictRequest(tmp_path / "run", tmp_path / "out", world.path))
+    evaluate(PredictRequest(tmp_path / "run", tmp_path / "out", world.path))
 
 
 def test_a_moving_average_is_what_is_kept(world, tmp_path):
