@@ -28,6 +28,7 @@ __all__ = ["ASR", "TASKS", "FileTask", "Item", "Mixture", "StoreFields", "Task",
 ASR = SpeechRecognition()
 TASKS: dict[str, Task] = {task.name: task for task in (ASR, SpeechTranslation(), SpokenQuestionAnswering())}
 EVERY_TASK = "mix"  # all tasks at equal rates
+LARGEST_RATE = 1e9  # their sum is finite
 
 
 def mixture(
@@ -63,6 +64,8 @@ def mixture(
         name: task_of(name).with_normalizer(normalizer).with_choices(own.get(name), languages)
         for name in (*TASKS, *(name for name in rates if name not in TASKS))
     }
+    if len({task.name for task in tasks.values()}) < len(tasks):
+        raise ConfigError(f"tuning.task {text!r}: two of its files are tasks of one name; give them different ones")
     return Mixture(tuple((tasks[name], rate) for name, rate in rates.items()), tasks[ASR.name])
 
 
@@ -112,10 +115,10 @@ def _parse_rates(text: str) -> dict[str, float]:
         except ValueError:
             rate = 0.0
         known = name in TASKS or is_task_file(name)
-        if not known or name in rates or not 0 < rate < float("inf"):
+        if not known or name in rates or not 0 < rate <= LARGEST_RATE:
             raise ConfigError(
                 f"tuning.task {text!r}: use {', '.join((*TASKS, EVERY_TASK))}, a task's YAML file, or rates such as "
-                "asr=0.5,sqa=0.5"
+                "asr=0.5,sqa=0.5, each above 0"
             )
         rates[name] = rate
     return rates

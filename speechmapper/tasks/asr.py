@@ -22,6 +22,7 @@ class SpeechRecognition(Task):
     """
 
     name: str = "asr"
+    transcript: bool = True
 
     def __init__(self, normalizer: str = NORMALIZER) -> None:
         self._normalizer = normalizer

@@ -24,10 +24,11 @@ from typing import Any
 import numpy as np
 import yaml
 
-from sm_pipeline.languages import language_tag
+from sm_pipeline.languages import language_tag, tag_or_name
 from sm_store import Fields
 from sm_store.errors import ConfigError, quoted
 from speechmapper.prompting import Instruction
+from speechmapper.tasks.store_fields import StoreFields
 
 PROMPT_FOLDER = Path(__file__).parents[1] / "prompts"
 ANY_LANGUAGE = "any"
@@ -66,8 +67,8 @@ class Wordings:
     held_out: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     def lines(self, language: str) -> Sequence[str] | None:
-        """The wordings of a language under any of its names (`zh-CN`, `Chinese`); None where there are none."""
-        return _lines_of(self.by_language, language)
+        """The wordings of a language under any of its names (`zh-CN`, `Chinese`), else those of `any`; else None."""
+        return _lines_of(self.by_language, language) or self.by_language.get(ANY_LANGUAGE)
 
     def held_out_lines(self, language: str) -> Sequence[str]:
         """As `lines`, of the wordings that training never draws; possibly none."""
@@ -148,12 +149,14 @@ class Task(ABC):
         name: of the task on command lines; `prompts/NAME.yaml` has its wordings.
         needs: fields of the manifest without which an utterance has no item.
         placeholders: what every wording has to have in braces.
+        transcript: whether the answer is made of what is said, and so is wrong where a recogniser wrote the text.
         languages: of the answers asked for, where an utterance has several; empty: all there are.
     """
 
     name: str
     needs: tuple[str, ...] = ()
     placeholders: tuple[str, ...] = ()
+    transcript: bool = False
 
     _wordings: Wordings | None = None
     languages: tuple[str, ...] = ()
@@ -166,6 +169,21 @@ class Task(ABC):
     @abstractmethod
     def items(self, fields: Fields) -> list[Item]:
         """What the task can ask of an utterance; empty where the manifest has no answer for it."""
+
+    def wants(self, language: str) -> bool:
+        """Whether answers in a language are asked for, under any of its names."""
+        return not self.languages or tag_or_name(language) in map(tag_or_name, self.languages)
+
+    def qualifying(self, fields: StoreFields, indices: np.ndarray) -> np.ndarray:
+        """Which of the utterances (n,) of a store have an item: a mask (n,), bool, from whole columns."""
+        mask = fields.present(self.needs, indices)
+        if self.languages and "translation" in self.needs:
+            mask &= fields.translated(list(filter(self.wants, fields.languages(indices))), indices)
+        return mask
+
+    def needed(self) -> str:
+        """What an utterance has to have for an item, in words."""
+        return " and ".join(self.needs) + (f" in {', '.join(self.languages)}" if self.languages else "")
 
     @abstractmethod
     def score(self, predictions: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -259,13 +277,14 @@ class Mixture:
             ConfigError: a language without a prompt, or one asked for that no utterance has.
         """
         for task, _ in (entry for entry in self.rates if entry[1] > 0 and "translation" in entry[0].needs):
-            absent = sorted(set(task.languages).difference(languages))
+            known = set(map(tag_or_name, languages))
+            absent = sorted(name for name in task.languages if tag_or_name(name) not in known)
             if absent:
                 there = ", ".join(sorted(languages)) or "none"
                 raise ConfigError(
                     f"tuning.languages {', '.join(absent)}: no utterance has such a translation ({there})"
                 )
-            missing = sorted(set(task.languages or languages).difference(task.wordings.by_language))
+            missing = sorted(name for name in languages if task.wants(name) and task.wordings.lines(name) is None)
             if missing:
                 there = ", ".join(task.wordings.by_language)
                 raise ConfigError(
@@ -285,7 +304,7 @@ class Mixture:
         """
         offered = [(task, rate) for task, rate in self.rates if rate > 0 and task.items(fields)]
         if fields.corpus in RECOGNISED:
-            offered = [each for each in offered if each[0].needs] or offered
+            offered = [each for each in offered if not each[0].transcript] or offered
         point = rng.random() * sum(rate for _, rate in offered)
         chosen = self.fallback
         for task, rate in offered:

@@ -27,6 +27,7 @@ from pathlib import Path
 from string import Formatter
 from typing import Any
 
+import numpy as np
 import yaml
 
 from sm_pipeline.text import NORMALIZER
@@ -35,6 +36,7 @@ from sm_store.errors import ConfigError, quoted
 from sm_store.fields import FIELDS
 from speechmapper.measure.text import answer_scores, error_rates, translation_scores
 from speechmapper.tasks.base import ANY_LANGUAGE, NOT_PROMPTS, Item, Task, wordings_of
+from speechmapper.tasks.store_fields import StoreFields
 
 Predictions = Sequence[Mapping[str, Any]]
 KEYS = ("name", "system", "wordings", "held_out", "examples", "answer", "match", "score")
@@ -96,6 +98,7 @@ class FileTask(Task):
             raise ConfigError(f"{where}: wordings: {{translation}} is several texts; it can only be the answer")
         self._values = in_wordings
         self._fields = in_answer
+        self.transcript = "text" in in_answer
         self.needs = tuple(name for name in (*in_answer, *in_wordings) if FIELDS[name].nullable)
 
     def items(self, fields: Fields) -> list[Item]:
@@ -105,10 +108,23 @@ class FileTask(Task):
         texts = {ANY_LANGUAGE: ""}
         if TRANSLATION in self._fields:
             found = sorted((fields.translation or {}).items())
-            texts = {language: text for language, text in found if not self.languages or language in self.languages}
+            texts = {language: text for language, text in found if self.wants(language)}
         values = {name: str(getattr(fields, name)) for name in self._values}
         answers = {language: self._answer_of(fields, text) for language, text in texts.items()}
         return [Item(answer, language, values) for language, answer in answers.items() if answer]
+
+    def qualifying(self, fields: StoreFields, indices: np.ndarray) -> np.ndarray:
+        """As of every task; where there is a `match`, by the items themselves."""
+        mask = super().qualifying(fields, indices)
+        if self._match is not None:
+            names = dict.fromkeys((*self._fields, *self._values))
+            mask[mask] = [bool(self.items(each)) for each in fields.only(tuple(names), indices[mask])]
+        return mask
+
+    def needed(self) -> str:
+        """As of every task, and what has to match."""
+        match = "" if self._match is None else f"an answer with a match of {quoted(self._match.pattern)}"
+        return " and ".join(part for part in (super().needed(), match) if part)
 
     def score(self, predictions: Predictions) -> dict[str, Any]:
         """Metrics by the score that the file names."""

@@ -25,7 +25,7 @@ class SpeechTranslation(Task):
         return [
             Item(text, language)
             for language, text in sorted((fields.translation or {}).items())
-            if not self.languages or language in self.languages
+            if self.wants(language)
         ]
 
     def score(self, predictions: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

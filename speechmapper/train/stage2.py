@@ -45,6 +45,7 @@ from speechmapper.saved_projector import (
     weights_crc32c,
 )
 from speechmapper.tasks import Mixture, StoreFields, Task
+from speechmapper.tasks.answers import require_answers
 from speechmapper.train.llm_validation import LlmValidation, Probe, probes_of
 from speechmapper.train.loop import Loop
 from speechmapper.train.run import Outcome, Run, Setup
@@ -138,7 +139,7 @@ def plan_run(request: Stage2Request, data: TrainingData | None = None) -> Plan:
     require_features(projector, data.store.identity, f"store {data.store.path}")
     require_target(projector, data.spec, f"target set {data.spec.name}")
     tasks, fields = tasks_of(config, data.spec.normalizer), StoreFields(data.store)
-    qualifying = require_tasks(tasks, fields, data)
+    qualifying = require_answers(tasks, fields, data.order.indices, data.split or "the store")
     dev, probes = dev_set(request.out, data, config.run), []
     if dev is not None:
         unseen = unseen_tasks_of(config, tasks, data.spec.normalizer)
@@ -280,25 +281,6 @@ def freeze_unused(projector: Projector, config: Stage2Config) -> None:
         projector.blank.requires_grad_(ctc)
     if projector.log_temperature is not None:
         projector.log_temperature.requires_grad_(ctc or (projector.config.head == "rows" and config.tuning.sigma < 1))
-
-
-def require_tasks(tasks: Mixture, fields: StoreFields, data: TrainingData) -> str:
-    """Count the utterances that each task of the mixture has an answer for; returns the counts as text.
-
-    Raises:
-        ConfigError: a task that no utterance has an answer for, or a translation that there is no prompt for.
-    """
-    indices, split = data.order.indices, data.split or "the store"
-    counts = {task.name: int(fields.present(task.needs, indices).sum()) for task, rate in tasks.rates if rate > 0}
-    for task, rate in tasks.rates:
-        if rate > 0 and not counts[task.name]:
-            raise ConfigError(
-                f"tuning.task {task.name}: no utterance of {split} has {' and '.join(task.needs)}; "
-                "choose another task or a store made from a manifest with it"
-            )
-    tasks.require_prompts(fields.languages(indices))
-    shown = ", ".join(f"{name} {count:,}" for name, count in counts.items())
-    return f"answers for: {shown} of {len(indices):,} utterances; one without any is trained as {tasks.fallback.name}"
 
 
 def require_unseen(unseen: Sequence[Task], probes: Sequence[Probe]) -> None:
