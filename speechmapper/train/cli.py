@@ -106,6 +106,10 @@ def stage2(
     llm: LlmOption,
     out: OutOption,
     task: TaskOption = None,
+    languages: Annotated[
+        str | None,
+        typer.Option(metavar="L1,L2", help="Languages to translate into (--set tuning.languages=...) [default: all]."),
+    ] = None,
     sigma: Annotated[
         float | None,
         typer.Option(help="Weight of the embedding loss, 0 to 1 (--set tuning.sigma=...) [default: 0.9]."),
@@ -121,6 +125,8 @@ def stage2(
 ) -> None:
     """Adapt a projector to a frozen LLM: cross-entropy of its answers, mixed with the stage 1 loss."""
     named = [f"tuning.{key}={value}" for key, value in (("task", task), ("sigma", sigma)) if value is not None]
+    if languages is not None:
+        named.append(f"tuning.languages={json.dumps(_names(languages))}")  # quoted: YAML reads Norwegian as false
     resolved = load_stage2(preset, config, [*named, *(settings or [])])
     if processes > 1:
         return run_processes(processes, sys.argv[1:])
@@ -207,6 +213,14 @@ def sweep_stage2(
     if is_main():
         print_rows(rows, out, as_json)
     require_success(rows)
+
+
+def _names(text: str) -> list[str]:
+    """The parts of a text between commas; there has to be one."""
+    names = [part.strip() for part in text.split(",") if part.strip()]
+    if not names:
+        raise typer.BadParameter(f"{text!r}: name at least one, such as de,zh", param_hint="--languages")
+    return names
 
 
 def _numbers(text: str, flag: str) -> str:

@@ -87,7 +87,7 @@ def test_flags_do_not_multiply():
                 )
     assert flags == {
         "stage1": sorted({*TRAINING, "--store"}),
-        "stage2": sorted({*TRAINING, "--store", "--projector", "--llm", "--task", "--sigma"}),
+        "stage2": sorted({*TRAINING, "--store", "--projector", "--languages", "--llm", "--task", "--sigma"}),
         "sweep stage1": sorted({*TRAINING, "--store", "--alpha", "--vary", "--llm"}),
         **dict.fromkeys(("asr", "st", "sqa"), sorted({*MEASURING, *SEARCHING, *ANSWERING})),
         "keys": ["--json"],

@@ -62,6 +62,12 @@ def test_task_and_sigma_are_settings_that_set_overrides(requests):
     assert (str(requests[0].projector), requests[0].llm) == ("p", "l")
 
 
+def test_languages_are_a_setting_also_norwegian(requests):
+    call(*STAGE2, "--task", "st", "--languages", "de, no")
+    assert requests[0].config.tuning.languages == ("de", "no")
+    assert CliRunner().invoke(app, [*STAGE2, "--languages", " ,"]).exit_code == 2
+
+
 def test_alphas_of_a_sweep_are_numbers(requests):
     call("sweep", "stage1", "--store", "s", "--out", "o", "--alpha", "5,7.5", "--preset", "demo", "--json")
     assert [(each.name, each.config.objective.alpha) for each in requests[0].variants] == [
