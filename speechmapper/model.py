@@ -92,7 +92,7 @@ class SpeechMapper:
 
     @torch.inference_mode()
     def run(self, task: Task, audio: Sequence[Audio], item: Item | None = None) -> list[str]:
-        """The answer to one task about each recording.
+        """The answer to one task about each recording, in the wordings the run was trained with.
 
         Args:
             item: what the task asks: the language of a translation, the question; None: nothing in particular.
@@ -106,6 +106,7 @@ class SpeechMapper:
             raise InputError("one recording where a list of them is needed; give [recording]")
         if not len(audio):
             return []
+        task = task.as_trained(self.projector.config.trained_for)
         instruction = task.instruction(item or Item())
         features_BTD, frames_B = self._listening.features([load_wave(recording) for recording in audio])
         shortest = self.projector.config.geometry.min_frames()

@@ -78,6 +78,12 @@ class Wordings:
         """All wordings, those held out too."""
         return [line for lines in (*self.by_language.values(), *self.held_out.values()) for line in lines]
 
+    def to_json(self) -> dict[str, Any]:
+        """The contents of the prompt file, as `wordings_of` reads them."""
+        examples = [{"text": text, "answer": answer} for text, answer in self.examples]
+        wordings = {language: list(lines) for language, lines in self.by_language.items()}
+        return {"system": self.system, "wordings": wordings, **({"examples": examples} if examples else {})}
+
     def sha256(self) -> str:
         """Of the system turn, all wordings that training draws, and the examples where there are any."""
         contents: list[Any] = [self.system, {language: list(lines) for language, lines in self.by_language.items()}]
@@ -189,6 +195,28 @@ class Task(ABC):
     def score(self, predictions: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """Metrics of predictions, each with `reference` and `output`; loads no model."""
 
+    def recorded(self) -> dict[str, Any]:
+        """What a run that is trained on the task keeps of it, as JSON values."""
+        return self.wordings.to_json()
+
+    def as_trained(self, made: Mapping[str, Any]) -> Task:
+        """The task in the wordings that a run was trained with.
+
+        Args:
+            made: the run's `trained_for`. Where it has none of this task, or the task has wordings of its own, nothing
+                is changed.
+
+        Raises:
+            ConfigError: the record is not one of wordings.
+        """
+        tasks = made.get("tasks") or {}
+        if self._wordings is not None or self.name not in tasks:
+            return self
+        try:
+            return self.with_choices(wordings_of(tasks[self.name], Path("config.json")), self.languages)
+        except NOT_PROMPTS as error:
+            raise ConfigError(f"the run's config.json: trained_for.tasks.{self.name}: no wordings ({error})") from error
+
     def fingerprint(self) -> str:
         """What decides what is asked: of its wordings."""
         return self.wordings.sha256()
@@ -291,6 +319,11 @@ class Mixture:
                     f"no {task.name} prompt for {', '.join(missing)} (there are: {there}); choose with "
                     "tuning.languages, or give your own with tuning.prompts"
                 )
+
+    def recorded(self) -> dict[str, Any]:
+        """What a run keeps of the tasks that it is trained on, by their names."""
+        used = [task for task, rate in self.rates if rate > 0]
+        return {task.name: task.recorded() for task in (*used, self.fallback)}
 
     def prompts_sha256(self) -> dict[str, str]:
         """Fingerprint of each task's wordings: they decide what is learned."""

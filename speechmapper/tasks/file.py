@@ -136,6 +136,10 @@ class FileTask(Task):
         made._normalizer = normalizer
         return made
 
+    def recorded(self) -> dict[str, Any]:
+        """The definition: a run, and predictions, need the file no more."""
+        return self.definition
+
     def fingerprint(self) -> str:
         """SHA-256 of the definition, without the wordings that are not trained."""
         trained = {key: value for key, value in self.definition.items() if key != "held_out"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from speechmapper.cli import app
 from speechmapper.eval.predict import PredictRequest, predict
 from speechmapper.readout.beam import BeamSearch
 from speechmapper.saved_projector import load_projector
+from speechmapper.tasks import ASR
 from tests import speech
 
 
@@ -33,6 +35,17 @@ def test_transcribing_audio_equals_reading_the_store(chain, tmp_path, stage):
     assert len(lines) == 4
     for line in lines:
         assert mapper.transcribe(audio[line["id"]]) == line["output"]
+
+
+def test_a_run_is_asked_in_the_wordings_it_was_trained_with(chain, monkeypatch):
+    mapper = SpeechMapper.from_pretrained(chain / "stage2", device="cpu")
+    assert mapper.projector.config.trained_for["tasks"]["asr"] == ASR.wordings.to_json()
+    own = {"system": "a", "wordings": {"any": ["Say it again."]}}
+    mapper.projector.config.trained_for["tasks"] = {"asr": own}
+    said = []
+    monkeypatch.setattr(mapper, "_readout", replace(mapper._readout, read=lambda _, asked: said.extend(asked) or [""]))
+    mapper.transcribe(speech.tone(1.5))
+    assert [(each.system, each.text) for each in said] == [("a", "Say it again.")]
 
 
 def test_samples_are_taken_as_well_as_files(chain):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -191,6 +192,21 @@ def test_a_question_that_no_wording_asks_is_refused(tmp_path):
     path.write_text('sqa: {system: a, wordings: {any: ["{question}", "Answer it:"]}}', encoding="utf-8")
     with pytest.raises(ConfigError, match=r"sqa: 'Answer it:' has no \{question\}"):
         mixture("sqa", prompts=str(path))
+
+
+def test_a_runs_own_wordings_are_used_for_the_tasks_it_was_trained_on(tmp_path):
+    path = tmp_path / "own.yaml"
+    path.write_text(OWN.replace("wordings:", "examples: [{text: a, answer: b}]\n  wordings:"), encoding="utf-8")
+    tasks = mixture("st", languages=["xx"], prompts=str(path))
+    made = json.loads(json.dumps({"tasks": tasks.recorded()}))
+    again = TASKS["st"].as_trained(made)
+    assert again.instruction(Item(language="xx")) == tasks.rates[-1][0].instruction(Item(language="xx"))
+    assert again.wordings == tasks.rates[-1][0].wordings and again.wordings.examples == (("a", "b"),)
+    assert TASKS["sqa"].as_trained(made) is TASKS["sqa"] and ASR.as_trained({}) is ASR
+    chosen = TASKS["st"].with_choices(load_wordings(PROMPT_FOLDER / "st.yaml"), [])
+    assert chosen.as_trained(made) is chosen  # wordings that were asked for stay
+    with pytest.raises(ConfigError, match=r"trained_for\.tasks\.st: no wordings"):
+        TASKS["st"].as_trained({"tasks": {"st": {"system": "a"}}})
 
 
 def test_every_language_to_train_needs_a_prompt():

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from sm_pipeline.models.source import resolve_model
+from sm_store import Fields
 from sm_store.errors import ConfigError, IdentityMismatch, ModelError
 from speechmapper.first_layers import first_layers_of
 from speechmapper.heads import Head
@@ -18,7 +19,7 @@ from speechmapper.loader.prefetch import read_batch
 from speechmapper.objectives import build
 from speechmapper.projector import HEADS, Projector, ProjectorConfig
 from speechmapper.saved_projector import load_projector, save_projector
-from speechmapper.tasks import StoreFields
+from speechmapper.tasks import ASR, FileTask, Item, StoreFields
 from speechmapper.tasks.base import PROMPT_FOLDER
 from speechmapper.train.log import read_metrics
 from speechmapper.train.stage import ProjectorWithObjective
@@ -92,6 +93,19 @@ def test_the_run_says_what_it_is_for(stage2_run, world):
     assert made["started_from"]["stage"] == "stage1"
     last = read_metrics(stage2_run)[-1]
     assert {"dev_wer", "dev_cer"} <= set(last)
+
+
+def test_a_run_keeps_the_wordings_and_the_task_that_it_was_trained_with(world, stage1_run, tmp_path):
+    wordings = {"system": "dog", "wordings": {"any": ["slept walked", "the dog"]}}
+    own = {**wordings, "answer": "{text}", "match": "^[a-z]+", "score": "exact_match", "name": "first"}
+    for name, contents in (("own.yaml", {"asr": wordings}), ("first.yaml", own)):
+        (tmp_path / name).write_text(json.dumps(contents))
+    tuning = {"prompts": str(tmp_path / "own.yaml"), "task": f"asr=1,{tmp_path / 'first.yaml'}=1"}
+    train_stage2(request(world, stage1_run, tmp_path / "run", tuning=tuning, schedule={"steps": 1}))
+    made = Projector.from_pretrained(tmp_path / "run" / "projector").config.trained_for
+    assert made["tasks"] == {"asr": wordings, "first": own}
+    assert ASR.as_trained(made).instruction(Item()).text == "slept walked"
+    assert FileTask(made["tasks"]["first"], "config.json").items(Fields("the dog", 1.0)) == [Item("the")]
 
 
 def test_resumed_equals_uninterrupted_to_the_bit(world, stage1_run, tmp_path):
