@@ -27,6 +27,8 @@ from sm_store.errors import ConfigError, one_line, quoted
 from speechmapper.config import Stage1Config, Stage2Config, TuningConfig
 
 PRESETS = ("demo", "best", "paper-llama", "paper-eurollm", "modern-gpu")
+TUNING_PRESETS = ("paper-asr-ce", "paper-asr-ce-mse", "paper-st-ce", "paper-sqa-ce")  # of stage 2 alone
+PRESETS_OF = {"stage1": PRESETS, "stage2": (*PRESETS, *TUNING_PRESETS)}
 PRESET_FOLDER = Path(__file__).parent / "presets"
 
 Config = TypeVar("Config")
@@ -70,8 +72,9 @@ def layers_of(
     """The layers of a configuration, weakest first, each with its name in error messages."""
     layers: list[tuple[str, Mapping[str, Any]]] = []
     if preset is not None:
-        if preset not in PRESETS:
-            raise ConfigError(f"--preset {preset}: unknown; use one of {', '.join(PRESETS)}")
+        if preset not in PRESETS_OF[stage]:
+            fault = "has settings of stage 2 alone" if preset in TUNING_PRESETS else "unknown"
+            raise ConfigError(f"--preset {preset}: {fault}; use one of {', '.join(PRESETS_OF[stage])}")
         layers.append((f"preset {preset}", read_section(PRESET_FOLDER / f"{preset}.yaml", stage)))
     if file is not None:
         layers.append((str(file), read_section(file, stage)))

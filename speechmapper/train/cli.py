@@ -12,7 +12,7 @@ import typer
 
 from sm_pipeline.console import new_app, print_json, run
 from speechmapper import config_help
-from speechmapper.config_file import PRESETS, layers_of, load_stage1, load_stage2
+from speechmapper.config_file import PRESETS, TUNING_PRESETS, layers_of, load_stage1, load_stage2
 from speechmapper.train.launch import end_with_parent, is_main, run_processes
 from speechmapper.train.vary import ALPHA, SIGMA, parse_axes, stage1_variants, stage2_variants
 
@@ -37,6 +37,10 @@ TargetOption = Annotated[
 ]
 SplitOption = Annotated[str | None, typer.Option(help="Split to train on [default: train, if there are splits].")]
 PresetOption = Annotated[str | None, typer.Option(help=f"Named settings: {', '.join(PRESETS)}.")]
+TuningPresetOption = Annotated[
+    str | None,
+    typer.Option(help=f"Named settings: {', '.join(PRESETS)}, and of stage 2 alone {', '.join(TUNING_PRESETS)}."),
+]
 ConfigOption = Annotated[
     Path | None,
     typer.Option(help="YAML settings that override the preset's; a run's config.yaml is such a file."),
@@ -116,7 +120,7 @@ def stage2(
     ] = None,
     target: TargetOption = None,
     split: SplitOption = None,
-    preset: PresetOption = None,
+    preset: TuningPresetOption = None,
     config: ConfigOption = None,
     settings: SetOption = None,
     resume: ResumeOption = False,

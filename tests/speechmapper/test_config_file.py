@@ -12,6 +12,7 @@ from speechmapper.config import AUTO, Stage1Config, Stage2Config
 from speechmapper.config_file import (
     PRESET_FOLDER,
     PRESETS,
+    TUNING_PRESETS,
     load_stage1,
     load_stage2,
     parse_setting,
@@ -53,7 +54,36 @@ def test_every_preset_parses_for_both_stages(preset):
 
 
 def test_every_preset_file_is_listed():
-    assert {path.stem for path in PRESET_FOLDER.glob("*.yaml")} == set(PRESETS)
+    assert {path.stem for path in PRESET_FOLDER.glob("*.yaml")} == {*PRESETS, *TUNING_PRESETS}
+
+
+@pytest.mark.parametrize(
+    ("preset", "task", "sigma", "asr_share", "lr"),
+    [
+        ("paper-asr-ce", "asr", 0.0, 0.0, 1e-4),
+        ("paper-asr-ce-mse", "asr", 0.9, 0.0, 5e-5),
+        ("paper-st-ce", "st", 0.0, 0.0, 1e-4),
+        ("paper-sqa-ce", "sqa", 0.0, 0.5, 1e-4),
+    ],
+)
+def test_presets_of_stage_2_hold_the_published_settings(preset, task, sigma, asr_share, lr):
+    config = load_stage2(preset, None, [])
+    assert (config.tuning.task, config.tuning.sigma, config.tuning.asr_share) == (task, sigma, asr_share)
+    assert (config.optimizer.lr, config.schedule.shape) == (lr, "constant")
+    assert (config.schedule.steps, config.schedule.warmup) == (1000, 0)
+    assert (config.data.max_utterances, config.data.micro_batches) == (12, 8)
+    assert (config.objective.name, config.objective.alpha, config.objective.cosine_weight) == ("mse", 5.0, None)
+    assert (PRESET_FOLDER / f"{preset}.yaml").read_text(encoding="utf-8").startswith("#")
+    with pytest.raises(ConfigError, match=rf"--preset {preset}: has settings of stage 2 alone; use one of demo"):
+        load_stage1(preset, None, [])
+
+
+def test_presets_of_stage_2_differ_from_the_papers_in_what_they_name_alone():
+    paper = load_stage2("paper-llama", None, [])
+    for preset in TUNING_PRESETS:
+        config = load_stage2(preset, None, [])
+        assert dataclasses.replace(config, tuning=paper.tuning, optimizer=paper.optimizer) == paper
+    assert load_stage2("paper-asr-ce-mse", None, []) == paper
 
 
 @pytest.mark.parametrize("preset", ["paper-llama", "paper-eurollm"])
