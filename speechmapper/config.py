@@ -248,6 +248,7 @@ class LlmConfig:
     """How the frozen LLM is loaded and executed (docs/training.md); its dtype is `tuning.llm_dtype`."""
 
     attention: str = "auto"  # attention kernels of transformers: sdpa, eager, flash_attention_2, ...; auto: its choice
+    checkpointing: bool = False  # layers run again for their gradient: less memory, more time; results are the same
 
     def __post_init__(self) -> None:
         _require(self.attention in ATTENTIONS, f"llm.attention {self.attention!r}: use one of {', '.join(ATTENTIONS)}")

@@ -25,6 +25,7 @@ from typing import Any
 
 import torch
 from torch.nn import functional as F
+from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from sm_pipeline.models.source import ModelSource
 from sm_store import TargetSet
@@ -72,8 +73,7 @@ class FrozenLLM:
     """
 
     def __init__(self, model: Any, tokenizer: Any, source: ModelSource) -> None:
-        from transformers import DynamicCache, GenerationConfig
-        from transformers.cache_utils import DynamicLayer
+        from transformers import GenerationConfig
 
         self.model = model.eval().requires_grad_(False)
         self.tokenizer = tokenizer
@@ -168,7 +168,7 @@ class FrozenLLM:
             position_ids=positions_BS,
             use_cache=bool(batch.start),
             logits_to_keep=batch.answers_BN.shape[1],
-            **{self.cache_argument: self._start_cache(batch)},
+            **{self.cache_argument: self._start_cache(batch, grows=False)},
         ).logits.float()
         return F.cross_entropy(logits_BNV.flatten(0, 1), batch.answers_BN.flatten(), ignore_index=-100, reduction="sum")
 
@@ -233,10 +233,12 @@ class FrozenLLM:
         """Valid positions (B, K)."""
         return F.pad(batch.valid_BS, (len(batch.start), 0), value=True)
 
-    def _start_cache(self, batch: Spliced) -> Any | None:
-        """A cache that holds the shared start for each row, None if there is none. It is computed once."""
-        from transformers import DynamicCache
+    def _start_cache(self, batch: Spliced, grows: bool = True) -> Any | None:
+        """A cache that holds the shared start for each row, None if there is none. It is computed once.
 
+        Args:
+            grows: later keys and values are added to it, as generation needs.
+        """
         if not batch.start:
             return None
         if batch.start not in self._starts:
@@ -245,10 +247,29 @@ class FrozenLLM:
                 cache = DynamicCache(config=self.model.config)
                 self.model(input_ids=ids, use_cache=True, logits_to_keep=1, **{self.cache_argument: cache})
             self._starts[batch.start] = [(layer.keys, layer.values) for layer in cache.layers]
-        grown, rows = DynamicCache(config=self.model.config), len(batch.inputs_BSE)
-        for index, (keys, values) in enumerate(self._starts[batch.start]):
-            grown.update(keys.expand(rows, -1, -1, -1), values.expand(rows, -1, -1, -1), index)
-        return grown
+        cache, rows = DynamicCache(config=self.model.config), len(batch.inputs_BSE)
+        for index, pair in enumerate(self._starts[batch.start]):
+            keys, values = (each.expand(rows, -1, -1, -1) for each in pair)
+            if grows:
+                cache.update(keys, values, index)
+            else:
+                cache.layers[index] = StartLayer(keys, values)
+        return cache
+
+
+class StartLayer(DynamicLayer):
+    """One layer's keys and values of a shared start, (B, heads, start, width each): what is put after them is handed
+    back joined to them and not kept, so that a layer that runs again finds what it found at first."""
+
+    def __init__(self, keys: torch.Tensor, values: torch.Tensor) -> None:
+        super().__init__()
+        self.lazy_initialization(keys, values)
+        self.keys, self.values = keys, values
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        return torch.cat([self.keys, key_states], dim=-2), torch.cat([self.values, value_states], dim=-2)
 
 
 def common_start(ids: Sequence[tuple[int, ...]]) -> tuple[int, ...]:

@@ -18,6 +18,7 @@ from sm_pipeline.models.quiet import quiet_transformers
 from sm_pipeline.models.source import ModelSource
 from sm_store.errors import ModelError
 from speechmapper.config import AUTO, LlmConfig
+from speechmapper.layer_checkpointing import checkpoint_layers
 from speechmapper.llm import FrozenLLM
 
 
@@ -37,7 +38,7 @@ def load_llm(
 
     Raises:
         ModelError: not a causal LLM that transformers loads, or one without the attention chosen. ConfigError: an
-            unknown dtype.
+            unknown dtype, or one whose layers cannot be checkpointed as chosen.
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -55,4 +56,6 @@ def load_llm(
             reason = " ".join(str(error).split())
             raise ModelError(f"--llm {source.id}: cannot be loaded as a causal LLM ({reason[:200]})") from error
     require_vectors(model, f"--llm {source.id}")
+    if config.checkpointing:
+        checkpoint_layers(model, f"--llm {source.id}")
     return FrozenLLM(model.to(device), tokenizer, source)

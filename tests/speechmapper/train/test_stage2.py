@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 
@@ -14,6 +15,7 @@ from sm_store import Fields
 from sm_store.errors import ConfigError, IdentityMismatch, ModelError
 from speechmapper.first_layers import first_layers_of
 from speechmapper.heads import Head
+from speechmapper.layer_checkpointing import checkpoint_layers
 from speechmapper.llm_loading import load_llm
 from speechmapper.loader.prefetch import read_batch
 from speechmapper.objectives import build
@@ -113,6 +115,25 @@ def test_resumed_equals_uninterrupted_to_the_bit(world, stage1_run, tmp_path):
     train_stage2(request(world, stage1_run, tmp_path / "parts", schedule={"steps": 2}))
     outcome = train_stage2(request(world, stage1_run, tmp_path / "parts", resume=True))
     assert outcome.step == 3
+    one, two = (load_projector(tmp_path / name).state_dict() for name in ("whole", "parts"))
+    assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+def test_a_run_is_resumed_with_checkpointing_to_the_bit(world, stage1_run, tmp_path, monkeypatch):
+    """It changes no result, so it is no part of the run's identity."""
+    checkpointed = []
+
+    def noted(model, name):
+        checkpointed.append(name)
+        checkpoint_layers(model, name)
+
+    monkeypatch.setattr("speechmapper.llm_loading.checkpoint_layers", noted)
+    train_stage2(request(world, stage1_run, tmp_path / "whole"))
+    train_stage2(request(world, stage1_run, tmp_path / "parts", schedule={"steps": 2}))
+    assert not checkpointed
+    resumed = request(world, stage1_run, tmp_path / "parts", resume=True)
+    train_stage2(dataclasses.replace(resumed, config=stage2_config(llm={"checkpointing": True})))
+    assert len(checkpointed) == 1
     one, two = (load_projector(tmp_path / name).state_dict() for name in ("whole", "parts"))
     assert all(torch.equal(one[name], two[name]) for name in one)
 
