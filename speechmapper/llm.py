@@ -7,9 +7,10 @@ Rows are padded on the left, so all rows end at the same column. Pads are masked
 them, so a row gives the same result alone and in a batch. The ids that all prompts of a batch begin with (the shared
 start) do not depend on the speech: they run once, and their keys and values are kept.
 
-The loss computes only the logits of the answers, which are the last columns. Answers are written by transformers'
-`generate`, in two steps, since it computes every row until the last one ends: rows that are unfinished once they have
-more tokens than speech vectors, which are few and often repeat themselves, are continued in a batch of their own.
+The loss computes only the logits of the answers, which are the last columns, and its gradient overwrites them. Answers
+are written by transformers' `generate`, in two steps, since it computes every row until the last one ends: rows that
+are unfinished once they have more tokens than speech vectors, which are few and often repeat themselves, are continued
+in a batch of their own.
 
 Shapes: B batch, U projector vectors, S positions after the shared start, N answer tokens, E width, V
 vocabulary, K all positions.
@@ -31,6 +32,7 @@ from sm_pipeline.models.source import ModelSource
 from sm_store import TargetSet
 from sm_store.errors import ModelError
 from sm_store.targets import table_sha256
+from speechmapper.cross_entropy import IGNORED, cross_entropy_sum
 from speechmapper.prompting import Prompt, Prompter
 
 MAX_NEW_TOKENS = 150  # paper
@@ -142,7 +144,7 @@ class FrozenLLM:
         size = max(len(row) for row in rows)
         longest = max(len(prompt.answer) for prompt in prompts)
         valid_BS = torch.tensor([[0] * (size - len(row)) + [1] * len(row) for row in rows], device=self.device)
-        answers = [[-100] * (longest - len(prompt.answer)) + list(prompt.answer) for prompt in prompts]
+        answers = [[IGNORED] * (longest - len(prompt.answer)) + list(prompt.answer) for prompt in prompts]
         inputs_BSE = torch.stack([F.pad(row, (0, 0, size - len(row), 0)) for row in rows])
         return Spliced(start, inputs_BSE, valid_BS.bool(), torch.tensor(answers, dtype=torch.long, device=self.device))
 
@@ -170,7 +172,7 @@ class FrozenLLM:
             logits_to_keep=batch.answers_BN.shape[1],
             **{self.cache_argument: self._start_cache(batch, grows=False)},
         ).logits.float()
-        return F.cross_entropy(logits_BNV.flatten(0, 1), batch.answers_BN.flatten(), ignore_index=-100, reduction="sum")
+        return cross_entropy_sum(logits_BNV.flatten(0, 1), batch.answers_BN.flatten())
 
     @torch.inference_mode()
     def generate(

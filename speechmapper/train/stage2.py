@@ -190,7 +190,7 @@ def build_run(out: Path, plan: Plan, llm: FrozenLLM, accelerator: Accelerator) -
         data.store.identity,
         data.spec,
         task=config.tuning.task,
-        tasks=tasks.recorded(),
+        tasks=plan.tasks.recorded(),
         sigma=config.tuning.sigma,
         llm=llm.identity(),
         chat_template=llm.prompter.template(),

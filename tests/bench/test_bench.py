@@ -8,7 +8,7 @@ import torch
 from rich.console import Console
 
 from sm_store import Store
-from tests.bench import decoding, encoding, opening, reading, scoring, startup, training
+from tests.bench import decoding, encoding, opening, reading, scoring, startup, training, tuning
 from tests.speechmapper.tiny import save_llm
 
 
@@ -91,3 +91,13 @@ def test_scores_against_a_vocabulary_are_timed_and_counted(capsys):
     assert [row[1].strip() for row in rows] == ["mse+cosine", "ctc-embedding 50", "ctc-embedding all"]
     ratios = [float(row[5]) for row in rows]
     assert ratios[0] == 1 < ratios[1] < ratios[2]
+
+
+def test_the_ways_of_cross_entropy_give_one_loss_from_ever_less_memory(tmp_path):
+    found = tuning.costs(tuning.Options(str(save_llm(tmp_path)), batch=4, rounds=1))
+    assert list(found) == ["labels=", "answer_loss", "checkpointing"]
+    memory = [cost.memory for cost in found.values()]
+    assert memory == sorted(memory, reverse=True) and 0 < memory[2] < memory[1] < memory[0]
+    losses = [cost.loss for cost in found.values()]
+    assert losses[1] == losses[2] == pytest.approx(losses[0], rel=1e-5)
+    assert all(cost.seconds > 0 for cost in found.values())
