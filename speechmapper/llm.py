@@ -33,6 +33,7 @@ from sm_store import TargetSet
 from sm_store.errors import ModelError
 from sm_store.targets import table_sha256
 from speechmapper.cross_entropy import IGNORED, cross_entropy_sum
+from speechmapper.flop import FlopSizes
 from speechmapper.prompting import Prompt, Prompter
 
 MAX_NEW_TOKENS = 150  # paper
@@ -85,6 +86,8 @@ class FrozenLLM:
         self.prompter = Prompter(tokenizer, [token for token in own if token is not None])
         self.stop_ids = self.prompter.stop_ids
         model.generation_config = GenerationConfig(eos_token_id=sorted(self.stop_ids))
+        self._sizes = FlopSizes.of(model)
+        self._flop = 0.0
         self._starts: dict[tuple[int, ...], Any] = {}
         known = inspect.signature(model.forward).parameters
         self.cache_argument = "cache" if "cache" in known else "past_key_values"
@@ -164,6 +167,9 @@ class FrozenLLM:
         batch = self.splice(vectors_BUE, vectors_B, prompts)
         valid_BK = self._with_start(batch)
         positions_BS = (valid_BK.long().cumsum(dim=1) - 1).clamp(min=0)[:, len(batch.start) :]
+        if self._sizes is not None and torch.is_grad_enabled():
+            rows, inputs = batch.valid_BS.shape
+            self._flop += self._sizes.of_answers(rows, inputs, valid_BK.shape[1], batch.answers_BN.shape[1])
         logits_BNV = self.model(
             inputs_embeds=batch.inputs_BSE,
             attention_mask=valid_BK.long(),
@@ -173,6 +179,11 @@ class FrozenLLM:
             **{self.cache_argument: self._start_cache(batch, grows=False)},
         ).logits.float()
         return cross_entropy_sum(logits_BNV.flatten(0, 1), batch.answers_BN.flatten())
+
+    def take_flop(self) -> float:
+        """FLOP of all losses with gradients since the last call (speechmapper/flop.py); 0 where they are not known."""
+        taken, self._flop = self._flop, 0.0
+        return taken
 
     @torch.inference_mode()
     def generate(

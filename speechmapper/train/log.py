@@ -31,6 +31,7 @@ import torch
 from accelerate import Accelerator
 
 from sm_store.durable import write_file
+from speechmapper.flop import peak_flop
 from speechmapper.loader.prefetch import StepBatches
 
 METRICS_FILE = "metrics.jsonl"
@@ -46,6 +47,7 @@ class Totals:
     Attributes:
         sums, counts: of each part of the loss, float32 scalars; empty where every step was skipped.
         frames, tokens: valid frames and text tokens read.
+        flop: of a frozen LLM, by arithmetic (speechmapper/flop.py).
         wait: seconds a process waited for data, on average.
         seconds: of training; steps: steps taken, skipped ones included.
     """
@@ -54,6 +56,7 @@ class Totals:
     counts: Mapping[str, torch.Tensor]
     frames: float
     tokens: float
+    flop: float
     wait: float
     seconds: float
     steps: int
@@ -61,6 +64,15 @@ class Totals:
     def means(self) -> dict[str, float]:
         """Mean of each part of the loss over its positions."""
         return {name: float(value / self.counts[name].clamp(min=1)) for name, value in self.sums.items()}
+
+    def speed_of_llm(self, accelerator: Accelerator) -> dict[str, float]:
+        """`llm_tflops_per_second`, over all processes, and `llm_mfu`, of what the GPUs reach at most in 16 bit; only
+        what there is and is known."""
+        if not self.flop:
+            return {}
+        rate, peak = self.flop / self.seconds, peak_flop(accelerator.device)
+        used = {"llm_mfu": rate / (peak * accelerator.num_processes)} if peak else {}
+        return {"llm_tflops_per_second": rate / 1e12, **used}
 
 
 @dataclass(slots=True)
@@ -71,12 +83,14 @@ class Interval:
     _counts: dict[str, torch.Tensor] = field(default_factory=dict)
     _frames: int = 0
     _tokens: int = 0
+    _flop: float = 0.0
     _wait: float = 0.0
     _steps: int = 0
     _started: float = field(default_factory=time.perf_counter)
 
-    def add_step(self, step_batches: StepBatches) -> None:
-        """Add what a step read, whether or not it was skipped."""
+    def add_step(self, step_batches: StepBatches, flop: float = 0.0) -> None:
+        """Add what a step read and its LLM computed, whether or not it was skipped."""
+        self._flop += flop
         self._frames += step_batches.frames
         self._tokens += step_batches.tokens
         self._wait += step_batches.wait
@@ -98,13 +112,16 @@ class Interval:
     def totals(self, accelerator: Accelerator) -> Totals:
         """The sums over all processes; call in every process."""
         names = list(self._sums)
-        own = torch.tensor([float(self._frames), float(self._tokens), self._wait], device=accelerator.device)
+        own = torch.tensor(
+            [float(self._frames), float(self._tokens), self._flop, self._wait], device=accelerator.device
+        )
         values = accelerator.reduce(torch.stack([*(self._sums[name] for name in names), *own]), "sum").cpu()
         return Totals(
             sums=dict(zip(names, values, strict=False)),
             counts={name: self._counts[name].cpu() for name in names},
-            frames=float(values[-3]),
-            tokens=float(values[-2]),
+            frames=float(values[-4]),
+            tokens=float(values[-3]),
+            flop=float(values[-2]),
             wait=float(values[-1]) / accelerator.num_processes,
             seconds=time.perf_counter() - self._started,
             steps=self._steps,

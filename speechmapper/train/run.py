@@ -169,7 +169,7 @@ class Run:
             with nullcontext() if last else self._accelerator.no_sync(self._wrapped_model):
                 for name, value in self._backward(batch, counts).items():
                     sums[name] = sums[name] + value if name in sums else value
-        self._interval.add_step(step_batches)
+        self._interval.add_step(step_batches, self._stage.take_flop())
         if self._optimizer.step(step_batches.step):
             self._interval.add_loss(sums, counts)
             self._average.update()
@@ -241,6 +241,7 @@ class Run:
                 "epoch": self._setup.order.locate(self.step - 1)[0],
                 "audio_seconds_per_second": totals.frames / self._setup.frame_rate / totals.seconds,
                 "tokens_per_second": totals.tokens / totals.seconds,
+                **totals.speed_of_llm(self._accelerator),
                 "seconds_per_step": totals.seconds / totals.steps,
                 "data_wait": totals.wait / totals.seconds,
                 "peak_memory_gb": peak_gigabytes(self._accelerator.device),

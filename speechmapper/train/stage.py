@@ -88,6 +88,9 @@ class Stage(Protocol):
     def combine(self, sums: Mapping[str, torch.Tensor], counts: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """The loss from sums and the step's counts; linear in the sums."""
 
+    def take_flop(self) -> float:
+        """FLOP of a frozen LLM in this process since the last call; 0 where there is none."""
+
     def evaluate(self, model: Projector, step: int) -> Evaluation:
         """Figures on the validation split; `model` is in eval mode, without gradients. The main process logs them."""
 
@@ -114,6 +117,9 @@ class ObjectiveStage:
 
     def combine(self, sums: Mapping[str, torch.Tensor], counts: Mapping[str, torch.Tensor]) -> torch.Tensor:
         return self._objective.combine(sums, counts)
+
+    def take_flop(self) -> float:
+        return 0.0
 
     def evaluate(self, model: Projector, step: int) -> Evaluation:
         return self._validate(model, step) if self._validate else Evaluation()

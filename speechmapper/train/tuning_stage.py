@@ -136,6 +136,9 @@ class TuningStage:
             loss = loss + sigma * self._objective.combine(sums, counts)
         return loss
 
+    def take_flop(self) -> float:
+        return self._llm.take_flop()
+
     def evaluate(self, model: Any, step: int) -> Evaluation:
         return self._validation.run(model, step, self) if self._validation else Evaluation()
 

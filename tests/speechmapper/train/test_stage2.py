@@ -230,6 +230,17 @@ def test_another_target_set_of_the_same_width_is_refused(world, stage1_run, tmp_
         train_stage2(request(other, stage1_run, tmp_path / "run"))
 
 
+def test_the_log_tells_the_llms_flop_and_of_a_known_gpu_their_share(world, stage1_run, tmp_path, monkeypatch):
+    assert all("llm_tflops_per_second" not in line for line in read_metrics(stage1_run))
+    train_stage2(request(world, stage1_run, tmp_path / "cpu"))
+    lines = read_metrics(tmp_path / "cpu")
+    assert lines and all(line["llm_tflops_per_second"] > 0 and "llm_mfu" not in line for line in lines)
+    monkeypatch.setattr("speechmapper.train.log.peak_flop", lambda _device: 2e12)
+    train_stage2(request(world, stage1_run, tmp_path / "gpu"))
+    for line in read_metrics(tmp_path / "gpu"):
+        assert line["llm_mfu"] == pytest.approx(line["llm_tflops_per_second"] / 2, rel=1e-4)
+
+
 def test_a_translation_without_a_prompt_is_refused_before_the_llm_is_loaded(tmp_path, stage1_run):
     world = make_world(tmp_path / "world", translation={"de": "rain", "xx": "boat"})
     with pytest.raises(ConfigError, match="no st prompt for xx"):
