@@ -277,6 +277,26 @@ def test_gradients_reach_the_vectors_and_no_weight(llm):
     assert all(not weight.requires_grad and weight.grad is None for weight in llm.model.parameters())
 
 
+@pytest.mark.parametrize("autocast", [False, True])
+def test_an_llm_in_bfloat16_takes_vectors_in_float32_and_gives_their_gradients_back_so(autocast):
+    """Whatever precision the projector is trained in, the LLM computes in its own."""
+    half = frozen(llama().to(torch.bfloat16))
+    vectors, lengths = as_vectors(half)
+    vectors, prompts = vectors.float().nan_to_num().requires_grad_(), asr_prompts(half)
+    seen = []
+    half.model.lm_head.register_forward_hook(lambda _m, _i, output: seen.append(output.dtype))
+    batch = half.splice(vectors, lengths, prompts)
+    with torch.autocast("cpu", torch.float16, enabled=autocast):
+        loss = half.answer_loss(vectors, lengths, prompts)
+        half.generate(vectors, lengths, prompts, max_new_tokens=2)
+    loss.backward()
+    assert batch.inputs_BSE.dtype == half.embed([3]).dtype == torch.bfloat16 and set(seen) == {torch.bfloat16}
+    assert loss.dtype == vectors.grad.dtype == torch.float32
+    full = frozen(llama())
+    expected = torch.autograd.grad(full.answer_loss(vectors, lengths, prompts), vectors)[0]
+    assert torch.cosine_similarity(vectors.grad.flatten(), expected.flatten(), dim=0) > 0.99
+
+
 def test_splice_puts_vectors_between_the_quotes(llm):
     vectors, lengths = as_vectors(llm)
     prompts = asr_prompts(llm)
