@@ -79,6 +79,7 @@ def predict(request: PredictRequest) -> list[dict[str, Any]]:
     projector = load_projector(request.run).to(device)
     if request.head is not None:
         use_head(projector, request.head, "--head")
+    task = task.as_trained(projector.config.trained_for)
     source = open_source(request, projector)
     not_asked = require_items(source, task, str(request.store or request.manifest))
     targets = source.store.targets(source.target) if isinstance(source, StoreSource) and source.target else None
