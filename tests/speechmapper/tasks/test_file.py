@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import yaml
@@ -66,6 +68,16 @@ def test_a_translation_is_one_item_per_language(tmp_path):
     ]
     chosen = mixture(path, languages=["fr"]).rates[-1][0]
     assert [item.language for item in chosen.items(SAID)] == ["fr"]
+
+
+def test_the_tasks_of_the_zero_shot_study_are_what_their_examples_say():
+    folder = Path(__file__).parents[3] / "jobs" / "zero-shot"
+    tasks = [read_task(path) for path in sorted(folder.glob("*.yaml"))]
+    assert [task.name for task in tasks] == ["colour", "first-word", "he-said"]
+    for task in tasks:
+        shown = task.wordings.examples
+        assert len(shown) == 3
+        assert all(task.items(Fields(text, 1.0))[0].reference == answer for text, answer in shown)
 
 
 @pytest.mark.parametrize(
