@@ -211,7 +211,7 @@ MUTANTS = (
         "pads-are-answers",
         "shorter answers are filled with token 0 and learned",
         "speechmapper/llm.py",
-        "[[-100] * (longest - len(prompt.answer))",
+        "[[IGNORED] * (longest - len(prompt.answer))",
         "[[0] * (longest - len(prompt.answer))",
         (f"{UNIT}/test_llm.py",),
     ),

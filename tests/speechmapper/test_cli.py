@@ -89,6 +89,7 @@ def test_flags_do_not_multiply():
         "stage1": sorted({*TRAINING, "--store"}),
         "stage2": sorted({*TRAINING, "--store", "--projector", "--languages", "--llm", "--task", "--sigma"}),
         "sweep stage1": sorted({*TRAINING, "--store", "--alpha", "--vary", "--llm"}),
+        "sweep stage2": sorted({*TRAINING, "--store", "--projector", "--llm", "--task", "--sigma", "--vary"}),
         **dict.fromkeys(("asr", "st", "sqa"), sorted({*MEASURING, *SEARCHING, *ANSWERING})),
         "keys": ["--json"],
         "score": ["--json", "--normalizer"],
