@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 
@@ -68,3 +69,16 @@ def test_languages_are_of_translations():
         chosen_task("st", " ,")
     with pytest.raises(ConfigError, match="--task dance: use asr, st, sqa"):
         chosen_task("dance")
+
+
+def test_a_run_is_asked_in_the_wordings_it_was_trained_with(world, stage2_run, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(stage2_run / "projector", run / "projector")
+    path = run / "projector" / "config.json"
+    config = json.loads(path.read_text())
+    config["trained_for"]["tasks"] = {"asr": {"system": "dog", "wordings": {"any": ["walked home", "in rain"]}}}
+    path.write_text(json.dumps(config))
+    own = predict(request(world, run, tmp_path / "own", TASKS["asr"]))
+    shipped = predict(request(world, stage2_run, tmp_path / "shipped", TASKS["asr"]))
+    assert all("walked home" in line["prompt"] for line in own)
+    assert not any("walked home" in line["prompt"] for line in shipped)
