@@ -21,13 +21,44 @@ from accelerate import Accelerator
 from sm_pipeline.console import progress
 from sm_pipeline.signals import note_signals
 from sm_store.errors import ConfigError, RunFailed
-from speechmapper.config import DataConfig, ScheduleConfig
+from speechmapper.config import DataConfig, ScheduleConfig, Stage1Config, Stage2Config
+from speechmapper.loader.data import TrainingData
 from speechmapper.loader.epoch import Order
 from speechmapper.loader.prefetch import Source, StepBatches, StepReader
 from speechmapper.train.run import Outcome, Run
+from speechmapper.train.run_folder import print_message
 
 SHOWN = ("loss", "dev_wer")  # beside the progress; metrics.jsonl has all figures
 AT_CTRL_C = "stopping: saving after this step, to continue with --resume; Ctrl-C again stops at once, without saving"
+
+
+def train_together(
+    name: str,
+    data: TrainingData,
+    config: Stage1Config | Stage2Config,
+    runs: Sequence[Run],
+    accelerator: Accelerator,
+    resume: bool,
+    in_sweep: bool,
+) -> tuple[list[Outcome], bool]:
+    """Train runs on the same batches and save the projectors of those that did not fail.
+
+    Returns how each run ended, and whether a signal asked to stop.
+
+    Args:
+        name: for messages.
+        config: of one of them; all have the same data settings and steps.
+        resume, in_sweep: see `Loop.run`.
+    """
+    for note in data.notes:
+        print_message(accelerator, f"  {note}")
+    loop = Loop(name, data.source, data.order, config.data, config.schedule, accelerator)
+    outcomes = loop.run(runs, resume, in_sweep)
+    if accelerator.is_main_process:
+        for run in runs:
+            if run.failure is None:
+                run.save_result()
+    return outcomes, loop.stop_requested
 
 
 class Loop:

@@ -34,7 +34,7 @@ from speechmapper.objectives.build import build_objective, readout_of
 from speechmapper.projector import OWN_HEAD, Projector, ProjectorConfig
 from speechmapper.saved_projector import trained_for
 from speechmapper.train.alignable import alignment_report
-from speechmapper.train.loop import Loop
+from speechmapper.train.loop import train_together
 from speechmapper.train.run import Outcome, Run, Setup, require_compiler
 from speechmapper.train.run_folder import (
     open_accelerator,
@@ -112,15 +112,7 @@ def train_runs(
         f"{name}: {len(data.order.indices)} utterances of {data.split or 'the store'}, left out: {data.left_out}; "
         f"{' to '.join(f'{size:,}' for size in (sizes[0], sizes[-1])[: len(sizes)])} parameters learn{each}; {llm}",
     )
-    for note in data.notes:
-        print_message(first, f"  {note}")
-    loop = Loop(name, data.source, data.order, config.data, config.schedule, first)
-    outcomes = loop.run(runs, resume, in_sweep)
-    if first.is_main_process:
-        for run in runs:
-            if run.failure is None:
-                run.save_result()
-    return outcomes, loop.stop_requested
+    return train_together(name, data, config, runs, first, resume, in_sweep)
 
 
 def batches_of(config: Stage1Config) -> Hashable:

@@ -47,7 +47,7 @@ from speechmapper.saved_projector import (
 from speechmapper.tasks import Mixture, StoreFields, Task
 from speechmapper.tasks.answers import require_answers
 from speechmapper.train.llm_validation import LlmValidation, Probe, probes_of
-from speechmapper.train.loop import Loop
+from speechmapper.train.loop import train_together
 from speechmapper.train.run import Outcome, Run, Setup
 from speechmapper.train.run_folder import open_accelerator, print_message, run_identity, start_run
 from speechmapper.train.run_lock import locked_run
@@ -171,15 +171,7 @@ def train_runs(
     first, plan = next(iter(accelerators.values())), next(iter(plans.values()))
     runs = [build_run(out, each, llm, accelerators[out]) for out, each in plans.items()]
     print_message(first, f"{learning_report(name, plans, llm)}\n  {plan.qualifying}")
-    for note in plan.data.notes:
-        print_message(first, f"  {note}")
-    loop = Loop(name, plan.data.source, plan.data.order, plan.config.data, plan.config.schedule, first)
-    outcomes = loop.run(runs, resume, in_sweep)
-    if first.is_main_process:
-        for run in runs:
-            if run.failure is None:
-                run.save_result()
-    return outcomes, loop.stop_requested
+    return train_together(name, plan.data, plan.config, runs, first, resume, in_sweep)
 
 
 def build_run(out: Path, plan: Plan, llm: FrozenLLM, accelerator: Accelerator) -> Run:
