@@ -90,8 +90,7 @@ class FileTask(Task):
             raise ConfigError(f"{where}: name {quoted(self.name)}: use letters, digits, - and _")
         self.definition = dict(definition)
         self._normalizer = NORMALIZER
-        lines = [line for lines in self._wordings.by_language.values() for line in lines]
-        in_wordings, in_answer = fields_in(lines, where), fields_in([self._answer], where)
+        in_wordings, in_answer = fields_in(self._wordings.every_line(), where), fields_in([self._answer], where)
         if not in_answer:
             raise ConfigError(f"{where}: answer {quoted(self._answer)}: name a field of the manifest, such as {{text}}")
         if TRANSLATION in in_wordings:
@@ -164,7 +163,7 @@ def read_task(path: Path) -> FileTask:
     try:
         definition = yaml.safe_load(path.read_text(encoding="utf-8"))
         json.dumps(definition)
-    except (*NOT_PROMPTS, yaml.YAMLError) as error:
+    except NOT_PROMPTS as error:
         raise ConfigError(f"{path}: not a task ({', '.join(KEYS)}): {error}") from error
     if not isinstance(definition, dict):
         raise ConfigError(f"{path}: not a task: give {', '.join(KEYS)}")

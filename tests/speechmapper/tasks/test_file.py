@@ -115,6 +115,7 @@ def test_the_definition_alone_makes_the_same_task(tmp_path):
         ({"wordings": {"any": ["{questoin}?"]}}, r"\{questoin\}: no field of a manifest"),
         ({"wordings": {"any": ["Who? {"]}}, "Who"),
         ({"wordings": {"any": ["{translation}"]}}, "it can only be the answer"),
+        ({"held_out": {"any": ["{questoin}?"]}}, r"\{questoin\}: no field of a manifest"),
         ({"wordings": {}}, "no wordings"),
         ({"match": "("}, "not a task"),
         ({"naem": "x"}, "unknown key 'naem'"),
