@@ -11,11 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from sm_pipeline.models.source import resolve_model
 from sm_store.errors import ConfigError
 from speechmapper.config_file import to_yaml
 from speechmapper.heads import Head
-from speechmapper.llm_loading import load_llm
 from speechmapper.measure.vectors import Closeness
 from speechmapper.readout.build import llm_readout
 from speechmapper.saved_projector import load_projector
@@ -38,11 +36,6 @@ def world(tmp_path_factory):
     """Utterances with a question and two translations; 20 of 40 are validated on: two batches."""
     folder = tmp_path_factory.mktemp("answers")
     return make_world(folder, utterances=40, splits=("train", "dev"), **ANSWERS)
-
-
-@pytest.fixture(scope="module")
-def llm(world):
-    return load_llm(resolve_model(str(world.llm_folder), "llm"), CPU)
 
 
 @pytest.fixture(scope="module")

@@ -10,13 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-from sm_pipeline.models.source import resolve_model
 from sm_store import Fields
 from sm_store.errors import ConfigError, IdentityMismatch, ModelError
 from speechmapper.first_layers import first_layers_of
 from speechmapper.heads import Head
 from speechmapper.layer_checkpointing import checkpoint_layers
-from speechmapper.llm_loading import load_llm
 from speechmapper.loader.prefetch import read_batch
 from speechmapper.objectives import build
 from speechmapper.projector import HEADS, Projector, ProjectorConfig
@@ -31,11 +29,6 @@ from speechmapper.train.tuning_stage import Terms, TuningStage
 from tests.speechmapper.tiny import make_world, save_llm, source_of, stage1_config, stage2_config
 
 CPU = torch.device("cpu")
-
-
-@pytest.fixture(scope="module")
-def llm(world):
-    return load_llm(resolve_model(str(world.llm_folder), "llm"), CPU)
 
 
 @pytest.fixture

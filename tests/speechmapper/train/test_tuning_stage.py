@@ -22,11 +22,6 @@ from tests.speechmapper.tiny import make_world, source_of, stage2_config
 CPU = torch.device("cpu")
 
 
-@pytest.fixture(scope="module")
-def llm(world):
-    return load_llm(resolve_model(str(world.llm_folder), "llm"), CPU)
-
-
 @pytest.fixture
 def projector(stage1_run) -> Projector:
     return load_projector(stage1_run)
