@@ -60,6 +60,20 @@ class Spliced:
     answers_BN: torch.Tensor
 
 
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What was read out of one row of vectors.
+
+    Attributes:
+        tokens: how many the LLM wrote, without the stop token; None where no LLM wrote it.
+        cut: whether the limit of tokens ended it; None where no LLM wrote it.
+    """
+
+    text: str
+    tokens: int | None = None
+    cut: bool | None = None
+
+
 class FrozenLLM:
     """A causal LLM in eval mode whose weights take no gradient; gradients flow through it to the vectors.
 
@@ -194,7 +208,19 @@ class FrozenLLM:
         max_new_tokens: int = MAX_NEW_TOKENS,
         streamer: Any | None = None,
     ) -> list[str]:
-        """Greedy answers as text, without special tokens.
+        """Greedy answers as text, without special tokens; arguments as of `answers`."""
+        return [answer.text for answer in self.answers(vectors_BUE, vectors_B, prompts, max_new_tokens, streamer)]
+
+    @torch.inference_mode()
+    def answers(
+        self,
+        vectors_BUE: torch.Tensor,
+        vectors_B: torch.Tensor,
+        prompts: Sequence[Prompt],
+        max_new_tokens: int = MAX_NEW_TOKENS,
+        streamer: Any | None = None,
+    ) -> list[Answer]:
+        """Greedy answers with their lengths.
 
         Args:
             prompts: one per row; answers in them are ignored.
@@ -204,7 +230,8 @@ class FrozenLLM:
         unanswered = [Prompt(prompt.before, prompt.after) for prompt in prompts]
         with torch.autocast(self.device.type, enabled=False):
             written = self._write(vectors_BUE, vectors_B, unanswered, max_new_tokens, streamer)
-        return [self.tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in written]
+        texts = [self.tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in written]
+        return [Answer(text, len(ids), len(ids) == max_new_tokens) for text, ids in zip(texts, written, strict=True)]
 
     def _write(
         self,

@@ -47,6 +47,9 @@ TaskOption = Annotated[
 LanguagesOption = Annotated[
     str | None, typer.Option(metavar="L1,L2", help="Languages to translate into [default: all of the manifest's].")
 ]
+OverwriteOption = Annotated[
+    bool, typer.Option("--overwrite", help="Begin anew where --out has predictions already, unfinished ones too.")
+]
 COMMANDS = {
     "asr": "Word and character error rate of a run.",
     "st": "BLEU and chrF of a run that translates speech; needs --llm.",
@@ -74,6 +77,7 @@ def evaluation(name: str, summary: str) -> None:
         hotwords: HotwordsOption = None,
         hotword_weight: HotwordWeightOption = None,
         normalizer: NormalizerOption = None,
+        overwrite: OverwriteOption = False,
         as_json: JsonOption = False,
     ) -> None:
         search = search_of(beam, hotwords, hotword_weight)
@@ -84,7 +88,7 @@ def evaluation(name: str, summary: str) -> None:
         from speechmapper.eval.score import evaluate
 
         request = PredictRequest(
-            run_folder, out, store, manifest, llm, split, device, max_new_tokens, batch, head, search, chosen
+            run_folder, out, store, manifest, llm, split, device, max_new_tokens, batch, head, search, chosen, overwrite
         )
         _tell(evaluate(request, normalizer), out, as_json)
 

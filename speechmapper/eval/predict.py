@@ -4,15 +4,18 @@
                                                +-> probabilities of rows -> beam search -> text    --beam, --hotwords
                                                +-> prompt -> LLM -> greedy answer -> text       with --llm
 
-Utterances of like length are batched; the lines are in the order of the store or manifest, one per item of the task (a
-translation into each language, say). `predictions` writes them. Utterances that the task has no item for are counted.
+Utterances of like length are batched, and their lines written batch by batch (`predictions`), so that an evaluation
+that was interrupted continues. At the end the lines are in the order of the store or manifest, one per item of the task
+(a translation into each language, say). Utterances that the task has no item for are counted.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import hashlib
+import sys
+import time
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +23,14 @@ import torch
 
 from sm_pipeline.console import progress
 from sm_pipeline.devices import autocast, choose_device
+from sm_pipeline.encoders.loading import weights_sha256
+from sm_pipeline.signals import raise_on_signals
 from sm_store import Fields
-from sm_store.errors import ConfigError
-from speechmapper.eval.predictions import write_predictions
+from sm_store.errors import ConfigError, RunFailed
+from sm_store.identity import utf8
+from speechmapper.eval.predictions import PredictionLog
 from speechmapper.eval.sources import Heard, ManifestSource, Source, StoreSource
-from speechmapper.llm import MAX_NEW_TOKENS
+from speechmapper.llm import MAX_NEW_TOKENS, Answer
 from speechmapper.measure.vectors import word_errors
 from speechmapper.projector import Projector, use_head
 from speechmapper.prompting import Instruction
@@ -48,6 +54,7 @@ class PredictRequest:
         head: what the LLM is given, in place of the run's own head; None: that one.
         search: how a CTC projector is read without an LLM; None: greedily.
         task: what is asked, with its languages and wordings.
+        overwrite: begin anew where there are predictions already.
     """
 
     run: Path
@@ -62,6 +69,7 @@ class PredictRequest:
     head: str | None = None
     search: BeamSearch | None = None
     task: Task = ASR
+    overwrite: bool = False
 
 
 def predict(request: PredictRequest) -> list[dict[str, Any]]:
@@ -81,60 +89,112 @@ def predict(request: PredictRequest) -> list[dict[str, Any]]:
         use_head(projector, request.head, "--head")
     task = task.as_trained(projector.config.trained_for)
     source = open_source(request, projector)
-    not_asked = require_items(source, task, str(request.store or request.manifest))
+    items = require_items(source, task, str(request.store or request.manifest))
     targets = source.store.targets(source.target) if isinstance(source, StoreSource) and source.target else None
     readout = build_readout(projector, request.llm, targets, request.max_new_tokens, request.search)
-    ask = partial(answers, projector, readout, task, targets.spec.table_scale if targets else None, request.batch)
-    lines: dict[int, list[dict[str, Any]]] = {}
-    with progress(len(source), "reading out", "utterances") as bar:
-        for heard in source.batches():
-            for number, line in ask(heard, [source.fields(number) for number in heard.numbers]):
-                lines.setdefault(number, []).append({"id": source.id(number), **line})
-            bar.advance(len(heard.numbers))
-    predictions = [line for number in sorted(lines) for line in lines[number]]
-    write_predictions(
+    ids = {source.id(number): number for number in items}
+    log = PredictionLog.open(
         request.out,
-        predictions,
-        {
-            "task": task.name,
-            **({"definition": task.definition} if isinstance(task, FileTask) else {}),
-            **({"languages": list(task.languages)} if task.languages else {}),
-            "readout": readout.name,
-            **(request.search.identity() if request.search else {}),
-            "llm": request.llm,
-            "head": projector.config.head,
-            "chat_template": dict(readout.template),
-            "split": source.split,
-            "rejected": source.rejected(),
-            **({"not_asked": not_asked} if not_asked else {}),
-            "source": str(request.store or request.manifest),
-            "run": projector.config.trained_for,
-            "versions": versions(),
-        },
+        about_predictions(request, task, projector, readout, source, ids),
+        {name: len(items[number]) for name, number in ids.items()},
+        request.overwrite,
     )
-    return predictions
+    if log.finished:
+        sys.stderr.write(f"{request.out}: nothing to do, its {len(log.kept)} predictions are complete\n")
+        return log.kept
+    done = {line["id"] for line in log.kept}
+    left = {number: items[number] for name, number in ids.items() if name not in done}
+    table_scale = targets.spec.table_scale if targets else None
+    with raise_on_signals(), progress(len(items), "reading out", "utterances", done=len(done)) as bar:
+        for heard in source.batches(list(left)):
+            asked = [(row, item) for row, number in enumerate(heard.numbers) for item in left[number]]
+            log.append(answers(Asking(projector, readout, task, table_scale, request.batch), heard, asked, source))
+            bar.advance(len(heard.numbers))
+    if not log.kept and not log.added:
+        raise RunFailed(f"{request.store or request.manifest}: no audio of its {len(items)} utterances could be used")
+    not_asked = len(source) - len(items)
+    found = {"rejected": source.rejected(), **({"not_asked": not_asked} if not_asked else {}), "versions": versions()}
+    return log.finish(found)
 
 
-def answers(
-    projector: Projector,
-    readout: Readout,
-    task: Task,
-    table_scale: float | None,
-    most: int,
-    heard: Heard,
-    fields: Sequence[Fields],
-) -> Iterator[tuple[int, dict[str, Any]]]:
-    """The line of every item of a batch's utterances, with the utterance's number, at most `most` run together."""
-    asked = [(row, item) for row, each in enumerate(fields) for item in task.items(each)]
-    for start in range(0, len(asked), most):
-        rows, items = zip(*asked[start : start + most], strict=True)
-        instructions = [task.instruction(item) for item in items]
-        lines = predict_batch(projector, readout, heard.of_rows(rows), instructions, table_scale)
+def about_predictions(
+    request: PredictRequest, task: Task, projector: Projector, readout: Readout, source: Source, ids: Iterable[str]
+) -> dict[str, Any]:
+    """What decides the predictions, as JSON values: evaluations that agree in it can be continued."""
+    return {
+        "task": task.name,
+        **({"definition": task.definition} if isinstance(task, FileTask) else {}),
+        **({"languages": list(task.languages)} if task.languages else {}),
+        "prompts_sha256": task.fingerprint(),
+        "readout": readout.name,
+        **(request.search.identity() if request.search else {}),
+        "llm": request.llm,
+        **({"max_new_tokens": request.max_new_tokens} if request.llm else {}),
+        "head": projector.config.head,
+        "chat_template": dict(readout.template),
+        "split": source.split,
+        "source": str(request.store or request.manifest),
+        **({"target": source.target} if isinstance(source, StoreSource) else {}),
+        "utterances_sha256": hashlib.sha256("\n".join(ids).encode(errors="surrogateescape")).hexdigest(),
+        "projector_sha256": weights_sha256(projector),
+        "run": projector.config.trained_for,
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class Asking:
+    """How answers are read out.
+
+    Attributes:
+        table_scale: mean square of the table's entries, by which distances to true embeddings are divided.
+        most: items run together.
+    """
+
+    projector: Projector
+    readout: Readout
+    task: Task
+    table_scale: float | None
+    most: int
+
+
+def answers(how: Asking, heard: Heard, asked: Sequence[tuple[int, Item]], source: Source) -> list[dict[str, Any]]:
+    """The line of every item of a batch's utterances, each with its row in the batch."""
+    found = []
+    for start in range(0, len(asked), how.most):
+        rows, items = zip(*asked[start : start + how.most], strict=True)
+        instructions = [how.task.instruction(item) for item in items]
+        began = time.perf_counter()
+        lines = predict_batch(how.projector, how.readout, heard.of_rows(rows), instructions, how.table_scale)
+        seconds = (time.perf_counter() - began) / len(rows)
         for row, item, instruction, line in zip(rows, items, instructions, lines, strict=True):
-            labels = {"lang": fields[row].lang, "language": item.language}
-            found = {name: value for name, value in labels.items() if value not in (None, ANY_LANGUAGE)}
-            found |= {"reference": item.reference, "prompt": readout.shown(instruction), **line}
-            yield heard.numbers[row], {**found, "output": task.cleaned(line["output"])}
+            number = heard.numbers[row]
+            found.append(
+                {
+                    "id": source.id(number),
+                    "task": how.task.name,
+                    **labels(source.fields(number), item),
+                    "reference": item.reference,
+                    **prompt_of(how.readout.shown(instruction)),
+                    **line,
+                    "output": how.task.cleaned(line["output"]),
+                    "seconds": round(seconds, 4),
+                }
+            )
+    return found
+
+
+def labels(fields: Fields, item: Item) -> dict[str, Any]:
+    """What is known of an item besides its answer, to tell results apart by: speaker, corpus, languages, ..."""
+    known = {name: getattr(fields, name) for name in ("lang", "speaker", "corpus", "duration")}
+    known["language"] = None if item.language == ANY_LANGUAGE else item.language
+    known["question"] = item.values.get("question")
+    known["source"] = fields.text if fields.text != item.reference else None
+    return {name: value for name, value in known.items() if value is not None}
+
+
+def prompt_of(prompt: str | None) -> dict[str, Any]:
+    """A prompt and its fingerprint; without one, null alone."""
+    return {"prompt": prompt, **({"prompt_sha256": hashlib.sha256(utf8(prompt)).hexdigest()[:12]} if prompt else {})}
 
 
 @torch.inference_mode()
@@ -149,8 +209,8 @@ def predict_batch(
     device = projector.device
     with autocast(device):
         projected = projector.project(heard.features_BTD.to(device), heard.frames_B.to(device))
-        outputs = readout.read(projected, instructions)
-    lines: list[dict[str, Any]] = [{"output": output} for output in outputs]
+        read = readout.answers(projected, instructions)
+    lines: list[dict[str, Any]] = [{"output": answer.text, **ending(answer)} for answer in read]
     if heard.targets_BUE is None or heard.tokens_B is None or table_scale is None:
         return lines
     targets_BUE, tokens_B = heard.targets_BUE.to(device), heard.tokens_B.to(device)
@@ -162,25 +222,29 @@ def predict_batch(
     return lines
 
 
-def require_items(source: Source, task: Task, where: str) -> int:
-    """Leave the utterances out that a task has no item for; returns how many.
+def ending(answer: Answer) -> dict[str, Any]:
+    """How many tokens an LLM wrote, and what ended them; empty where none wrote."""
+    return {} if answer.tokens is None else {"tokens": answer.tokens, "stop": "length" if answer.cut else "end"}
+
+
+def require_items(source: Source, task: Task, where: str) -> dict[int, list[Item]]:
+    """The items of every utterance that has any, by its number.
 
     Raises:
-        ConfigError: it has none at all, or no wording for the language of one.
+        ConfigError: none has one, or there is no wording for the language of one.
     """
     numbers = source.numbers()
     asked = {number: task.items(source.fields(number)) for number in numbers}
     for language in sorted({item.language for items in asked.values() for item in items}):
         task.instruction(Item(language=language))
-    kept = [number for number in numbers if asked[number]]
-    if not kept:
+    found = {number: items for number, items in asked.items() if items}
+    if not found:
         wanted = f" ({', '.join(task.needs)}{' in ' + ', '.join(task.languages) if task.languages else ''})"
         raise ConfigError(
             f"{where}: split {source.split or '(all)'}: none of {len(numbers)} utterances has an answer for "
             f"{task.name}{wanted if task.needs else ''}; choose another --split, task or corpus"
         )
-    source.keep(kept)
-    return len(numbers) - len(kept)
+    return found
 
 
 def open_source(request: PredictRequest, projector: Projector) -> Source:

@@ -1,6 +1,6 @@
 """Where an evaluation gets its speech: a store, or the audio of a manifest.
 
-    source.batches()  ->  Heard(features, lengths, targets), a batch of like length at a time
+    source.batches(source.numbers())->  Heard(features, lengths, targets), a batch of like length at a time
     source.id(7), source.fields(7)  ->  "test-00007", Fields("the dog ran", 1.2)
 
 Both give the same features for the same audio; a store also has the true embeddings to measure distances to.
@@ -21,7 +21,7 @@ import torch
 from sm_pipeline.audio import Cut, file_seconds
 from sm_pipeline.manifest import Manifest, read_manifest
 from sm_store import Fields, Store
-from sm_store.errors import InputError, RunFailed
+from sm_store.errors import InputError
 from speechmapper.audio_features import Listening, load_listening, load_wave
 from speechmapper.loader.data import TEST_SPLIT, choose_split, split_of
 from speechmapper.loader.epoch import Budget, batches_by_length
@@ -68,11 +68,8 @@ class Source(Protocol):
     def numbers(self) -> Sequence[int]:
         """The numbers of its utterances."""
 
-    def keep(self, numbers: Sequence[int]) -> None:
-        """Leave out all but these utterances."""
-
-    def batches(self) -> Iterator[Heard]:
-        """Every utterance once, in batches of like length, the longest first."""
+    def batches(self, numbers: Sequence[int]) -> Iterator[Heard]:
+        """Each of these utterances once, in batches of like length, the longest first."""
 
     def id(self, number: int) -> str:
         """The id of an utterance."""
@@ -112,13 +109,9 @@ class StoreSource:
         indices: list[int] = self._indices.tolist()
         return indices
 
-    def keep(self, numbers: Sequence[int]) -> None:
+    def batches(self, numbers: Sequence[int]) -> Iterator[Heard]:
         """See `Source`."""
-        self._indices = np.asarray(numbers, np.int64)
-
-    def batches(self) -> Iterator[Heard]:
-        """See `Source`."""
-        for batch in batches_by_length(self._indices, self.store.frames, self._budget):
+        for batch in batches_by_length(np.asarray(numbers, np.int64), self.store.frames, self._budget):
             data = self.store.read(batch, targets=self.target, geometry=self._geometry)
             targets = as_tensor(data.targets_BUE) if data.targets_BUE is not None else None
             tokens = as_tensor(data.tokens_B) if data.tokens_B is not None else None
@@ -161,14 +154,11 @@ class ManifestSource:
         """See `Source`."""
         return range(len(self))
 
-    def keep(self, numbers: Sequence[int]) -> None:
-        """See `Source`; the numbers are counted anew."""
-        self._utterances = tuple(self._utterances[number] for number in numbers)
-
-    def batches(self) -> Iterator[Heard]:
+    def batches(self, numbers: Sequence[int]) -> Iterator[Heard]:
         """See `Source`; utterances whose audio cannot be used are left out and counted."""
-        frames = np.array([self._about_frames(number) for number in range(len(self))], np.int64)
-        order = np.arange(len(self), dtype=np.int64)
+        frames = np.zeros(len(self), np.int64)
+        frames[list(numbers)] = [self._about_frames(number) for number in numbers]
+        order = np.asarray(numbers, np.int64)
         for batch in batches_by_length(order, frames, self._budget):
             waves = {number: wave for number in batch.tolist() if (wave := self._wave(number)) is not None}
             if not waves:
@@ -176,11 +166,9 @@ class ManifestSource:
             features_BTD, frames_B = self._listening.features(list(waves.values()))
             usable_B = frames_B >= self._shortest
             self._rejected += int((~usable_B).sum())
-            numbers = [number for number, usable in zip(waves, usable_B.tolist(), strict=True) if usable]
-            if numbers:
-                yield Heard(numbers, features_BTD[usable_B], frames_B[usable_B])
-        if self._rejected == len(self):
-            raise RunFailed(f"{self._manifest.path}: no audio of its {len(self)} utterances could be used")
+            found = [number for number, usable in zip(waves, usable_B.tolist(), strict=True) if usable]
+            if found:
+                yield Heard(found, features_BTD[usable_B], frames_B[usable_B])
 
     def id(self, number: int) -> str:
         """See `Source`."""

@@ -27,7 +27,7 @@ from sm_store import TargetSet
 from sm_store.errors import ConfigError, ModelError
 from sm_store.targets import table_sha256
 from speechmapper.heads import Head
-from speechmapper.llm import MAX_NEW_TOKENS, FrozenLLM
+from speechmapper.llm import MAX_NEW_TOKENS, Answer, FrozenLLM
 from speechmapper.llm_loading import load_llm
 from speechmapper.projector import Projected, Projector, ProjectorConfig
 from speechmapper.prompting import Instruction
@@ -47,16 +47,20 @@ class Readout:
     Attributes:
         name: for reports.
         head: of the projector, with the table it reads by.
-        read: a projected batch and an instruction per row -> a text per row.
+        answers: a projected batch and an instruction per row -> an answer per row.
         shown: the prompt of an instruction as text; None where none is used.
         template: what the chat template was given besides the turns, for identities.
     """
 
     name: str
     head: Head
-    read: Callable[[Projected, Sequence[Instruction]], list[str]]
+    answers: Callable[[Projected, Sequence[Instruction]], list[Answer]]
     shown: Callable[[Instruction], str | None]
     template: Mapping[str, Any] = field(default_factory=dict)
+
+    def read(self, projected: Projected, instructions: Sequence[Instruction]) -> list[str]:
+        """The text of each answer."""
+        return [answer.text for answer in self.answers(projected, instructions)]
 
     def require_task(self, task: Task) -> None:
         """Check that this readout can do a task. Raises as `require_transcript`."""
@@ -111,14 +115,14 @@ def build_readout(
 def llm_readout(llm: FrozenLLM, head: Head, max_new_tokens: int = MAX_NEW_TOKENS) -> Readout:
     """Greedy answers of a loaded LLM to what the head gives it."""
 
-    def read(projected: Projected, instructions: Sequence[Instruction]) -> list[str]:
+    def answers(projected: Projected, instructions: Sequence[Instruction]) -> list[Answer]:
         prompts = [llm.prompter.write(instruction) for instruction in instructions]
-        return llm.generate(*head.inputs(projected), prompts, max_new_tokens)
+        return llm.answers(*head.inputs(projected), prompts, max_new_tokens)
 
     def shown(instruction: Instruction) -> str:
         return llm.prompter.shown(llm.prompter.write(instruction))
 
-    return Readout(GENERATED, head, read, shown, llm.prompter.template())
+    return Readout(GENERATED, head, answers, shown, llm.prompter.template())
 
 
 def require_search(search: BeamSearch, config: ProjectorConfig, llm: str | None) -> None:
@@ -149,16 +153,23 @@ def nearest_readout(projector: Projector, targets: TargetSet | None, search: Bea
     head = Head(projector.config, table, made["pad_id"], projector.device)
     nearest = NearestToken(tokenizer, made["pad_id"])
     if search is None:
-        return Readout(NEAREST, head, lambda projected, _: nearest.texts(head.token_ids(projected)), lambda _: None)
+        return Readout(
+            NEAREST, head, lambda projected, _: _unwritten(nearest.texts(head.token_ids(projected))), lambda _: None
+        )
     bonus, width = NO_HOTWORDS, search.width
     if search.hotwords is not None:
         bonus = HotwordBonus(search.hotwords.normalised(_normalizer(projector.config)), tokenizer, search.weight)
 
-    def read(projected: Projected, _: Sequence[Instruction]) -> list[str]:
+    def answers(projected: Projected, _: Sequence[Instruction]) -> list[Answer]:
         found = [beam_search(top, width, bonus)[0] for top in head.top_tokens(projected, TOP_TOKENS)]
-        return nearest.texts([best.tokens for best in found])
+        return _unwritten(nearest.texts([best.tokens for best in found]))
 
-    return Readout(SEARCHED, head, read, lambda _: None)
+    return Readout(SEARCHED, head, answers, lambda _: None)
+
+
+def _unwritten(texts: Sequence[str]) -> list[Answer]:
+    """Texts that no LLM wrote."""
+    return [Answer(text) for text in texts]
 
 
 def _normalizer(config: ProjectorConfig) -> str:

@@ -16,6 +16,7 @@ from sm_store.errors import ConfigError, IdentityMismatch, InputError, ModelErro
 from speechmapper import SpeechMapper
 from speechmapper.cli import app
 from speechmapper.eval.predict import PredictRequest, predict
+from speechmapper.llm import Answer
 from speechmapper.readout.beam import BeamSearch
 from speechmapper.saved_projector import load_projector
 from speechmapper.tasks import ASR
@@ -43,7 +44,8 @@ def test_a_run_is_asked_in_the_wordings_it_was_trained_with(chain, monkeypatch):
     own = {"system": "a", "wordings": {"any": ["Say it again."]}}
     mapper.projector.config.trained_for["tasks"] = {"asr": own}
     said = []
-    monkeypatch.setattr(mapper, "_readout", replace(mapper._readout, read=lambda _, asked: said.extend(asked) or [""]))
+    heard = replace(mapper._readout, answers=lambda _, asked: said.extend(asked) or [Answer("")])
+    monkeypatch.setattr(mapper, "_readout", heard)
     mapper.transcribe(speech.tone(1.5))
     assert [(each.system, each.text) for each in said] == [("a", "Say it again.")]
 

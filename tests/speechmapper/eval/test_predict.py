@@ -13,7 +13,7 @@ import torch
 
 from sm_store import Store
 from sm_store.errors import ConfigError, IdentityMismatch, ModelError
-from speechmapper.eval.predict import PredictRequest, predict
+from speechmapper.eval.predict import PredictRequest, answers, predict
 from speechmapper.eval.score import evaluate, score
 from speechmapper.heads import Head
 from speechmapper.loader.prefetch import read_batch
@@ -178,3 +178,53 @@ def test_beam_search_of_another_projector_is_refused_before_its_weights_are_read
     (run / "projector" / "model.safetensors").unlink()
     with pytest.raises(ConfigError, match=r"--beam, --hotwords: .* read by nearest"):
         predict(PredictRequest(run, tmp_path / "out", world.path, search=BeamSearch()))
+
+
+def test_an_interrupted_evaluation_continues_to_the_same_file(world, stage2_run, tmp_path, monkeypatch):
+    def request(out):
+        return PredictRequest(
+            stage2_run, tmp_path / out, world.path, llm=str(world.llm_folder), max_new_tokens=3, batch=2
+        )
+
+    whole = predict(request("whole"))
+    asked = []
+
+    class Stop(Exception):
+        pass
+
+    def once(*given):
+        asked.append(len(given[2]))
+        if len(asked) == 2:
+            raise Stop
+        return answers(*given)
+
+    with monkeypatch.context() as patch, pytest.raises(Stop):
+        patch.setattr("speechmapper.eval.predict.answers", once)
+        predict(request("out"))
+    assert len(lines_of(tmp_path / "out")) == asked[0] == 2
+    with pytest.raises(IdentityMismatch, match="max_new_tokens: 3 != 4"):
+        predict(dataclasses.replace(request("out"), max_new_tokens=4))
+    asked.clear()
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            "speechmapper.eval.predict.answers", lambda *given: asked.append(len(given[2])) or answers(*given)
+        )
+        again = predict(request("out"))
+        assert sum(asked) == len(whole) - 2
+        assert predict(request("out")) == again and sum(asked) == len(whole) - 2
+    same = [{key: value for key, value in line.items() if key != "seconds"} for line in again]
+    assert same == [{key: value for key, value in line.items() if key != "seconds"} for line in whole]
+
+
+def test_lines_say_what_the_llm_wrote_and_what_is_known_of_the_speech(world, stage2_run, tmp_path):
+    request = PredictRequest(stage2_run, tmp_path, world.path, llm=str(world.llm_folder), max_new_tokens=3)
+    lines, fields = predict(request), world.store
+    for index, line in zip(fields.select(split="test"), lines, strict=True):
+        record = fields[int(index)]
+        assert (line["task"], line["duration"]) == ("asr", record.duration)
+        assert line.get("speaker") == record.speaker and line.get("lang") == record.lang
+        assert line["prompt_sha256"] == hashlib.sha256(line["prompt"].encode()).hexdigest()[:12]
+        assert 0 <= line["tokens"] <= 3 and line["seconds"] > 0
+        assert (line["stop"] == "length") == (line["tokens"] == 3)
+        assert "source" not in line  # the answer is the transcript
+    assert {line["stop"] for line in lines} == {"length"}

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from sm_store.errors import ConfigError
+from sm_store.errors import ConfigError, IdentityMismatch
 from speechmapper.eval.predict import PredictRequest, predict
-from speechmapper.eval.predictions import read_predictions, write_predictions
+from speechmapper.eval.predictions import PredictionLog, read_predictions, write_predictions
 
 
 def test_bad_predictions_are_named_by_line(tmp_path):
@@ -77,3 +77,40 @@ def test_a_distance_without_its_positions_is_no_prediction(tmp_path, figures):
     write_predictions(tmp_path, [{"reference": "x", "output": "y", **figures}], {})
     with pytest.raises(ConfigError, match=r"predictions\.jsonl:1: not a prediction"):
         read_predictions(tmp_path)
+
+
+ABOUT = {"task": "asr", "run": {"sizes": (1, 2)}}
+LINES = [{"id": name, "reference": name, "output": name.upper()} for name in ("a", "b", "b", "c")]
+ITEMS = {"a": 1, "b": 2, "c": 1}
+
+
+def test_an_interrupted_evaluation_keeps_the_lines_of_whole_utterances(tmp_path):
+    """Stopped in the middle of a line, with one of the two lines of `b`."""
+    log = PredictionLog.open(tmp_path, ABOUT, ITEMS)
+    log.append([LINES[3]])
+    log.append([LINES[1]])
+    unfinished = {"task": "asr", "run": {"sizes": [1, 2]}, "complete": False}
+    assert read_predictions(tmp_path) == ([LINES[3], LINES[1]], unfinished)
+    with (tmp_path / "predictions.jsonl").open("a") as file:
+        file.write('{"id": "a", "refer')
+    again = PredictionLog.open(tmp_path, ABOUT, ITEMS)
+    assert (again.kept, again.finished) == ([LINES[3]], False)
+    assert read_predictions(tmp_path)[0] == [LINES[3]]
+    again.append([LINES[1], LINES[2]])
+    again.append([LINES[0]])
+    assert again.finish({"rejected": 0}) == LINES
+    assert read_predictions(tmp_path) == (LINES, {"task": "asr", "run": {"sizes": [1, 2]}, "rejected": 0})
+    done = PredictionLog.open(tmp_path, ABOUT, ITEMS)
+    assert (done.kept, done.finished) == (LINES, True)
+    assert not PredictionLog.open(tmp_path, ABOUT, ITEMS, overwrite=True).kept
+
+
+def test_an_unfinished_evaluation_with_other_settings_is_refused_and_a_finished_one_replaced(tmp_path, capsys):
+    PredictionLog.open(tmp_path, ABOUT, ITEMS).append([LINES[0]])
+    with pytest.raises(
+        IdentityMismatch, match=r"unfinished predictions \(--overwrite begins anew\).*task: .*asr.* != .*st"
+    ):
+        PredictionLog.open(tmp_path, {**ABOUT, "task": "st"}, ITEMS)
+    PredictionLog.open(tmp_path, ABOUT, ITEMS).finish({"rejected": 2, "versions": {"torch": "1"}})
+    assert PredictionLog.open(tmp_path, {**ABOUT, "task": "st"}, ITEMS).kept == []
+    assert "replaces predictions with other settings (task: " in capsys.readouterr().err
