@@ -20,6 +20,10 @@ NormalizerOption = Annotated[
         help="Text normaliser of the error rates: mms-2, whisper or none. Default: the one the run was trained with.",
     ),
 ]
+ByOption = Annotated[
+    str | None,
+    typer.Option("--by", metavar="COLUMN,...", help="Also by fields of the predictions: speaker, lang, corpus, ..."),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print metrics.json on stdout and nothing else.")]
 
 
@@ -103,12 +107,14 @@ for _name, _summary in COMMANDS.items():
 def score(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder with predictions.jsonl.")],
     normalizer: NormalizerOption = None,
+    by: ByOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Metrics again from predictions.jsonl; loads no model."""
+    from speechmapper.eval.breakdown import parse_columns
     from speechmapper.eval.score import score as score_again
 
-    _tell(score_again(out, normalizer), out, as_json)
+    _tell(score_again(out, normalizer, parse_columns(by)), out, as_json)
 
 
 @app.command()

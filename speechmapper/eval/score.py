@@ -3,7 +3,8 @@
     evaluate(PredictRequest(run, out, store))        predictions.jsonl, about.json, metrics.json in `out`
     score(out)                                       metrics.json again, from the predictions
 
-metrics.json is flat: the rates first, then what made them.
+In metrics.json the metrics are first, `NAME_ci95` beside those that have one, then the same by language and by the
+fields asked for, then what made them.
 """
 
 from __future__ import annotations
@@ -13,9 +14,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from sm_pipeline.text import NORMALIZER
 from sm_store.durable import write_file
 from sm_store.errors import ConfigError
+from speechmapper.eval.breakdown import breakdown, by_language, wording_spread
 from speechmapper.eval.predictions import ABOUT_FILE, read_predictions
 from speechmapper.measure.text import normaliser
 from speechmapper.tasks import ASR, TASKS, FileTask, Task
@@ -26,28 +30,45 @@ if TYPE_CHECKING:
 METRICS_FILE = "metrics.json"
 
 
-def evaluate(request: PredictRequest, normalizer: str | None = None) -> dict[str, Any]:
+def evaluate(request: PredictRequest, normalizer: str | None = None, by: Sequence[str] = ()) -> dict[str, Any]:
     """Predict and score; returns what is in metrics.json. Errors: see `predict` and `score`."""
     if normalizer is not None:
         normaliser(normalizer)  # refused before anything is loaded
     from speechmapper.eval.predict import predict  # torch and transformers: `score` does without
 
     predict(request)
-    return score(request.out, normalizer)
+    return score(request.out, normalizer, by)
 
 
-def score(out: Path, normalizer: str | None = None) -> dict[str, Any]:
+def score(out: Path, normalizer: str | None = None, by: Sequence[str] = ()) -> dict[str, Any]:
     """Metrics of the predictions in `out`, written to metrics.json; no model is loaded.
 
     Args:
         normalizer: name of the text normaliser; None: the one the run was trained with.
+        by: fields of the predictions by whose values the metrics are given too.
 
     Raises:
-        ConfigError: no predictions, a bad line, or no normaliser of that name.
+        ConfigError: no predictions, a bad line, no normaliser of that name, or a field that no prediction has.
     """
     predictions, about = read_predictions(out)
     task = recorded_task(about, out / ABOUT_FILE).with_normalizer(normalizer or recorded_normalizer(about))
-    metrics = {**task.score(predictions), **by_language(task, predictions), **embedding_error(predictions), **about}
+    scored = task.scored(predictions)
+
+    def figures(rows: np.ndarray) -> dict[str, Any]:
+        return {
+            **scored.figures(rows),
+            **scored.intervals(rows),
+            **scored.details(rows),
+            **embedding_error([predictions[row] for row in rows]),
+        }
+
+    metrics = {
+        **figures(np.arange(len(predictions))),
+        **by_language(predictions, figures),
+        **breakdown(predictions, by, figures),
+        **wording_spread(predictions, list(scored.sums()), figures),
+        **about,
+    }
     write_file(out / METRICS_FILE, json.dumps(metrics, indent=1, ensure_ascii=False).encode() + b"\n")
     return metrics
 
@@ -60,15 +81,6 @@ def recorded_task(about: Mapping[str, Any], path: Path) -> Task:
     if name not in TASKS:
         raise ConfigError(f"{path}: unknown task {name!r}; predict again")
     return TASKS[name]
-
-
-def by_language(task: Task, predictions: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """`by_language`: the metrics by the language of the answers, where there are several."""
-    languages = sorted({str(line["language"]) for line in predictions if "language" in line})
-    if len(languages) < 2:
-        return {}
-    lines = {language: [line for line in predictions if line.get("language") == language] for language in languages}
-    return {"by_language": {language: task.score(each) for language, each in lines.items()}}
 
 
 def recorded_normalizer(about: Mapping[str, Any]) -> str:

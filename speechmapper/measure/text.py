@@ -9,12 +9,13 @@ Error rates are on normalised texts: the edits of all utterances divided by the 
 utterance whose reference is empty once normalised has no error rate and is counted separately. The normaliser is one of
 `sm_pipeline.text`, `whisper` (Radford et al. 2022, package whisper-normalizer: its rules for English where the language
 is English or not known, else its basic ones), or `none`.
+
+`count_errors` and its neighbours in `word_errors`, `translation` and `answers` keep what each utterance adds, for
+intervals and for parts of the corpus.
 """
 
 from __future__ import annotations
 
-import string
-from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
 from typing import Any
@@ -23,8 +24,10 @@ from sm_pipeline.languages import language_tag
 from sm_pipeline.text import NORMALIZER, NORMALIZERS, normalise
 from sm_store.errors import ConfigError
 from sm_store.extras import extra_module
+from speechmapper.measure.answers import AnswerMatches
+from speechmapper.measure.translation import TranslationMatches
+from speechmapper.measure.word_errors import WordErrors
 
-ARTICLES = ("a", "an", "the")
 WHISPER = "whisper"
 NONE = "none"
 
@@ -37,29 +40,35 @@ def error_rates(
 ) -> dict[str, Any]:
     """`wer`, `cer`, `utterances`, `normalizer`, and `without_reference` if any utterance has no reference.
 
-    Args:
-        normalizer: name of the text normaliser. languages: of the utterances, where they are known.
+    Args: see `count_errors`.
 
     `wer` and `cer` are fractions, or None if no utterance has a reference.
 
     Raises:
         ConfigError: no normaliser of that name.
     """
-    jiwer = extra_module("jiwer")
+    return count_errors(references, outputs, normalizer, languages).figures()
 
+
+def count_errors(
+    references: Sequence[str],
+    outputs: Sequence[str],
+    normalizer: str = NORMALIZER,
+    languages: Sequence[str | None] | None = None,
+) -> WordErrors:
+    """The errors of each utterance, after normalisation.
+
+    Args:
+        normalizer: name of the text normaliser. languages: of the utterances, where they are known.
+
+    Raises:
+        ConfigError: no normaliser of that name.
+    """
     pairs = []
     for reference, output, language in zip(references, outputs, languages or [None] * len(references), strict=True):
         plain = normaliser(normalizer, language)
         pairs.append((plain(reference), plain(output)))
-    scored = [pair for pair in pairs if pair[0]]
-    rates: dict[str, Any] = {"wer": None, "cer": None, "utterances": len(scored), "normalizer": normalizer}
-    if scored:
-        expected, found = [pair[0] for pair in scored], [pair[1] for pair in scored]
-        rates["wer"] = jiwer.wer(expected, found)
-        rates["cer"] = jiwer.cer(expected, found)
-    if len(scored) < len(pairs):
-        rates["without_reference"] = len(pairs) - len(scored)
-    return rates
+    return WordErrors.of([pair[0] for pair in pairs], [pair[1] for pair in pairs], normalizer)
 
 
 @lru_cache
@@ -90,15 +99,7 @@ def translation_scores(references: Sequence[str], outputs: Sequence[str], langua
 
     `bleu` and `chrf` are None where there is nothing to score.
     """
-    metrics = extra_module("sacrebleu.metrics")
-
-    scores: dict[str, Any] = {"bleu": None, "chrf": None, "utterances": len(references)}
-    if references:
-        tag = language_tag(language or "") or ""
-        for name, metric in (("bleu", metrics.BLEU(trg_lang=tag)), ("chrf", metrics.CHRF())):
-            scores[name] = metric.corpus_score(list(outputs), [list(references)]).score
-            scores[f"{name}_signature"] = str(metric.get_signature())
-    return scores
+    return TranslationMatches.of(references, outputs, [language] * len(references)).figures()
 
 
 def answer_scores(references: Sequence[str], outputs: Sequence[str]) -> dict[str, Any]:
@@ -107,21 +108,4 @@ def answer_scores(references: Sequence[str], outputs: Sequence[str]) -> dict[str
     Both compare words as SQuAD does (Rajpurkar et al. 2016): lower case, without punctuation and articles. They are
     None where there is nothing to score.
     """
-    pairs = [(_squad_words(one), _squad_words(two)) for one, two in zip(references, outputs, strict=True)]
-    if not pairs:
-        return {"exact_match": None, "f1": None, "utterances": 0}
-    exact = sum(expected == found for expected, found in pairs)
-    f1 = sum(_token_f1(expected, found) for expected, found in pairs)
-    return {"exact_match": exact / len(pairs), "f1": f1 / len(pairs), "utterances": len(pairs)}
-
-
-def _squad_words(text: str) -> list[str]:
-    kept = "".join(character for character in text.lower() if character not in string.punctuation)
-    return [word for word in kept.split() if word not in ARTICLES]
-
-
-def _token_f1(expected: list[str], found: list[str]) -> float:
-    if not expected or not found:
-        return float(expected == found)
-    shared = sum((Counter(expected) & Counter(found)).values())
-    return 2 * shared / (len(expected) + len(found))
+    return AnswerMatches.of(references, outputs).figures()

@@ -5,12 +5,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
-
 from sm_pipeline.text import NORMALIZER, normalise
 from sm_store import Fields
-from speechmapper.measure.text import error_rates
 from speechmapper.tasks.base import Item, Task
 
 
@@ -23,13 +19,10 @@ class SpeechRecognition(Task):
 
     name: str = "asr"
     transcript: bool = True
+    scored_by: str = "wer"
 
     def __init__(self, normalizer: str = NORMALIZER) -> None:
-        self._normalizer = normalizer
-
-    def with_normalizer(self, normalizer: str) -> SpeechRecognition:
-        """The same with another text normaliser."""
-        return SpeechRecognition(normalizer)
+        self.normalizer = normalizer
 
     def items(self, fields: Fields) -> list[Item]:
         """The transcript; every utterance has one."""
@@ -37,7 +30,7 @@ class SpeechRecognition(Task):
 
     def answer(self, item: Item) -> str:
         """The normalised transcript."""
-        return normalise(item.reference, self._normalizer)
+        return normalise(item.reference, self.normalizer)
 
     def cleaned(self, output: str) -> str:
         """The transcript without one double quote at its start or end that has no partner: one of the prompt's."""
@@ -45,8 +38,3 @@ class SpeechRecognition(Task):
         if text.count('"') % 2 == 0:
             return text
         return (text[1:] if text.startswith('"') else text.removesuffix('"')).strip()
-
-    def score(self, predictions: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        """`wer`, `cer`, `utterances`, `normalizer`."""
-        references, outputs = ([str(line[name]) for line in predictions] for name in ("reference", "output"))
-        return error_rates(references, outputs, self._normalizer, [line.get("lang") for line in predictions])

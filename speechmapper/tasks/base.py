@@ -25,9 +25,12 @@ import numpy as np
 import yaml
 
 from sm_pipeline.languages import language_tag, tag_or_name
+from sm_pipeline.text import NORMALIZER
 from sm_store import Fields
 from sm_store.errors import ConfigError, quoted
+from speechmapper.measure.sums import ScoredLines
 from speechmapper.prompting import Instruction
+from speechmapper.tasks.scores import SCORES, Predictions
 from speechmapper.tasks.store_fields import StoreFields
 
 PROMPT_FOLDER = Path(__file__).parents[1] / "prompts"
@@ -164,12 +167,16 @@ class Task(ABC):
         placeholders: what every wording has to have in braces.
         transcript: whether the answer is made of what is said, and so is wrong where a recogniser wrote the text.
         languages: of the answers asked for, where an utterance has several; empty: all there are.
+        scored_by: its score's name in `SCORES`.
+        normalizer: name of the text normaliser of word error rates.
     """
 
     name: str
     needs: tuple[str, ...] = ()
     placeholders: tuple[str, ...] = ()
     transcript: bool = False
+    scored_by: str
+    normalizer: str = NORMALIZER
 
     _wordings: Wordings | None = None
     languages: tuple[str, ...] = ()
@@ -198,9 +205,13 @@ class Task(ABC):
         """What an utterance has to have for an item, in words."""
         return " and ".join(self.needs) + (f" in {', '.join(self.languages)}" if self.languages else "")
 
-    @abstractmethod
-    def score(self, predictions: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    def score(self, predictions: Predictions) -> dict[str, Any]:
         """Metrics of predictions, each with `reference` and `output`; loads no model."""
+        return self.scored(predictions).figures()
+
+    def scored(self, predictions: Predictions) -> ScoredLines:
+        """What its score counts for each prediction, from which metrics of all and of parts of them follow."""
+        return SCORES[self.scored_by](predictions, self.normalizer)
 
     def recorded(self) -> dict[str, Any]:
         """What a run that is trained on the task keeps of it, as JSON values."""
@@ -247,7 +258,9 @@ class Task(ABC):
 
     def with_normalizer(self, normalizer: str) -> Task:
         """The task with this text normaliser of its scores, and of its answers where they are transcripts."""
-        return self
+        made = copy.copy(self)
+        made.normalizer = normalizer
+        return made
 
     def answer(self, item: Item) -> str:
         """The text the LLM learns to give."""

@@ -18,11 +18,10 @@ needed again.
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from string import Formatter
 from typing import Any
@@ -30,34 +29,16 @@ from typing import Any
 import numpy as np
 import yaml
 
-from sm_pipeline.text import NORMALIZER
 from sm_store import Fields
 from sm_store.errors import ConfigError, quoted
 from sm_store.fields import FIELDS
-from speechmapper.measure.text import answer_scores, error_rates, translation_scores
 from speechmapper.tasks.base import ANY_LANGUAGE, NOT_PROMPTS, Item, Task, wordings_of
+from speechmapper.tasks.scores import SCORES
 from speechmapper.tasks.store_fields import StoreFields
 
-Predictions = Sequence[Mapping[str, Any]]
 KEYS = ("name", "system", "wordings", "held_out", "examples", "answer", "match", "score")
 TRANSLATION = "translation"
 SUFFIXES = (".yaml", ".yml")
-
-
-def _columns(predictions: Predictions) -> tuple[list[str], list[str]]:
-    return [str(line["reference"]) for line in predictions], [str(line["output"]) for line in predictions]
-
-
-def _language(predictions: Predictions) -> str | None:
-    languages = {str(line.get("language")) for line in predictions}
-    return languages.pop() if len(languages) == 1 else None
-
-
-SCORES: Mapping[str, Callable[[Predictions, str], dict[str, Any]]] = {
-    "exact_match": lambda predictions, _: answer_scores(*_columns(predictions)),
-    "wer": lambda predictions, normalizer: error_rates(*_columns(predictions), normalizer),
-    "bleu": lambda predictions, _: translation_scores(*_columns(predictions), _language(predictions)),
-}
 
 
 class FileTask(Task):
@@ -76,7 +57,7 @@ class FileTask(Task):
             unknown = [str(key) for key in definition if key not in KEYS]
             self._wordings = wordings_of(definition, Path(where))
             self.name, self._answer = str(definition["name"]), str(definition["answer"])
-            self._score, match = str(definition["score"]), definition.get("match")
+            self.scored_by, match = str(definition["score"]), definition.get("match")
             self._match = None if match is None else re.compile(str(match), re.IGNORECASE)
         except KeyError as error:
             raise ConfigError(f"{where}: {error} is missing; a task has {', '.join(KEYS)}") from error
@@ -84,12 +65,11 @@ class FileTask(Task):
             raise ConfigError(f"{where}: not a task ({', '.join(KEYS)}): {error}") from error
         if unknown:
             raise ConfigError(f"{where}: unknown key {quoted(unknown[0])}; a task has {', '.join(KEYS)}")
-        if self._score not in SCORES:
-            raise ConfigError(f"{where}: score {quoted(self._score)}: use {', '.join(SCORES)}")
+        if self.scored_by not in SCORES:
+            raise ConfigError(f"{where}: score {quoted(self.scored_by)}: use {', '.join(SCORES)}")
         if not re.fullmatch(r"[\w.-]+", self.name):
             raise ConfigError(f"{where}: name {quoted(self.name)}: use letters, digits, - and _")
         self.definition = dict(definition)
-        self._normalizer = NORMALIZER
         in_wordings, in_answer = fields_in(self._wordings.every_line(), where), fields_in([self._answer], where)
         if not in_answer:
             raise ConfigError(f"{where}: answer {quoted(self._answer)}: name a field of the manifest, such as {{text}}")
@@ -124,16 +104,6 @@ class FileTask(Task):
         """As of every task, and what has to match."""
         match = "" if self._match is None else f"an answer with a match of {quoted(self._match.pattern)}"
         return " and ".join(part for part in (super().needed(), match) if part)
-
-    def score(self, predictions: Predictions) -> dict[str, Any]:
-        """Metrics by the score that the file names."""
-        return SCORES[self._score](predictions, self._normalizer)
-
-    def with_normalizer(self, normalizer: str) -> FileTask:
-        """The same whose word error rate is by another text normaliser."""
-        made = copy.copy(self)
-        made._normalizer = normalizer
-        return made
 
     def recorded(self) -> dict[str, Any]:
         """The definition: a run, and predictions, need the file no more."""

@@ -6,11 +6,7 @@ Fields("The dog slept.", 1.2, question="Who slept?", answer="the dog")
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
-
 from sm_store import Fields
-from speechmapper.measure.text import answer_scores
 from speechmapper.tasks.base import Item, Task
 
 
@@ -18,6 +14,7 @@ class SpokenQuestionAnswering(Task):
     """Answer a question about the speech."""
 
     name: str = "sqa"
+    scored_by: str = "exact_match"
     needs: tuple[str, ...] = ("question", "answer")
     placeholders: tuple[str, ...] = ("question",)
 
@@ -26,7 +23,3 @@ class SpokenQuestionAnswering(Task):
         if not fields.question or not fields.answer:
             return []
         return [Item(fields.answer, values={"question": fields.question})]
-
-    def score(self, predictions: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        """`exact_match`, `f1`, `utterances`."""
-        return answer_scores([line["reference"] for line in predictions], [line["output"] for line in predictions])

@@ -6,11 +6,7 @@ Fields("The dog slept.", 1.2, translation={"de": "Der Hund schlief.", "fr": "Le 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
-
 from sm_store import Fields
-from speechmapper.measure.text import translation_scores
 from speechmapper.tasks.base import Item, Task
 
 
@@ -18,6 +14,7 @@ class SpeechTranslation(Task):
     """Translate the speech into one of the languages the manifest has a translation in."""
 
     name: str = "st"
+    scored_by: str = "bleu"
     needs: tuple[str, ...] = ("translation",)
 
     def items(self, fields: Fields) -> list[Item]:
@@ -27,12 +24,3 @@ class SpeechTranslation(Task):
             for language, text in sorted((fields.translation or {}).items())
             if self.wants(language)
         ]
-
-    def score(self, predictions: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        """`bleu`, `chrf`, their signatures, and `utterances`; all predictions are in one language."""
-        languages = sorted({str(line.get("language")) for line in predictions})
-        return translation_scores(
-            [line["reference"] for line in predictions],
-            [line["output"] for line in predictions],
-            languages[0] if len(languages) == 1 else None,
-        )

@@ -26,6 +26,14 @@ def test_score_prints_the_metrics_alone_as_json(tmp_path):
     assert json.loads(result.stdout)["wer"] == 0.5
 
 
+def test_score_takes_fields_to_divide_by(tmp_path):
+    lines = [{"reference": "a b", "output": "a c", "lang": lang, "corpus": "x"} for lang in ("de", "en")]
+    write_predictions(tmp_path, lines, {"task": "asr"})
+    words = ["score", str(tmp_path), "--json", "--by", "lang,corpus"]
+    found = json.loads(CliRunner().invoke(eval_app, words, catch_exceptions=False).stdout)["by"]
+    assert (found["lang"]["de"]["wer"], found["corpus"]["x"]["utterances"]) == (0.5, 2)
+
+
 def test_the_normaliser_is_an_option(world, stage1_run, tmp_path):
     spoken = ["asr", str(stage1_run), "--store", str(world.path), "--out", str(tmp_path), "--json"]
     for words in (spoken, ["score", str(tmp_path), "--json"]):

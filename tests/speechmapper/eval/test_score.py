@@ -61,3 +61,35 @@ def test_no_torch_is_needed():
     code = "import sys, speechmapper.eval.score; print([n for n in ('torch', 'transformers') if n in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_intervals_shares_and_parts_are_beside_the_rates(tmp_path):
+    lines = [{**line, "speaker": name} for line, name in zip(LINES * 20, ["ann", "bob"] * 30, strict=True)]
+    write_predictions(tmp_path, lines, {"task": "asr"})
+    found = score(tmp_path, by=("speaker",))
+    low, high = found["wer_ci95"]
+    assert found["wer"] == pytest.approx(0.2) and low < 0.2 < high
+    assert (found["substitutions"], found["deletions"], found["insertions"]) == (pytest.approx(0.2), 0, 0)
+    assert found["by"]["speaker"].keys() == {"ann", "bob"}
+    assert found["by"]["speaker"]["ann"]["utterances"] == 30
+    assert found["by"]["speaker"]["ann"]["relative_mse"] == pytest.approx(0.3)
+    assert score(tmp_path, by=("speaker",)) == found  # the draws are seeded
+    with pytest.raises(ConfigError, match="--by 'dialect': no prediction has it"):
+        score(tmp_path, by=("dialect",))
+
+
+@pytest.mark.parametrize("task", ["asr", "st", "sqa"])
+@pytest.mark.parametrize("odd", ["a\nb\nc", "a\u2028b\u0085c", "", '{"reference": "x"}', "\r\n"])
+def test_an_odd_output_changes_no_other_line(tmp_path, task, odd):
+    lines = [{"reference": "a b c", "output": "a b d", "lang": str(number)} for number in range(3)]
+    write_predictions(tmp_path, lines, {"task": task})
+    plain = score(tmp_path, by=("lang",))["by"]["lang"]
+    write_predictions(tmp_path, [lines[0], {**lines[1], "output": odd}, lines[2]], {"task": task})
+    found = score(tmp_path, by=("lang",))["by"]["lang"]
+    assert (found["0"], found["2"]) == (plain["0"], plain["2"])
+
+
+def test_several_wordings_have_a_spread(tmp_path):
+    lines = [{**line, "wording": number % 2} for number, line in enumerate(LINES * 2)]
+    write_predictions(tmp_path, lines, {"task": "asr"})
+    assert score(tmp_path)["wordings"]["wer"]["max"] > 0
