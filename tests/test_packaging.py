@@ -73,7 +73,7 @@ def test_what_is_declared_is_imported(extra):
         path.read_text() for package in ("store", "pipeline", "speechmapper") for path in (ROOT / package).rglob("*.py")
     )
     ours_or_transformers = {"speechmapper", "bitsandbytes"}  # transformers names the latter in an error of its own
-    module = {"pyyaml": "yaml", "language-data": "langcodes"}
+    module = {"pyyaml": "yaml", "language-data": "langcodes", "lingua-language-detector": "lingua"}
     for line in lines:
         name = canonicalize_name(Requirement(line).name)
         if name not in ours_or_transformers:

@@ -24,6 +24,16 @@ ByOption = Annotated[
     str | None,
     typer.Option("--by", metavar="COLUMN,...", help="Also by fields of the predictions: speaker, lang, corpus, ..."),
 ]
+EntitiesOption = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE", help="Entities as tagged words (NEuRoparl-ST) [default: the manifest's, else guessed]."
+    ),
+]
+TrainStoreOption = Annotated[
+    str | None,
+    typer.Option(metavar="STORE", help="The store of the training: entities by how often it has their words."),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print metrics.json on stdout and nothing else.")]
 
 
@@ -108,13 +118,16 @@ def score(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder with predictions.jsonl.")],
     normalizer: NormalizerOption = None,
     by: ByOption = None,
+    entities: EntitiesOption = None,
+    train_store: TrainStoreOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Metrics again from predictions.jsonl; loads no model."""
     from speechmapper.eval.breakdown import parse_columns
+    from speechmapper.eval.diagnosis import EntitySource
     from speechmapper.eval.score import score as score_again
 
-    _tell(score_again(out, normalizer, parse_columns(by)), out, as_json)
+    _tell(score_again(out, normalizer, parse_columns(by), EntitySource(entities, train_store)), out, as_json)
 
 
 @app.command()

@@ -20,6 +20,7 @@ from sm_pipeline.text import NORMALIZER
 from sm_store.durable import write_file
 from sm_store.errors import ConfigError
 from speechmapper.eval.breakdown import breakdown, by_language, wording_spread
+from speechmapper.eval.diagnosis import EntitySource, diagnose
 from speechmapper.eval.predictions import ABOUT_FILE, read_predictions
 from speechmapper.measure.text import normaliser
 from speechmapper.tasks import ASR, TASKS, FileTask, Task
@@ -40,25 +41,34 @@ def evaluate(request: PredictRequest, normalizer: str | None = None, by: Sequenc
     return score(request.out, normalizer, by)
 
 
-def score(out: Path, normalizer: str | None = None, by: Sequence[str] = ()) -> dict[str, Any]:
+def score(
+    out: Path,
+    normalizer: str | None = None,
+    by: Sequence[str] = (),
+    entities: EntitySource | None = None,
+) -> dict[str, Any]:
     """Metrics of the predictions in `out`, written to metrics.json; no model is loaded.
 
     Args:
         normalizer: name of the text normaliser; None: the one the run was trained with.
         by: fields of the predictions by whose values the metrics are given too.
+        entities: where entities are from, and the store that the run was trained on.
 
     Raises:
-        ConfigError: no predictions, a bad line, no normaliser of that name, or a field that no prediction has.
+        ConfigError: no predictions, a bad line, no normaliser of that name, a field that no prediction has, or no
+            usable file of entities. StoreError: no usable store of the training.
     """
     predictions, about = read_predictions(out)
     task = recorded_task(about, out / ABOUT_FILE).with_normalizer(normalizer or recorded_normalizer(about))
     scored = task.scored(predictions)
+    measures = diagnose(task, predictions, entities or EntitySource())
 
     def figures(rows: np.ndarray) -> dict[str, Any]:
         return {
             **scored.figures(rows),
             **scored.intervals(rows),
             **scored.details(rows),
+            **{name: value for measure in measures for name, value in measure.figures(rows).items()},
             **embedding_error([predictions[row] for row in rows]),
         }
 

@@ -105,3 +105,14 @@ def resample_weights(count: int, resamples: int = RESAMPLES, seed: int = SEED) -
         rows = min(together, resamples - start)
         drawn = rng.integers(count, size=(rows, count)) + np.arange(rows)[:, None] * count
         yield np.bincount(drawn.ravel(), minlength=rows * count).reshape(rows, count).astype(np.float64)
+
+
+def share_of(values_N: np.ndarray, rows: np.ndarray, applies_N: np.ndarray | None = None) -> float | None:
+    """The mean of some utterances' values, over those that it applies to (None: all); None where there are none."""
+    chosen = rows if applies_N is None else rows[applies_N[rows]]
+    return float(values_N[chosen].mean()) if len(chosen) else None
+
+
+def present(figures: Mapping[str, Any]) -> dict[str, Any]:
+    """The figures that there are: not None."""
+    return {name: value for name, value in figures.items() if value is not None}

@@ -20,6 +20,7 @@ class SpeechRecognition(Task):
     name: str = "asr"
     transcript: bool = True
     scored_by: str = "wer"
+    answers_in_language: bool = True
 
     def __init__(self, normalizer: str = NORMALIZER) -> None:
         self.normalizer = normalizer

@@ -169,6 +169,7 @@ class Task(ABC):
         languages: of the answers asked for, where an utterance has several; empty: all there are.
         scored_by: its score's name in `SCORES`.
         normalizer: name of the text normaliser of word error rates.
+        answers_in_language: whether an answer in another language than its `language` (else the speech's) is wrong.
     """
 
     name: str
@@ -177,6 +178,7 @@ class Task(ABC):
     transcript: bool = False
     scored_by: str
     normalizer: str = NORMALIZER
+    answers_in_language: bool = False
 
     _wordings: Wordings | None = None
     languages: tuple[str, ...] = ()
@@ -212,6 +214,11 @@ class Task(ABC):
     def scored(self, predictions: Predictions) -> ScoredLines:
         """What its score counts for each prediction, from which metrics of all and of parts of them follow."""
         return SCORES[self.scored_by](predictions, self.normalizer)
+
+    def follows(self, line: Mapping[str, Any]) -> bool:
+        """Whether a prediction is the kind of answer asked for, right or wrong; language, refusals and preambles are
+        looked at for every task, so here: not empty."""
+        return bool(str(line["output"]).strip())
 
     def recorded(self) -> dict[str, Any]:
         """What a run that is trained on the task keeps of it, as JSON values."""

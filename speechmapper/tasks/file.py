@@ -32,6 +32,7 @@ import yaml
 from sm_store import Fields
 from sm_store.errors import ConfigError, quoted
 from sm_store.fields import FIELDS
+from speechmapper.measure.instructions import is_only
 from speechmapper.tasks.base import ANY_LANGUAGE, NOT_PROMPTS, Item, Task, wordings_of
 from speechmapper.tasks.scores import SCORES
 from speechmapper.tasks.store_fields import StoreFields
@@ -78,6 +79,7 @@ class FileTask(Task):
         self._values = in_wordings
         self._fields = in_answer
         self.transcript = "text" in in_answer
+        self.answers_in_language = TRANSLATION in in_answer
         self.needs = tuple(name for name in (*in_answer, *in_wordings) if FIELDS[name].nullable)
 
     def items(self, fields: Fields) -> list[Item]:
@@ -104,6 +106,10 @@ class FileTask(Task):
         """As of every task, and what has to match."""
         match = "" if self._match is None else f"an answer with a match of {quoted(self._match.pattern)}"
         return " and ".join(part for part in (super().needed(), match) if part)
+
+    def follows(self, line: Mapping[str, Any]) -> bool:
+        """Not empty, and where there is a `match`, nothing but what it finds."""
+        return super().follows(line) and (self._match is None or is_only(str(line["output"]), self._match))
 
     def recorded(self) -> dict[str, Any]:
         """The definition: a run, and predictions, need the file no more."""

@@ -6,7 +6,11 @@ Fields("The dog slept.", 1.2, question="Who slept?", answer="the dog")
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from sm_store import Fields
+from speechmapper.measure.instructions import copies_source, is_short
 from speechmapper.tasks.base import Item, Task
 
 
@@ -23,3 +27,8 @@ class SpokenQuestionAnswering(Task):
         if not fields.question or not fields.answer:
             return []
         return [Item(fields.answer, values={"question": fields.question})]
+
+    def follows(self, line: Mapping[str, Any]) -> bool:
+        """Not empty, short (ten words, or three times the reference's), and no transcript of the speech."""
+        short = is_short(str(line["output"]), str(line["reference"]))
+        return super().follows(line) and short and not copies_source(line)

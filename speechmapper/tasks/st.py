@@ -6,7 +6,11 @@ Fields("The dog slept.", 1.2, translation={"de": "Der Hund schlief.", "fr": "Le 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from sm_store import Fields
+from speechmapper.measure.instructions import copies_source
 from speechmapper.tasks.base import Item, Task
 
 
@@ -15,6 +19,7 @@ class SpeechTranslation(Task):
 
     name: str = "st"
     scored_by: str = "bleu"
+    answers_in_language: bool = True
     needs: tuple[str, ...] = ("translation",)
 
     def items(self, fields: Fields) -> list[Item]:
@@ -24,3 +29,7 @@ class SpeechTranslation(Task):
             for language, text in sorted((fields.translation or {}).items())
             if self.wants(language)
         ]
+
+    def follows(self, line: Mapping[str, Any]) -> bool:
+        """Not empty, and no copy of what was said, where the translation is none."""
+        return super().follows(line) and not copies_source(line)

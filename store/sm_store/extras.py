@@ -20,6 +20,7 @@ EXTRA_OF = {
     "accelerate": "train",
     "tensorboard": "train",
     "jiwer": "eval",
+    "lingua": "eval",
     "rapidfuzz": "eval",
     "sacrebleu": "eval",
     "whisper_normalizer": "eval",

@@ -34,6 +34,15 @@ def test_score_takes_fields_to_divide_by(tmp_path):
     assert (found["lang"]["de"]["wer"], found["corpus"]["x"]["utterances"]) == (0.5, 2)
 
 
+def test_score_takes_entities_and_the_store_of_the_training(world, tmp_path):
+    write_predictions(tmp_path / "out", [{"reference": "He met Anna.", "output": "he met hannah"}], {"task": "asr"})
+    tagged = tmp_path / "tagged.iob"
+    tagged.write_text("He\tO\nmet\tO\nAnna\tB-PERSON\n.\tO\n", encoding="utf-8")
+    words = ["score", str(tmp_path / "out"), "--json", "--entities", str(tagged), "--train-store", str(world.path)]
+    found = json.loads(CliRunner().invoke(eval_app, words, catch_exceptions=False).stdout)
+    assert (found["entity_source"], found["entities"]) == ("tagged.iob", {"0": {"words": 1, "recall": 0.0}})
+
+
 def test_the_normaliser_is_an_option(world, stage1_run, tmp_path):
     spoken = ["asr", str(stage1_run), "--store", str(world.path), "--out", str(tmp_path), "--json"]
     for words in (spoken, ["score", str(tmp_path), "--json"]):
