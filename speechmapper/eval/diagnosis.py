@@ -102,7 +102,7 @@ def match_entities(task: Task, predictions: Predictions, source: EntitySource) -
     references, outputs, entities = [], [], []
     for line, each in zip(predictions, raw, strict=True):
         plain = normaliser(task.normalizer, answer_language(line))
-        references.append(plain(str(line["reference"])))
+        references.append(plain(str(line["reference"])) if each else "")
         outputs.append(plain(str(line["output"])) if each else "")
         entities.append([text for text in map(plain, each) if text])
     words = {word for each in entities for entity in each for word in entity.split()}

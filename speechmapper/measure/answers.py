@@ -23,27 +23,22 @@ _PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 @dataclass(frozen=True, slots=True)
 class AnswerMatches(ScoredLines):
-    """How well each of N answers matches: `exact_N` (0 or 1) and `f1_N` (0 to 1)."""
+    """How well each of N answers matches: `exact_N2` (0 or 1, and 1) and `f1_N2` (0 to 1, and 1)."""
 
-    exact_N: np.ndarray
-    f1_N: np.ndarray
+    exact_N2: np.ndarray
+    f1_N2: np.ndarray
 
     @classmethod
     def of(cls, references: Sequence[str], outputs: Sequence[str]) -> AnswerMatches:
         """Compare outputs with references."""
         pairs = [(_squad_words(one), _squad_words(two)) for one, two in zip(references, outputs, strict=True)]
-        return cls(
-            np.array([expected == found for expected, found in pairs], np.float64),
-            np.array([_token_f1(expected, found) for expected, found in pairs], np.float64),
-        )
+        exact = [float(expected == found) for expected, found in pairs]
+        f1 = [_token_f1(expected, found) for expected, found in pairs]
+        return cls(*(np.stack([np.array(values), np.ones(len(pairs))], axis=1) for values in (exact, f1)))
 
     def sums(self) -> Mapping[str, Sums]:
         """`exact_match` and `f1`."""
-        one = np.ones(len(self.exact_N))
-        return {
-            name: Sums(np.stack([values, one], axis=1), ratio)
-            for name, values in (("exact_match", self.exact_N), ("f1", self.f1_N))
-        }
+        return {"exact_match": Sums(self.exact_N2, ratio), "f1": Sums(self.f1_N2, ratio)}
 
     def beside(self, rows: np.ndarray) -> dict[str, Any]:
         """`utterances`: the answers."""

@@ -127,7 +127,9 @@ def mentions(text: str, language: str | None) -> list[str]:
 
     Nothing in a text that is all capitals, nor in languages that write all nouns so (German, Luxembourgish).
     """
-    if (language is not None and language_tag(language) in CAPITALISED_NOUNS) or text.upper() == text:
+    if text[1:] == text[1:].lower() or text == text.upper():
+        return []
+    if language is not None and language_tag(language) in CAPITALISED_NOUNS:
         return []
     found: list[list[str]] = []
     first, open_name = True, False

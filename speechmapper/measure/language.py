@@ -22,6 +22,7 @@ from sm_store.extras import extra_module
 from speechmapper.measure.sums import present, share_of
 
 ENGLISH = "en"
+LONG, LOOKED_AT = 80, 200  # characters
 _TAGS_OF_LINGUA = {"no": "nb"}  # Norwegian is there as Bokmål and Nynorsk
 
 
@@ -66,7 +67,8 @@ class LanguageRates:
         if in_play == {ENGLISH} or not any(wanted):
             return None
         tags = tuple(sorted(in_play))
-        found, right = (detect(texts, tags) for texts in (outputs, references))
+        both = detect([*outputs, *references], tags)  # an output is often its reference
+        found, right = both[: len(outputs)], both[len(outputs) :]
         pairs = list(zip(wanted, found, right, strict=True))
         return cls(
             known_N=np.array([tag is not None for tag in wanted]),
@@ -106,18 +108,27 @@ def known_tags() -> frozenset[str]:
 
 
 def detect(texts: Sequence[str], tags: Sequence[str]) -> list[str | None]:
-    """The likeliest of these languages for each text; None for a text without letters."""
-    different = list(dict.fromkeys(texts))
-    found = _detector(tuple(tags)).detect_languages_in_parallel_of(different)
-    by_text = {
-        text: None if language is None else language.iso_code_639_1.name.lower()
-        for text, language in zip(different, found, strict=True)
-    }
-    return [by_text[text] for text in texts]
+    """The likeliest of these languages for each text; None for a text without letters.
+
+    Only the first 200 characters are looked at, and in texts of 80 or more only trigrams (lingua itself does so from
+    120): three times as fast, and with ten words as sure.
+    """
+    by_text: dict[str, str | None] = {}
+    starts = [text[:LOOKED_AT] for text in texts]
+    different = dict.fromkeys(starts)
+    for is_long in (False, True):
+        chosen = [text for text in different if (len(text) >= LONG) == is_long]
+        found = _detector(tuple(tags), is_long).detect_languages_in_parallel_of(chosen)
+        by_text |= {
+            text: None if language is None else language.iso_code_639_1.name.lower()
+            for text, language in zip(chosen, found, strict=True)
+        }
+    return [by_text[text] for text in starts]
 
 
-@lru_cache(4)
-def _detector(tags: tuple[str, ...]) -> Any:
+@lru_cache(8)
+def _detector(tags: tuple[str, ...], trigrams_alone: bool) -> Any:
     lingua = extra_module("lingua")
     codes = [lingua.IsoCode639_1.from_str(tag) for tag in tags]
-    return lingua.LanguageDetectorBuilder.from_iso_codes_639_1(*codes).build()
+    builder = lingua.LanguageDetectorBuilder.from_iso_codes_639_1(*codes)
+    return (builder.with_low_accuracy_mode() if trigrams_alone else builder).build()

@@ -24,6 +24,9 @@ from speechmapper.measure.sums import present, share_of
 
 PHRASES = Path(__file__).with_name("phrases.yaml")
 START = 200  # characters in which a refusal is looked for
+CLAUSE = (
+    "(?:^|[.!?,;:\u3001\u3002\uff01\uff0c\uff1a\uff1b\uff1f] ?(?:(?:but|aber|pero|mais|ma|mas|maar|но) )?)"  # its start
+)
 _BEFORE = re.compile(r"^\W+")
 
 
@@ -50,12 +53,12 @@ class Refusals:
 
 def is_refusal(text: str) -> bool:
     """Whether a text declines to do what was asked."""
-    return _phrases("refusals").search(_folded(text[:START])) is not None
+    return _phrases("refusals", CLAUSE).search(_folded(text[:START])) is not None
 
 
 def has_preamble(text: str) -> bool:
     """Whether a text begins with words about the answer in place of the answer."""
-    return _phrases("preambles").match(_folded(text[:START])) is not None
+    return _phrases("preambles", "").match(_folded(text[:START])) is not None
 
 
 def _folded(text: str) -> str:
@@ -63,6 +66,7 @@ def _folded(text: str) -> str:
 
 
 @lru_cache(2)
-def _phrases(kind: str) -> re.Pattern[str]:
+def _phrases(kind: str, before: str) -> re.Pattern[str]:
     by_language = yaml.safe_load(PHRASES.read_text(encoding="utf-8"))[kind]
-    return re.compile("|".join(f"(?:{phrase})" for phrases in by_language.values() for phrase in phrases))
+    listed = "|".join(f"(?:{phrase})" for phrases in by_language.values() for phrase in phrases)
+    return re.compile(f"{before}(?:{listed})")

@@ -45,19 +45,6 @@ class Sums:
         found = float(self.of_sums(self.stats_NK[rows].sum(axis=0, keepdims=True))[0])
         return None if np.isnan(found) else found
 
-    def resampled(self, rows: np.ndarray) -> np.ndarray:
-        """The metric of each resample of these utterances (R,); the draws depend on their number alone."""
-        stats = self.stats_NK[rows]
-        return np.concatenate([self.of_sums(weights @ stats) for weights in resample_weights(len(rows))])
-
-    def interval(self, rows: np.ndarray) -> list[float] | None:
-        """The 95 % percentile interval over resamples, `[low, high]`; None for fewer than two utterances."""
-        if len(rows) < 2:
-            return None
-        values = self.resampled(rows)
-        values = values[~np.isnan(values)]
-        return [float(end) for end in np.percentile(values, TAILS)] if len(values) else None
-
 
 class ScoredLines(ABC):
     """What a score has counted for each of N predictions."""
@@ -84,8 +71,24 @@ class ScoredLines(ABC):
 
     def intervals(self, rows: np.ndarray) -> dict[str, list[float]]:
         """`NAME_ci95` of each metric that has one."""
-        found = {f"{name}_ci95": each.interval(rows) for name, each in self.sums().items()}
-        return {name: each for name, each in found.items() if each is not None}
+        found = {name: interval(values_R) for name, values_R in resampled(self.sums(), rows).items()}
+        return {f"{name}_ci95": ends for name, ends in found.items() if ends is not None and len(rows) > 1}
+
+
+def resampled(metrics: Mapping[str, Sums], rows: np.ndarray) -> dict[str, np.ndarray]:
+    """Each metric of each resample of these utterances (R,): the same resamples for all of them."""
+    stats = {name: each.stats_NK[rows].astype(np.float64) for name, each in metrics.items()}
+    together_NK = np.concatenate([*stats.values()], axis=1)
+    sums_RK = np.concatenate([weights @ together_NK for weights in resample_weights(len(rows))])
+    ends = np.cumsum([each.shape[1] for each in stats.values()])[:-1]
+    parts = zip(metrics.items(), np.split(sums_RK, ends, axis=1), strict=True)
+    return {name: metric.of_sums(part) for (name, metric), part in parts}
+
+
+def interval(values_R: np.ndarray) -> list[float] | None:
+    """The 95 % percentile interval of a metric's resamples, `[low, high]`; None where it is a number in none."""
+    values = values_R[~np.isnan(values_R)]
+    return [float(end) for end in np.percentile(values, TAILS)] if len(values) else None
 
 
 def ratio(sums_RK: np.ndarray) -> np.ndarray:
@@ -103,7 +106,8 @@ def resample_weights(count: int, resamples: int = RESAMPLES, seed: int = SEED) -
     together = max(1, DRAWN_TOGETHER // max(1, count))
     for start in range(0, resamples, together):
         rows = min(together, resamples - start)
-        drawn = rng.integers(count, size=(rows, count)) + np.arange(rows)[:, None] * count
+        drawn = rng.integers(count, size=(rows, count), dtype=np.int32)
+        drawn += np.arange(0, rows * count, max(1, count), dtype=np.int32)[:, None]
         yield np.bincount(drawn.ravel(), minlength=rows * count).reshape(rows, count).astype(np.float64)
 
 

@@ -33,14 +33,13 @@ class WordErrors(ScoredLines):
 
     Attributes:
         edits_N3: words substituted, deleted, inserted; zero, as all counts, where the reference has no word.
-        words_N: words of the reference. char_edits_N, chars_N: the same of characters, spaces included.
+        words_N2: edits, and words of the reference. chars_N2: the same of characters, spaces included.
         normalizer: name of the normaliser that the texts went through.
     """
 
     edits_N3: np.ndarray
-    words_N: np.ndarray
-    char_edits_N: np.ndarray
-    chars_N: np.ndarray
+    words_N2: np.ndarray
+    chars_N2: np.ndarray
     normalizer: str
 
     @classmethod
@@ -49,34 +48,33 @@ class WordErrors(ScoredLines):
         distance = extra_module("rapidfuzz.distance").Levenshtein.distance
         rows = [row for row, reference in enumerate(references) if reference]
         expected, found = ([texts[row] for row in rows] for texts in (references, outputs))
-        edits, words, char_edits, chars = (
-            np.zeros(shape, np.int64) for shape in ((len(references), 3), *[len(references)] * 3)
-        )
+        edits, words, chars = (np.zeros((len(references), width), np.int64) for width in (3, 2, 2))
         for row, operations in zip(rows, _operations(expected, found), strict=True):
             for operation, start, end, found_start, found_end in operations:
-                words[row] += end - start
+                words[row, 1] += end - start
                 if operation != EQUAL:
                     edits[row, _EDITS.index(operation)] += max(end - start, found_end - found_start)
-        char_edits[rows] = [distance(one, two) for one, two in zip(expected, found, strict=True)]
-        chars[rows] = [len(text) for text in expected]
-        return cls(edits, words, char_edits, chars, normalizer)
+        words[:, 0] = edits.sum(axis=1)
+        chars[rows, 0] = [distance(one, two) for one, two in zip(expected, found, strict=True)]
+        chars[rows, 1] = [len(text) for text in expected]
+        return cls(edits, words, chars, normalizer)
 
     def sums(self) -> Mapping[str, Sums]:
         """`wer` and `cer`: fractions of the references' words and characters."""
         return {
-            "wer": Sums(np.stack([self.edits_N3.sum(axis=1), self.words_N], axis=1), ratio, True),
-            "cer": Sums(np.stack([self.char_edits_N, self.chars_N], axis=1), ratio, True),
+            "wer": Sums(self.words_N2, ratio, lower_is_better=True),
+            "cer": Sums(self.chars_N2, ratio, lower_is_better=True),
         }
 
     def beside(self, rows: np.ndarray) -> dict[str, Any]:
         """`utterances` that have a reference, `normalizer`, and `without_reference` if there are others."""
-        scored = int((self.words_N[rows] > 0).sum())
+        scored = int((self.words_N2[rows, 1] > 0).sum())
         without = {"without_reference": len(rows) - scored} if scored < len(rows) else {}
         return {"utterances": scored, "normalizer": self.normalizer, **without}
 
     def details(self, rows: np.ndarray) -> dict[str, Any]:
         """`substitutions`, `deletions`, `insertions` as shares of the references' words; they add up to `wer`."""
-        words = int(self.words_N[rows].sum())
+        words = int(self.words_N2[rows, 1].sum())
         if not words:
             return {}
         counts = self.edits_N3[rows].sum(axis=0)

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from speechmapper.measure import sums
-from speechmapper.measure.sums import Sums, ratio, resample_weights
+from speechmapper.measure.sums import Sums, interval, ratio, resample_weights, resampled
+from speechmapper.measure.word_errors import WordErrors
 
 STATS_NK = np.array([[1, 4], [0, 2], [2, 3], [0, 0]])
 WER = Sums(STATS_NK, ratio, True)
@@ -32,7 +33,7 @@ def test_resamples_draw_as_many_utterances_as_there_are_the_same_each_time(monke
 def test_an_interval_is_that_of_a_plain_loop():
     rng = np.random.default_rng(3)
     stats = np.stack([rng.integers(0, 4, 60), rng.integers(5, 20, 60)], axis=1)
-    low, high = Sums(stats, ratio).interval(np.arange(60))
+    low, high = interval(resampled({"wer": Sums(stats, ratio)}, np.arange(60))["wer"])
     values = []
     for draw in range(4000):
         drawn = stats[np.random.default_rng(draw).integers(60, size=60)].sum(axis=0)
@@ -45,11 +46,21 @@ def test_an_interval_covers_the_true_rate_as_often_as_it_says():
     rng, covered = np.random.default_rng(11), 0
     for _ in range(150):
         stats = np.stack([rng.binomial(20, 0.1, 80), np.full(80, 20)], axis=1)
-        low, high = Sums(stats, ratio).interval(np.arange(80))
+        low, high = interval(resampled({"wer": Sums(stats, ratio)}, np.arange(80))["wer"])
         covered += low <= 0.1 <= high
     assert 0.88 <= covered / 150 <= 0.99
 
 
-def test_too_few_utterances_have_no_interval():
-    assert WER.interval(np.array([0])) is None
-    assert Sums(np.zeros((3, 2)), ratio).interval(np.arange(3)) is None
+def test_metrics_share_their_resamples():
+    rng = np.random.default_rng(3)
+    stats = rng.integers(1, 20, (50, 2))
+    both = resampled({"one": Sums(stats, ratio), "two": Sums(stats * [2, 1], ratio)}, np.arange(50))
+    assert both["two"] == pytest.approx(2 * both["one"])
+    assert len(both["one"]) == 1000
+
+
+def test_what_is_never_measured_has_no_interval():
+    found = resampled({"wer": Sums(np.zeros((3, 2)), ratio)}, np.arange(3))
+    assert interval(found["wer"]) is None
+    assert WordErrors.of(["a b"], ["a c"], "none").intervals(np.array([0])) == {}  # one utterance says nothing
+    assert WordErrors.of(["a b", "a"], ["a c", "a"], "none").intervals(np.arange(2)).keys() == {"wer_ci95", "cer_ci95"}

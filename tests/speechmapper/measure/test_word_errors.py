@@ -36,7 +36,7 @@ def test_the_rates_are_jiwers(seed):
 def test_each_utterance_has_its_own_counts():
     errors = WordErrors.of(["the dog ran", "", "a cat"], ["a dog", "noise", "a big cat"], "mms-2")
     assert errors.edits_N3.tolist() == [[1, 1, 0], [0, 0, 0], [0, 0, 1]]
-    assert errors.words_N.tolist() == [3, 0, 2]
+    assert errors.words_N2.tolist() == [[2, 3], [0, 0], [1, 2]]
     assert errors.figures() == {
         "wer": 3 / 5,
         "cer": pytest.approx((jiwer.cer("the dog ran", "a dog") * 11 + 4) / 16),
