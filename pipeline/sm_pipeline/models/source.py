@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -87,9 +88,9 @@ def resolve_model(name: str, what: str, weights: bool = True) -> ModelSource:
     if path.is_file() and path.suffix == ".gguf":
         resolved = path.resolve()
         return ModelSource(str(resolved), None, resolved.parent, resolved.name)
-    hub_id, _, revision = name.partition("@")
-    if path.is_absolute() or name.startswith(("./", "../", "~")) or not _HUB_ID.fullmatch(hub_id):
+    if not is_hub_id(name):
         raise ModelError(f"--{what} {name}: no such preset or folder; use {_choices(what)}")
+    hub_id, _, revision = name.partition("@")
     return _from_hub(hub_id, revision or None, what, weights)
 
 
@@ -125,20 +126,42 @@ def _local(path: Path, what: str) -> ModelSource:
     return ModelSource(str(folder), None, folder)
 
 
-def _from_hub(hub_id: str, revision: str | None, what: str, weights: bool) -> ModelSource:
+def hub_files(hub_id: str, revision: str | None, flag: str, patterns: Sequence[str], remedy: str = "") -> Path:
+    """The files of a Hub repository whose names match any of the patterns, downloaded where they are not in the cache.
+
+    Args:
+        flag: that named it, with dashes, for messages. remedy: what to use instead, for messages.
+
+    Returns:
+        The snapshot's folder, whose name is the commit.
+
+    Raises:
+        ModelError: not in the local cache, and a Hub that cannot be reached or has no such repository.
+    """
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        folder = Path(snapshot_download(hub_id, revision=revision, allow_patterns=list(SMALL_FILES)))
-        if weights:  # a repository may hold them in other precisions too
-            snapshot_download(hub_id, revision=folder.name, allow_patterns=[*SMALL_FILES, *weight_files(folder)])
+        return Path(snapshot_download(hub_id, revision=revision, allow_patterns=list(patterns)))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ModelError(
-            f"--{what} {hub_id}: not in the local cache and not fetched from the Hub "
-            f"({reason[:160]}); check name and network, or use {_choices(what)}"
+            f"{flag} {hub_id}: not in the local cache and not fetched from the Hub "
+            f"({reason[:160]}); check name and network{remedy}"
         ) from error
+
+
+def is_hub_id(name: str) -> bool:
+    """Whether a model argument has the form of a Hub id, `owner/name[@revision]`, and of no path."""
+    is_path = Path(name).is_absolute() or name.startswith(("./", "../", "~"))
+    return not is_path and _HUB_ID.fullmatch(name.partition("@")[0]) is not None
+
+
+def _from_hub(hub_id: str, revision: str | None, what: str, weights: bool) -> ModelSource:
+    flag, remedy = f"--{what}", f", or use {_choices(what)}"
+    folder = hub_files(hub_id, revision, flag, SMALL_FILES, remedy)
+    if weights:  # a repository may hold them in other precisions too
+        hub_files(hub_id, folder.name, flag, (*SMALL_FILES, *weight_files(folder)), remedy)
     return ModelSource(hub_id, folder.name, folder)  # the cache names a snapshot folder by its commit
 
 
