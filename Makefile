@@ -15,7 +15,7 @@ WORKERS ?= 2
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-bounds lint bench mutants clean
+.PHONY: help install demo test test-bounds comet-env lint bench mutants clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -61,6 +61,10 @@ $(VENV)-%/.installed: requirements.lock pyproject.toml
 test-bounds: $(BOUNDS:%=$(VENV)-%/.installed) ## encoder, LLM and chain tests with the lowest and the newest transformers
 	for version in $(BOUNDS); do $(VENV)-$$version/bin/python -m pytest $(BOUND_TESTS) || exit 1; done
 
+# COMET's packages exclude ours; with this environment the tests of COMET itself are not skipped.
+comet-env: install ## the environment that COMET runs in, for its tests (1.4 GB)
+	$(BIN)/python -m speechmapper.eval.comet_environment $(VENV)-comet
+
 lint: install ## style, types, import rules, sizes
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -79,4 +83,4 @@ mutants: install ## break the code on purpose, one place at a time: a test must 
 	$(BIN)/python tests/mutants/run.py $(MUTANTS)
 
 clean: ## remove what the targets made
-	rm -rf $(VENV) $(BOUNDS:%=$(VENV)-%) $(DEMO) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) $(VENV)-comet $(BOUNDS:%=$(VENV)-%) $(DEMO) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

@@ -194,6 +194,22 @@ class FrozenLLM:
         ).logits.float()
         return cross_entropy_sum(logits_BNV.flatten(0, 1), batch.answers_BN.flatten())
 
+    @torch.inference_mode()
+    def next_token_logits(self, prompts: Sequence[Sequence[int]]) -> torch.Tensor:
+        """Logits (B, V), float32, of the token that follows each of these prompts, which are ids of text alone."""
+        size = max(map(len, prompts))
+        ids_BS = torch.tensor([[0] * (size - len(ids)) + list(ids) for ids in prompts], device=self.device)
+        valid_BS = torch.tensor([[0] * (size - len(ids)) + [1] * len(ids) for ids in prompts], device=self.device)
+        with torch.autocast(self.device.type, enabled=False):
+            logits_B1V = self.model(
+                input_ids=ids_BS,
+                attention_mask=valid_BS,
+                position_ids=(valid_BS.cumsum(dim=1) - 1).clamp(min=0),
+                use_cache=False,
+                logits_to_keep=1,
+            ).logits
+        return logits_B1V[:, -1].float()
+
     def take_flop(self) -> float:
         """FLOP of all losses with gradients since the last call (speechmapper/flop.py); 0 where they are not known."""
         taken, self._flop = self._flop, 0.0

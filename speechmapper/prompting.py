@@ -110,6 +110,10 @@ class Prompter:
         answer = self._ids_after([turns.after_text], f"{self._space}{instruction.answer}", instruction.answer)
         return Prompt(turns.before, turns.after, (*answer, self.end_of_turn))
 
+    def text_ids(self, system: str, user: str) -> tuple[int, ...]:
+        """Ids of a conversation without speech, up to where the assistant's answer begins."""
+        return self._ids(self._render(system.strip(), user) + self._opening)
+
     def shown(self, prompt: Prompt) -> str:
         """A prompt as text, `<<<speech>>>` where the vectors go."""
         before, after = (self._tokenizer.decode(list(ids)) for ids in (prompt.before, prompt.after))

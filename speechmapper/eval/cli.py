@@ -64,6 +64,22 @@ LanguagesOption = Annotated[
 OverwriteOption = Annotated[
     bool, typer.Option("--overwrite", help="Begin anew where --out has predictions already, unfinished ones too.")
 ]
+CometOption = Annotated[
+    str | None,
+    typer.Option(
+        "--comet",
+        metavar="MODEL",
+        help="COMET of translations, in an environment of its own: a Hub id (Unbabel/wmt22-comet-da) or a folder.",
+    ),
+]
+CometEnvOption = Annotated[
+    Path | None,
+    typer.Option("--comet-env", help="Environment with unbabel-comet [default: made in the user's cache]."),
+]
+JudgeOption = Annotated[
+    list[str] | None,
+    typer.Option("--judge", metavar="LLM", help="LLM that judges answers to questions; repeats for several."),
+]
 COMMANDS = {
     "asr": "Word and character error rate of a run.",
     "st": "BLEU and chrF of a run that translates speech; needs --llm.",
@@ -92,19 +108,24 @@ def evaluation(name: str, summary: str) -> None:
         hotword_weight: HotwordWeightOption = None,
         normalizer: NormalizerOption = None,
         overwrite: OverwriteOption = False,
+        comet: CometOption = None,
+        comet_env: CometEnvOption = None,
+        judge: JudgeOption = None,
         as_json: JsonOption = False,
     ) -> None:
         search = search_of(beam, hotwords, hotword_weight)
         from speechmapper.tasks import chosen_task
 
         chosen = chosen_task(task or name, languages)
+        from speechmapper.eval.model_scores import requested_scores
         from speechmapper.eval.predict import PredictRequest
         from speechmapper.eval.score import evaluate
 
         request = PredictRequest(
             run_folder, out, store, manifest, llm, split, device, max_new_tokens, batch, head, search, chosen, overwrite
         )
-        _tell(evaluate(request, normalizer), out, as_json)
+        models = requested_scores(comet, comet_env, judge, device)
+        _tell(evaluate(request, normalizer, models=models), out, as_json)
 
     app.command(name, help=summary)(command)
 
@@ -120,14 +141,21 @@ def score(
     by: ByOption = None,
     entities: EntitiesOption = None,
     train_store: TrainStoreOption = None,
+    comet: CometOption = None,
+    comet_env: CometEnvOption = None,
+    judge: JudgeOption = None,
+    device: DeviceOption = "auto",
     as_json: JsonOption = False,
 ) -> None:
-    """Metrics again from predictions.jsonl; loads no model."""
+    """Metrics again from predictions.jsonl; loads no model but COMET and judges, where they are named."""
     from speechmapper.eval.breakdown import parse_columns
     from speechmapper.eval.diagnosis import EntitySource
+    from speechmapper.eval.model_scores import requested_scores
     from speechmapper.eval.score import score as score_again
 
-    _tell(score_again(out, normalizer, parse_columns(by), EntitySource(entities, train_store)), out, as_json)
+    models = requested_scores(comet, comet_env, judge, device)
+    source = EntitySource(entities, train_store)
+    _tell(score_again(out, normalizer, parse_columns(by), source, models), out, as_json)
 
 
 @app.command()

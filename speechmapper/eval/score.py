@@ -21,7 +21,9 @@ from sm_store.durable import write_file
 from sm_store.errors import ConfigError
 from speechmapper.eval.breakdown import breakdown, by_language, wording_spread
 from speechmapper.eval.diagnosis import EntitySource, diagnose
+from speechmapper.eval.model_scores import ModelScores, scored_by_models
 from speechmapper.eval.predictions import ABOUT_FILE, read_predictions
+from speechmapper.measure.language import LanguageRates
 from speechmapper.measure.text import normaliser
 from speechmapper.tasks import ASR, TASKS, FileTask, Task
 
@@ -31,14 +33,21 @@ if TYPE_CHECKING:
 METRICS_FILE = "metrics.json"
 
 
-def evaluate(request: PredictRequest, normalizer: str | None = None, by: Sequence[str] = ()) -> dict[str, Any]:
+def evaluate(
+    request: PredictRequest,
+    normalizer: str | None = None,
+    by: Sequence[str] = (),
+    models: ModelScores | None = None,
+) -> dict[str, Any]:
     """Predict and score; returns what is in metrics.json. Errors: see `predict` and `score`."""
+    if models is not None:
+        models.require(request.task)
     if normalizer is not None:
         normaliser(normalizer)  # refused before anything is loaded
     from speechmapper.eval.predict import predict  # torch and transformers: `score` does without
 
     predict(request)
-    return score(request.out, normalizer, by)
+    return score(request.out, normalizer, by, models=models)
 
 
 def score(
@@ -46,28 +55,34 @@ def score(
     normalizer: str | None = None,
     by: Sequence[str] = (),
     entities: EntitySource | None = None,
+    models: ModelScores | None = None,
 ) -> dict[str, Any]:
-    """Metrics of the predictions in `out`, written to metrics.json; no model is loaded.
+    """Metrics of the predictions in `out`, written to metrics.json; no model is loaded but those asked for.
 
     Args:
         normalizer: name of the text normaliser; None: the one the run was trained with.
         by: fields of the predictions by whose values the metrics are given too.
         entities: where entities are from, and the store that the run was trained on.
+        models: COMET and judges that score besides; None: only what they gave before is taken.
 
     Raises:
         ConfigError: no predictions, a bad line, no normaliser of that name, a field that no prediction has, or no
-            usable file of entities. StoreError: no usable store of the training.
+            usable file of entities. StoreError: no usable store of the training. ModelError: a judge that cannot be
+            used.
     """
     predictions, about = read_predictions(out)
     task = recorded_task(about, out / ABOUT_FILE).with_normalizer(normalizer or recorded_normalizer(about))
-    scored = task.scored(predictions)
     measures = diagnose(task, predictions, entities or EntitySource())
+    off_target = next((each.off_target() for each in measures if isinstance(each, LanguageRates)), None)
+    by_models, made_by = scored_by_models(out, predictions, models or ModelScores(), off_target)
+    parts = (task.scored(predictions), by_models)
 
     def figures(rows: np.ndarray) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for part in parts:
+            found |= {**part.figures(rows), **part.intervals(rows), **part.details(rows)}
         return {
-            **scored.figures(rows),
-            **scored.intervals(rows),
-            **scored.details(rows),
+            **found,
             **{name: value for measure in measures for name, value in measure.figures(rows).items()},
             **embedding_error([predictions[row] for row in rows]),
         }
@@ -76,7 +91,8 @@ def score(
         **figures(np.arange(len(predictions))),
         **by_language(predictions, figures),
         **breakdown(predictions, by, figures),
-        **wording_spread(predictions, list(scored.sums()), figures),
+        **wording_spread(predictions, [name for part in parts for name in part.sums()], figures),
+        **made_by,
         **about,
     }
     write_file(out / METRICS_FILE, json.dumps(metrics, indent=1, ensure_ascii=False).encode() + b"\n")

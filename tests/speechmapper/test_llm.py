@@ -355,3 +355,15 @@ def test_the_target_sets_llm_is_accepted_and_another_refused(llm, tmp_path):
         FrozenLLM(llama(seed=1), tokenizer(), llm.source).require_table(targets)
     with pytest.raises(ModelError, match="not those of target set tiny"):
         FrozenLLM(llama(vocabulary=50), tokenizer(), llm.source).require_table(targets)
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+@torch.no_grad()
+def test_the_next_token_of_a_text_is_the_same_alone_and_in_a_batch(name):
+    llm = frozen(build(name))
+    prompts = [tuple(range(6, 6 + length)) for length in (3, 20, 11)]
+    together = llm.next_token_logits(prompts)
+    for prompt, logits in zip(prompts, together, strict=True):
+        torch.testing.assert_close(
+            logits, llm.model(torch.tensor([prompt])).logits[0, -1].float(), atol=1e-4, rtol=1e-4
+        )

@@ -255,3 +255,10 @@ def test_what_is_beside_the_speech_is_tokenised_as_the_whole_would_be(separator)
     speech = whole[len(prompt.before) : -len((*prompt.after, *prompt.answer))]
     assert (*prompt.before, *speech, *prompt.after, *prompt.answer) == whole
     assert made.decode(list(speech)).strip() == "the dog"
+
+
+def test_a_prompt_of_text_alone_is_the_template_filled_in():
+    prompter = Prompter(tokenizer())
+    assert " ".join(words(prompter.text_ids(" you copy ", 'the "dog"'))) == (
+        '<|im_start|> system you copy <|im_end|> <|im_start|> user the " dog " <|im_end|> <|im_start|> assistant'
+    )
