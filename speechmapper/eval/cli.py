@@ -80,6 +80,14 @@ JudgeOption = Annotated[
     list[str] | None,
     typer.Option("--judge", metavar="LLM", help="LLM that judges answers to questions; repeats for several."),
 ]
+DegradeOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="STEP,...",
+        help="Make the audio of --manifest worse first, in the order given: noise=10dB, babble=5dB, speed=1.1, "
+        "codec=opus8k, reverb; seed=N changes what is drawn.",
+    ),
+]
 COMMANDS = {
     "asr": "Word and character error rate of a run.",
     "st": "BLEU and chrF of a run that translates speech; needs --llm.",
@@ -106,6 +114,7 @@ def evaluation(name: str, summary: str) -> None:
         beam: BeamOption = None,
         hotwords: HotwordsOption = None,
         hotword_weight: HotwordWeightOption = None,
+        degrade: DegradeOption = None,
         normalizer: NormalizerOption = None,
         overwrite: OverwriteOption = False,
         comet: CometOption = None,
@@ -117,12 +126,28 @@ def evaluation(name: str, summary: str) -> None:
         from speechmapper.tasks import chosen_task
 
         chosen = chosen_task(task or name, languages)
+        from speechmapper.eval.degrade import parse_condition
         from speechmapper.eval.model_scores import requested_scores
+
+        condition = None if degrade is None else parse_condition(degrade)
         from speechmapper.eval.predict import PredictRequest
         from speechmapper.eval.score import evaluate
 
         request = PredictRequest(
-            run_folder, out, store, manifest, llm, split, device, max_new_tokens, batch, head, search, chosen, overwrite
+            run_folder,
+            out,
+            store,
+            manifest,
+            llm,
+            split,
+            device,
+            max_new_tokens,
+            batch,
+            head,
+            search,
+            chosen,
+            overwrite,
+            condition,
         )
         models = requested_scores(comet, comet_env, judge, device)
         _tell(evaluate(request, normalizer, models=models), out, as_json)

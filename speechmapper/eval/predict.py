@@ -24,10 +24,12 @@ import torch
 from sm_pipeline.console import progress
 from sm_pipeline.devices import autocast, choose_device
 from sm_pipeline.encoders.loading import weights_sha256
+from sm_pipeline.manifest import read_manifest
 from sm_pipeline.signals import raise_on_signals
 from sm_store import Fields
 from sm_store.errors import ConfigError, RunFailed
 from sm_store.identity import utf8
+from speechmapper.eval.degrade import Condition
 from speechmapper.eval.predictions import PredictionLog
 from speechmapper.eval.sources import Heard, ManifestSource, Source, StoreSource
 from speechmapper.llm import MAX_NEW_TOKENS, Answer
@@ -55,6 +57,7 @@ class PredictRequest:
         search: how a CTC projector is read without an LLM; None: greedily.
         task: what is asked, with its languages and wordings.
         overwrite: begin anew where there are predictions already.
+        condition: how a manifest's audio is made worse first; None: not at all.
     """
 
     run: Path
@@ -70,6 +73,7 @@ class PredictRequest:
     search: BeamSearch | None = None
     task: Task = ASR
     overwrite: bool = False
+    condition: Condition | None = None
 
 
 def predict(request: PredictRequest) -> list[dict[str, Any]]:
@@ -134,6 +138,7 @@ def about_predictions(
         "chat_template": dict(readout.template),
         "split": source.split,
         "source": str(request.store or request.manifest),
+        **({"condition": request.condition.identity()} if request.condition else {}),
         **({"target": source.target} if isinstance(source, StoreSource) else {}),
         "utterances_sha256": hashlib.sha256("\n".join(ids).encode(errors="surrogateescape")).hexdigest(),
         "projector_sha256": weights_sha256(projector),
@@ -250,7 +255,11 @@ def require_items(source: Source, task: Task, where: str) -> dict[int, list[Item
 def open_source(request: PredictRequest, projector: Projector) -> Source:
     """The store or the manifest asked for."""
     if request.store is not None and request.manifest is None:
+        if request.condition is not None:
+            raise ConfigError("--degrade: a store has features, not audio; give the corpus with --manifest")
         return StoreSource(request.store, projector, request.split, request.batch)
     if request.manifest is not None and request.store is None:
-        return ManifestSource(request.manifest, projector, request.split, request.batch)
+        condition = request.condition
+        degrade = None if condition is None else condition.degrade(read_manifest(request.manifest))
+        return ManifestSource(request.manifest, projector, request.split, request.batch, degrade)
     raise ConfigError("--store, --manifest: give one of the two")

@@ -23,6 +23,7 @@ from sm_pipeline.manifest import Manifest, read_manifest
 from sm_store import Fields, Store
 from sm_store.errors import InputError
 from speechmapper.audio_features import Listening, load_listening, load_wave
+from speechmapper.eval.degrade import Degrade
 from speechmapper.loader.data import TEST_SPLIT, choose_split, split_of
 from speechmapper.loader.epoch import Budget, batches_by_length
 from speechmapper.loader.prefetch import as_tensor
@@ -133,15 +134,21 @@ class StoreSource:
 class ManifestSource:
     """Utterances of a manifest, encoded as they are needed.
 
+    Args:
+        degrade: makes an utterance's audio worse first, (wave, id) -> wave; None: heard as it is.
+
     Raises:
         ManifestError: a bad line, or no such split. ModelError, IdentityMismatch: not the run's encoder.
     """
 
-    def __init__(self, path: Path, projector: Projector, split: str | None, most: int) -> None:
+    def __init__(
+        self, path: Path, projector: Projector, split: str | None, most: int, degrade: Degrade | None = None
+    ) -> None:
         self._manifest: Manifest = read_manifest(path)
         present = {utterance.split for utterance in self._manifest.utterances if utterance.split is not None}
         self.split = split_of(sorted(present), split, TEST_SPLIT, str(path))
         self._utterances = self._manifest.select(self.split)
+        self._degrade = degrade
         self._listening: Listening = load_listening(projector.config.trained_for, None, str(projector.device))
         self._shortest = projector.config.geometry.min_frames()
         self._budget = Budget(FRAMES_OF_A_BATCH, max_utterances=most)
@@ -192,7 +199,8 @@ class ManifestSource:
         utterance = self._utterances[number]
         try:
             cut = Cut(utterance.offset, utterance.duration)
-            return load_wave(self._manifest.audio_path(utterance), cut)
+            wave = load_wave(self._manifest.audio_path(utterance), cut)
         except InputError:
             self._rejected += 1
             return None
+        return wave if self._degrade is None else self._degrade(wave, utterance.id)

@@ -24,6 +24,7 @@ EXTRA_OF = {
     "rapidfuzz": "eval",
     "sacrebleu": "eval",
     "whisper_normalizer": "eval",
+    "pyroomacoustics": "degrade",
     "ray": "ray",
     "s3fs": "s3",
     "gcsfs": "gcs",
