@@ -3,10 +3,12 @@
     draw_histogram(survey.durations, "fig-seconds", "seconds")      '<svg id="fig-seconds" role="img" ...'
     draw_fit(target.fit, "fig-fit")
     draw_curves([Curve("gaussian", errors, rates, lowest, highest)], "fig-curve", ("relative MSE", "WER in %"))
+    draw_sweep([Curve("seed=1", alphas, rates, lowest, highest)], "fig-alpha", ("alpha", "WER %"))
 
 matplotlib draws in a few stand-in colours, which become CSS variables (`--ink`, `--rule`, `--bar`, `--mark`) that the
-page sets for light and dark mode. Ids are prefixed with the figure's name, so that many figures can be in one page. The
-same numbers give the same bytes. matplotlib is imported when a figure is drawn, not before.
+page sets for light and dark mode. Labels may be any text: they are escaped, and `$` has no meaning in them. Ids are
+prefixed with the figure's name, so that many figures can be in one page. The same numbers give the same bytes.
+matplotlib is imported when a figure is drawn, not before.
 """
 
 from __future__ import annotations
@@ -14,9 +16,11 @@ from __future__ import annotations
 import io
 import logging
 import re
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from html import escape
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +37,17 @@ VARIABLES = {INK: "var(--ink)", RULE: "var(--rule)", BAR: "var(--bar)", MARK: "v
 SIZE = (4.2, 2.6)  # inches; the page scales figures to its columns
 SQUARE = (4.2, 4.0)
 WIDE = (6.4, 3.6)
+SWEPT = (4.8, 3.2)
+LINES = (  # colour, marker and dashes of the curves of a sweep: no two differ by colour alone
+    (BAR, "o", "-"),
+    (MARK, "s", "-"),
+    (INK, "^", "--"),
+    (BAR, "D", "--"),
+    (MARK, "v", ":"),
+    (INK, "P", ":"),
+)
+MOST_CURVES = len(LINES)
+LOGARITHMIC = 50  # largest value of a swept setting over its smallest, from which its axis is logarithmic
 OPACITIES = (0.25, 0.45, 0.65, 0.85, 1.0)  # of the cells of a grid, from few to many
 STYLE: dict[Any, Any] = {  # matplotlib's stubs know its keys as literals
     "axes.axisbelow": True,
@@ -53,6 +68,7 @@ STYLE: dict[Any, Any] = {  # matplotlib's stubs know its keys as literals
     "svg.fonttype": "none",  # letters stay text: small, selectable, in the page's font
     "svg.hashsalt": "speechmapper",
     "text.color": INK,
+    "text.parse_math": False,
     "xtick.color": RULE,
     "xtick.labelcolor": INK,
     "ytick.labelcolor": INK,
@@ -138,6 +154,35 @@ def draw_curves(
         return _svg(figure, name, f"{labels[1]} by {labels[0]}: {ends}{at}")
 
 
+def draw_sweep(
+    curves: Sequence[Curve], name: str, labels: tuple[str, str], limit: float | None = None, joined: bool = True
+) -> str:
+    """Up to `MOST_CURVES` curves through few points each, with the range of every point as a bar.
+
+    Args:
+        labels: of x and y. limit: y position of a dashed line. joined: whether lines join the points.
+    """
+    with _figure(SWEPT) as (figure, axes):
+        for curve, (colour, marker, dashes) in zip(curves, LINES, strict=False):
+            axes.vlines(curve.x, curve.low, curve.high, color=colour, alpha=OPACITIES[1], linewidth=3)
+            style = dashes if joined else "none"
+            axes.plot(
+                curve.x, curve.y, color=colour, marker=marker, markersize=5, linestyle=style, label=curve.label or " "
+            )
+        if limit is not None:
+            axes.axhline(limit, color=INK, linewidth=0.8, linestyle="--")
+        axes.set(xlabel=labels[0], ylabel=labels[1])
+        axes.margins(y=0.15)
+        if any(curve.label for curve in curves):
+            figure.legend(loc="outside upper left", fontsize=8, ncols=2)
+        _swept_ticks(axes, sorted({at for curve in curves for at in curve.x}))
+        ends = "; ".join(
+            f"{curve.label or 'all'} from {curve.y[0]:.3g} at {curve.x[0]:g} to {curve.y[-1]:.3g} at {curve.x[-1]:g}"
+            for curve in curves
+        )
+        return _svg(figure, name, f"{labels[1]} by {labels[0]}: {ends}")
+
+
 def levels(most: int) -> list[tuple[int, int]]:
     """Up to five ranges of counts from 1 to `most`, of geometrically growing width."""
     bounds = np.unique(np.round(np.geomspace(1, most + 1, len(OPACITIES) + 1)).astype(int))
@@ -189,6 +234,20 @@ def _ticks(axes: Axes, whole: bool) -> None:
     axes.yaxis.set_major_formatter(EngFormatter(sep=""))
 
 
+def _swept_ticks(axes: Axes, values: Sequence[float]) -> None:
+    """Few ticks at round numbers; a logarithmic x where values are positive and far apart."""
+    from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
+
+    if values[0] > 0 and values[-1] / values[0] >= LOGARITHMIC:
+        axes.set_xscale("log")
+        axes.xaxis.set_minor_formatter(NullFormatter())
+    else:
+        axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
+    axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+
+
 def _words(shown: Histogram, x_label: str, y_label: str) -> str:
     """Description of a histogram for screen readers."""
     low, median, high = list(shown.quantiles.values())[:: len(shown.quantiles) // 2]
@@ -210,7 +269,9 @@ def _figure(size: tuple[float, float]) -> Iterator[tuple[Figure, Axes]]:
             matplotlib.rcdefaults()
             matplotlib.rcParams.update(STYLE)
             figure = Figure(figsize=size)
-            yield figure, figure.add_subplot()
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", message=r"Glyph .* missing from")  # letters are the page's font's
+                yield figure, figure.add_subplot()
     finally:
         log.setLevel(level)
 
@@ -230,4 +291,4 @@ def _svg(figure: Figure, name: str, words: str) -> str:
     body = re.sub(r"<style.*?</style>", "", body, flags=re.DOTALL)  # it would hold for the whole page
     for colour, variable in VARIABLES.items():
         body = body.replace(colour, variable)
-    return f'<svg id="{name}" viewBox="{start[1]}" role="img" aria-label="{words}">{body}'
+    return f'<svg id="{name}" viewBox="{start[1]}" role="img" aria-label="{escape(words)}">{body}'

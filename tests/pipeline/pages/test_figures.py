@@ -15,7 +15,7 @@ import pytest
 
 from sm_pipeline.pages import figures
 from sm_pipeline.pages.distributions import fit, histogram
-from sm_pipeline.pages.figures import Curve, draw_curves, draw_fit, draw_histogram, levels
+from sm_pipeline.pages.figures import Curve, draw_curves, draw_fit, draw_histogram, draw_sweep, levels
 
 SVG = "{http://www.w3.org/2000/svg}"
 NUMBERS = histogram(np.random.default_rng(0).gamma(2.0, 3.0, 400))
@@ -44,6 +44,7 @@ DRAWINGS = [
     pytest.param(
         lambda name: draw_curves(CURVES, name, ("error", "WER"), mark=("threshold", 0.2), limit=3.0), id="curves"
     ),
+    pytest.param(lambda name: draw_sweep(CURVES, name, ("alpha", "WER %"), limit=3.0), id="sweep"),
 ]
 
 
@@ -183,6 +184,45 @@ def test_matplotlib_is_quiet_and_only_meanwhile():
     with figures._figure(figures.SIZE):
         assert not log.isEnabledFor(logging.WARNING)
     assert log.level == level
+
+
+SWEPT = Curve("", [1.0, 4.0], [2.0, 3.5], [1.5, 3.0], [2.5, 4.0])
+
+
+def test_a_sweep_tells_its_ends():
+    svg = draw_sweep(CURVES, "f", ("alpha", "WER %"))
+    label = "WER % by alpha: gaussian from 2 at 0 to 90 at 1; mix from 2 at 0 to 70 at 1"
+    assert parsed(svg).get("aria-label") == label
+    assert {"gaussian", "mix", "alpha", "WER %"} <= set(words(svg))
+    assert "all from 2 at 1 to 3.5 at 4" in parsed(draw_sweep([SWEPT], "f", ("a", "b"))).get("aria-label")
+
+
+def test_curves_of_a_sweep_differ_by_more_than_colour():
+    assert len({(marker, dashes) for _, marker, dashes in figures.LINES}) == figures.MOST_CURVES
+    assert len({marker for _, marker, _ in figures.LINES}) == figures.MOST_CURVES
+
+
+def test_points_of_a_sweep_may_stand_alone():
+    joined, alone = (draw_sweep([SWEPT], "f", ("a", "b"), joined=each) for each in (True, False))
+    assert len(joined) > len(alone)
+
+
+@pytest.mark.parametrize(("values", "logarithmic"), [([1.0, 4.0], False), ([1e-5, 1e-3], True), ([0.0, 100.0], False)])
+def test_settings_far_apart_have_a_logarithmic_axis(values, logarithmic):
+    svg = draw_sweep([Curve("", values, [1.0, 2.0], [1.0, 2.0], [1.0, 2.0])], "f", ("a", "b"))
+    assert ("0.0001" in words(svg)) is logarithmic
+
+
+def test_labels_may_be_any_text():
+    """Markup, mathematics and letters that matplotlib's font lacks."""
+    attack = 'id="x"><script>alert("1")</script>$\\alpha$ -->'
+    curves = [Curve(attack, [1.0, 2.0], [1.0, 2.0], [1.0, 2.0], [1.0, 2.0]), Curve("音", *[[1.0, 2.0]] * 4)]
+    svg = draw_sweep(curves, "f", (attack, "$x_1$"))
+    root = parsed(svg)
+    assert not [element for element in root.iter() if element.tag.endswith("script")]
+    shown = " ".join(words(svg))
+    assert '<script>alert("1")</script>$\\alpha$' in shown and "音" in shown and "$x_1$" in shown
+    assert '<script>alert("1")</script>' in root.get("aria-label")
 
 
 def test_matplotlib_is_loaded_by_drawing_alone():
