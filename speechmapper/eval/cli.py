@@ -184,6 +184,37 @@ def score(
 
 
 @app.command()
+def report(
+    outs: Annotated[
+        list[str],
+        typer.Argument(metavar="OUT...", help="Folders with predictions.jsonl and metrics.json, or NAME=OUT."),
+    ],
+    html: Annotated[Path | None, typer.Option(help="Page to write: one file that needs no other.")] = None,
+    markdown: Annotated[Path | None, typer.Option(help="Tables to write, as Markdown.")] = None,
+    latex: Annotated[Path | None, typer.Option(help="Tables to write, for LaTeX with booktabs.")] = None,
+    manifest: Annotated[
+        list[Path] | None, typer.Option(help="Manifest with the audio [default: the one each run was evaluated on].")
+    ] = None,
+    worst: Annotated[int, typer.Option(min=0, max=50, help="Worst utterances shown of each run.")] = 3,
+    random: Annotated[int, typer.Option(min=0, max=50, help="Random utterances shown of each run.")] = 2,
+    seed: Annotated[int, typer.Option(help="Of the random utterances.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print runs and files as JSON and nothing else.")] = False,
+) -> None:
+    """Evaluations beside each other and beside published results, as one page or as tables; loads no model."""
+    from speechmapper.eval.report.page import ReportRequest, write_report
+
+    files = ReportRequest(outs, html, markdown, latex, tuple(manifest or ()), worst, random, seed)
+    written = write_report(files)
+    if as_json:
+        typer.echo(json.dumps(written, ensure_ascii=False))
+        return
+    for flag in files.files():
+        entry = written[flag.removeprefix("--")]
+        runs = len(written["runs"])
+        typer.echo(f"{runs} run{'s' if runs > 1 else ''}, {entry['bytes'] / 1e6:.2f} MB: {entry['path']}")
+
+
+@app.command()
 def eet(
     llm: Annotated[str, typer.Option(help="Whose threshold: a preset, folder or Hub id.")],
     out: Annotated[Path, typer.Option(help="Folder for eet.json and eet.html.")],

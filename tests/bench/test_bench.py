@@ -8,7 +8,7 @@ import torch
 from rich.console import Console
 
 from sm_store import Store
-from tests.bench import decoding, encoding, opening, reading, scoring, startup, training, tuning
+from tests.bench import decoding, encoding, opening, reading, report, scoring, startup, training, tuning
 from tests.speechmapper.tiny import save_llm
 
 
@@ -101,3 +101,8 @@ def test_the_ways_of_cross_entropy_give_one_loss_from_ever_less_memory(tmp_path)
     losses = [cost.loss for cost in found.values()]
     assert losses[1] == losses[2] == pytest.approx(losses[0], rel=1e-5)
     assert all(cost.seconds > 0 for cost in found.values())
+
+
+def test_reports_are_timed(tmp_path):
+    figures = report.measure(tmp_path, runs=2, predictions=30)
+    assert figures["recordings"] == 10 and figures["bytes"] > 50_000 and figures["seconds"] > 0

@@ -53,6 +53,21 @@ def test_the_normaliser_is_an_option(world, stage1_run, tmp_path):
         CliRunner().invoke(eval_app, [*spoken, "--normalizer", "upper"], catch_exceptions=False)
 
 
-@pytest.mark.parametrize("words", ["asr RUN", "asr --out o", "score", "eet --out o", "dance"])
+@pytest.mark.parametrize("words", ["asr RUN", "asr --out o", "score", "report", "eet --out o", "dance"])
 def test_a_line_that_lacks_something_is_a_usage_error(words):
     assert CliRunner().invoke(eval_app, words.split()).exit_code == 2
+
+
+def test_a_report_is_written_and_told(tmp_path):
+    write_predictions(tmp_path / "run", [{"id": "u", "reference": "a b", "output": "a c"}], {"task": "asr"})
+    CliRunner().invoke(eval_app, ["score", str(tmp_path / "run")], catch_exceptions=False)
+    words = ["report", str(tmp_path / "run"), "--html", str(tmp_path / "r.html"), "--latex", str(tmp_path / "r.tex")]
+    result = CliRunner().invoke(eval_app, words, catch_exceptions=False)
+    assert result.stdout.splitlines() == [
+        f"1 run, {(tmp_path / 'r.html').stat().st_size / 1e6:.2f} MB: {tmp_path / 'r.html'}",
+        f"1 run, 0.00 MB: {tmp_path / 'r.tex'}",
+    ]
+    result = CliRunner().invoke(eval_app, [*words, "--json"], catch_exceptions=False)
+    assert json.loads(result.stdout)["runs"][0]["wer"] == 0.5
+    with pytest.raises(ConfigError, match="nothing to write"):
+        CliRunner().invoke(eval_app, words[:2], catch_exceptions=False)
