@@ -1,9 +1,10 @@
-"""Metrics by group: by column of the corpus (speaker, language, corpus), and entities by how frequent they are.
+"""Metrics by group: by column of the corpus (speaker, language, corpus), entities by how frequent they are, judges.
 
     by_column(evaluations)       [Table("WER % by speaker", value, utterances, one column per run), ...]
-    by_frequency(evaluations)    Table("Entities by occurrences in the training store", run, measure, 0, 1-9, ...)
+    by_entry(evaluations)        [Table("Entities by occurrences ...", run, measure, 0, 1-9, 10-99, ...), ...]
 
-Both show what `sm-eval score` has put into metrics.json (`by`, `by_language`, `entities`) and count nothing themselves.
+Both show what is in metrics.json (`by` and `by_language`; `entities`, `judges` and `wordings`) and count nothing
+themselves.
 """
 
 from __future__ import annotations
@@ -15,6 +16,11 @@ from speechmapper.eval.report.evaluations import Evaluation, number
 from speechmapper.eval.report.shown_metrics import MAIN, Metric, present, shown, written
 from speechmapper.eval.report.tables import ABSENT, Cell, Column, Row, Table
 
+ENTRIES = {
+    "entities": "Entities by occurrences in the training store",
+    "judges": "Answers by judge",
+    "wordings": "Metrics over several wordings of the instruction",
+}
 MOST_VALUES = 40  # of a column, that are shown: the worst
 BUCKET_METRICS = {
     "recall": Metric("recall", "recall %"),
@@ -37,22 +43,25 @@ def by_column(evaluations: Sequence[Evaluation]) -> list[Table]:
     return tables
 
 
-def by_frequency(evaluations: Sequence[Evaluation]) -> Table | None:
-    """Entities by bucket of frequency; None where no run has counted any."""
-    having = {run.name: _mappings(run.metrics.get("entities")) for run in evaluations}
-    having = {name: buckets for name, buckets in having.items() if buckets}
-    names = list(dict.fromkeys(bucket for buckets in having.values() for bucket in buckets))
-    if not names:
-        return None
+def by_entry(evaluations: Sequence[Evaluation]) -> list[Table]:
+    """Entities by bucket of frequency, answers by judge, metrics over several wordings: those that any run has."""
+    tables = (_entry_table(evaluations, key, title) for key, title in ENTRIES.items())
+    return [table for table in tables if table is not None]
+
+
+def _entry_table(evaluations: Sequence[Evaluation], key: str, title: str) -> Table | None:
+    """Figures of each entry of a key of metrics.json; None where no run has any."""
+    having = {run.name: _mappings(run.metrics.get(key)) for run in evaluations}
+    names = list(dict.fromkeys(entry for entries in having.values() for entry in entries))
     rows = []
-    for run, buckets in having.items():
-        for key in dict.fromkeys(key for metrics in buckets.values() for key in metrics):
-            cells = [_bucket_cell(buckets.get(bucket, {}), key) for bucket in names]
+    for run, entries in having.items():
+        for measure in dict.fromkeys(measure for figures in entries.values() for measure in figures):
+            cells = [_entry_cell(entries.get(name, {}), measure) for name in names]
             if any(cell.text != ABSENT for cell in cells):
-                label = BUCKET_METRICS[key].label if key in BUCKET_METRICS else key.replace("_", " ")
+                label = BUCKET_METRICS[measure].label if measure in BUCKET_METRICS else measure.replace("_", " ")
                 rows.append(Row((Cell(run), Cell(label), *cells)))
-    columns = (Column("run"), Column("measure"), *(Column(bucket, number=True) for bucket in names))
-    return Table("Entities by occurrences in the training store", columns, rows)
+    columns = (Column("run"), Column("measure"), *(Column(name, number=True) for name in names))
+    return Table(title, columns, rows) if rows else None
 
 
 def _groups(run: Evaluation) -> dict[str, Groups]:
@@ -110,7 +119,7 @@ def _count(having: Mapping[str, Groups], value: str) -> Cell:
     return Cell(f"{max(known):,}" if known else ABSENT)
 
 
-def _bucket_cell(metrics: Mapping[str, Any], key: str) -> Cell:
+def _entry_cell(metrics: Mapping[str, Any], key: str) -> Cell:
     value = number(metrics, key)
     if value is None:
         return Cell(ABSENT)

@@ -18,7 +18,7 @@ from sm_pipeline.pages.html import render_page
 from sm_store.durable import write_file
 from sm_store.errors import ConfigError
 from sm_store.version import __version__
-from speechmapper.eval.report.breakdowns import by_column, by_frequency
+from speechmapper.eval.report.breakdowns import by_column, by_entry
 from speechmapper.eval.report.causes import Cause, cause_table, causes
 from speechmapper.eval.report.clips import Clips
 from speechmapper.eval.report.evaluations import Evaluation, number, read_evaluations
@@ -109,8 +109,7 @@ def render(evaluations: Sequence[Evaluation], tables: Sequence[Table], request: 
         runs=tables[0],
         published=tables[1:],
         sweeps=_drawn(sweeps(evaluations)),
-        groups=by_column(evaluations),
-        entities=by_frequency(evaluations),
+        groups=[*by_column(evaluations), *by_entry(evaluations)],
         causes=cause_table([(each.run, each.causes) for each in details]),
         details=details,
         version=__version__,

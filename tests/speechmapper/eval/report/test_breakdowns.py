@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from speechmapper.eval.report.breakdowns import MOST_VALUES, by_column, by_frequency
+from speechmapper.eval.report.breakdowns import MOST_VALUES, by_column, by_entry
 from speechmapper.eval.report.tables import ABSENT
 from tests.speechmapper.eval.report.made import evaluation
 
@@ -38,9 +38,10 @@ def test_many_values_are_cut_to_the_worst():
 def test_nothing_and_nonsense():
     for by in (None, 3, [], {"speaker": 3}, {"speaker": {"s": 3}}, {"speaker": {"s": {}}}):
         assert by_column([evaluation(metrics={"wer": 0.1, "by": by})]) == []
-        assert by_frequency([evaluation(metrics={"entities": by})]) is None or isinstance(by, dict)
     assert by_column([evaluation()]) == []
-    assert by_frequency([evaluation()]) is None
+    for entries in (None, 3, [], {"0": 3}, {"0": {}}, {"0": {"words": "many", "recall": None}}):
+        assert by_entry([evaluation(metrics={"entities": entries, "judges": entries})]) == []
+    assert by_entry([evaluation()]) == []
 
 
 def test_values_without_the_metric_come_last():
@@ -51,6 +52,16 @@ def test_values_without_the_metric_come_last():
 
 def test_entities_by_how_often_they_were_trained():
     buckets = {"0": {"entity_recall": 0.1, "words": 1200}, "1-9": {"entity_recall": 0.52, "words": 30, "note": "x"}}
-    table = by_frequency([evaluation("a", metrics={"entities": buckets}), evaluation("b")])
+    (table,) = by_entry([evaluation("a", metrics={"entities": buckets}), evaluation("b")])
     assert [column.label for column in table.columns] == ["run", "measure", "0", "1-9"]
     assert texts(table) == [["a", "recall %", "10.00", "52.00"], ["a", "words", "1,200", "30"]]
+
+
+def test_judges_and_wordings():
+    judges = {"one": {"accuracy": 0.5, "gold": 0.984}, "two": {"accuracy": 0.625}}
+    wordings = {"wer": {"mean": 0.25, "sd": 0.125}}
+    first, second = by_entry([evaluation("a", metrics={"judges": judges, "wordings": wordings})])
+    assert first.title == "Answers by judge"
+    assert texts(first) == [["a", "accuracy", "0.50", "0.62"], ["a", "gold", "0.98", ABSENT]]
+    assert second.title == "Metrics over several wordings of the instruction"
+    assert texts(second) == [["a", "mean", "0.25"], ["a", "sd", "0.12"]]
