@@ -25,6 +25,8 @@ WEIGHTS = {
     "kd": 0.1,
 }  # defaults for the parts of an objective
 ATTENTIONS = ("auto", "sdpa", "eager", "flex_attention", "flash_attention_2", "flash_attention_3", "flash_attention_4")
+NONE = "none"
+QUANTIZATIONS = (NONE, "4bit", "8bit")
 LOSSES = ("ce", "kd")  # of stage 2, beside the objective
 TRACKERS = ("tensorboard", "wandb", "mlflow", "trackio")
 AUTO = "auto"  # stage 2's objective: that of how the projector is read (speechmapper/train/stage2.py)
@@ -249,9 +251,11 @@ class LlmConfig:
 
     attention: str = "auto"  # attention kernels of transformers: sdpa, eager, flash_attention_2, ...; auto: its choice
     checkpointing: bool = False  # layers run again for their gradient: less memory, more time; results are the same
+    quantize: str = NONE  # its layers' weights by bitsandbytes: 4bit (nf4), 8bit, or none (docs/stage2.md)
 
     def __post_init__(self) -> None:
         _require(self.attention in ATTENTIONS, f"llm.attention {self.attention!r}: use one of {', '.join(ATTENTIONS)}")
+        _require(self.quantize in QUANTIZATIONS, f"llm.quantize {self.quantize!r}: use {', '.join(QUANTIZATIONS)}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,6 +32,7 @@ from sm_pipeline.models.source import ModelSource
 from sm_store import TargetSet
 from sm_store.errors import ModelError
 from sm_store.targets import table_sha256
+from speechmapper.config import NONE
 from speechmapper.cross_entropy import IGNORED, cross_entropy_sum
 from speechmapper.flop import FlopSizes
 from speechmapper.prompting import Prompt, Prompter
@@ -82,6 +83,7 @@ class FrozenLLM:
             take every setting that a call leaves open, such as a repetition penalty, from the model's.
         tokenizer: its tokenizer.
         source: where it was loaded from, for identities.
+        quantize: how its weights are quantised (`llm.quantize`), for identities.
 
     Attributes:
         stop_ids: tokens that end an answer.
@@ -89,12 +91,12 @@ class FrozenLLM:
             name before, `past_key_values`.
     """
 
-    def __init__(self, model: Any, tokenizer: Any, source: ModelSource) -> None:
+    def __init__(self, model: Any, tokenizer: Any, source: ModelSource, quantize: str = NONE) -> None:
         from transformers import GenerationConfig
 
         self.model = model.eval().requires_grad_(False)
         self.tokenizer = tokenizer
-        self.source = source
+        self.source, self.quantize = source, quantize
         listed = model.generation_config.eos_token_id
         own = listed if isinstance(listed, list) else [listed]
         self.prompter = Prompter(tokenizer, [token for token in own if token is not None])
@@ -123,8 +125,9 @@ class FrozenLLM:
         return self.model.get_input_embeddings().weight
 
     def identity(self) -> dict[str, Any]:
-        """Id and revision (JSON values)."""
-        return {"id": self.source.id, "revision": self.source.revision}
+        """Id and revision (JSON values), and the quantisation where there is one."""
+        quantized = {"quantize": self.quantize} if self.quantize != NONE else {}
+        return {"id": self.source.id, "revision": self.source.revision, **quantized}
 
     def require_table(self, targets: TargetSet) -> None:
         """Check that this is the LLM the target set was made from, whatever precision it is loaded in.

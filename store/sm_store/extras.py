@@ -32,6 +32,7 @@ EXTRA_OF = {
     "mlflow": "trackers",
     "trackio": "trackers",
     "gguf": "quantized",
+    "bitsandbytes": "quantized",
 }
 
 

@@ -17,6 +17,7 @@ from speechmapper import SpeechMapper
 from speechmapper.cli import app
 from speechmapper.eval.predict import PredictRequest, predict
 from speechmapper.llm import Answer
+from speechmapper.llm_loading import load_llm
 from speechmapper.readout.beam import BeamSearch
 from speechmapper.saved_projector import load_projector
 from speechmapper.tasks import ASR
@@ -167,3 +168,17 @@ def test_a_run_that_an_llm_reads_is_refused_beam_search_before_its_weights_are_r
     path.write_text(json.dumps(json.loads(path.read_text()) | {"readout": "ctc", "head": "rows"}))
     with pytest.raises(ConfigError, match=r"--beam, --hotwords: here the LLM \(.*llm\) writes the text"):
         SpeechMapper.from_pretrained(run, device="cpu", search=BeamSearch(4))
+
+
+def test_a_run_tuned_with_a_quantised_llm_is_read_with_it_unless_one_is_named(chain, tmp_path, monkeypatch):
+    run = shutil.copytree(chain / "stage2" / "projector", tmp_path / "run")
+    config = json.loads((run / "config.json").read_text())
+    config["trained_for"]["llm"]["quantize"] = "8bit"
+    (run / "config.json").write_text(json.dumps(config))
+    loaded = []
+    monkeypatch.setattr(
+        "speechmapper.readout.build.load_llm", lambda *given: loaded.append(given[4]) or load_llm(*given)
+    )
+    for llm in (None, str(chain / "llm")):
+        assert isinstance(SpeechMapper.from_pretrained(run, llm, device="cpu").transcribe(speech.tone(1.5)), str)
+    assert [each.quantize if each else "none" for each in loaded] == ["8bit", "none"]

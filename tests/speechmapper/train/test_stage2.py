@@ -349,3 +349,15 @@ def test_a_run_that_trims_is_recorded_and_resumes_so(world, stage1_run, tmp_path
     assert fitted(stage2_config(), load_projector(out)) and load_projector(out).config.trim
     with pytest.raises(ConfigError, match=r"tuning\.trim: it is for head vectors .* this one has head rows"):
         fitted(stage2_config(tuning={"trim": True, "head": "rows"}), load_projector(stage1_run))
+
+
+def test_a_run_with_a_quantised_llm_is_recorded_so(world, stage1_run, tmp_path):
+    def asked(quantize, steps, **more):
+        config = stage2_config(llm={"quantize": quantize}, schedule={"steps": steps})
+        return dataclasses.replace(request(world, stage1_run, tmp_path / "run", **more), config=config)
+
+    train_stage2(asked("8bit", 1))
+    assert load_projector(tmp_path / "run").config.trained_for["llm"]["quantize"] == "8bit"
+    for other in ("none", "4bit"):
+        with pytest.raises(IdentityMismatch, match=r"llm\.quantize"):
+            train_stage2(asked(other, 2, resume=True))
