@@ -28,7 +28,7 @@ from sm_pipeline.extraction.encoding import store_features
 from sm_store.errors import InputError, SampleError
 from sm_store.identity import diff_json, require_same
 from speechmapper.loader.prefetch import as_tensor
-from speechmapper.saved_projector import model_name
+from speechmapper.saved_projector import model_name, recorded_model
 
 Audio = str | Path | np.ndarray | torch.Tensor  # a file, or samples (n,) at 16 kHz
 WHERE_AND_HOW = (
@@ -65,7 +65,12 @@ def load_listening(made: Mapping[str, Any], encoder: str | None, device: str) ->
         ModelError: no such encoder. IdentityMismatch: another one.
     """
     recorded = made["encoder"]
-    loaded = load_encoder(encoder or model_name(recorded), recorded["layer"], device)
+    name = model_name(recorded)
+    if encoder is None:
+        with recorded_model(name, "the encoder of this run", "name where it is now with --encoder"):
+            loaded = load_encoder(name, recorded["layer"], device)
+    else:
+        loaded = load_encoder(encoder, recorded["layer"], device)
     mine, theirs = dict(loaded.identity()), dict(recorded)
     for names in (mine, theirs):
         for place in WHERE_AND_HOW:

@@ -24,12 +24,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
 
 from sm_pipeline.devices import choose_dtype
 from sm_pipeline.models.quiet import quiet_transformers
 from sm_pipeline.models.source import ModelSource, open_tensors, resolve_model
-from sm_pipeline.models.weights import build, load_weights, one_line
+from sm_pipeline.models.weights import BROKEN_CONFIG, build, load_weights, one_line
 from sm_store import TargetSet
 from sm_store.errors import ConfigError, ModelError
 
@@ -39,11 +38,6 @@ FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "gemma3_text")
 # Where checkpoints have the stack of layers: alone, as a text LLM, and inside models of text and images.
 PREFIXES = ("model.", "language_model.model.", "model.language_model.", "")
 OUTPUT_NAMES = ("lm_head.weight", "language_model.lm_head.weight")
-# What transformers raises for a config.json that describes no model.
-BROKEN_CONFIG: tuple[type[Exception], ...] = (
-    *(OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, ImportError),
-    StrictDataclassError,
-)
 COMPARED_ROWS = 256  # of the two embedding tables
 TABLE_TOLERANCE = 1e-4  # of their difference, as in speechmapper/llm.py
 

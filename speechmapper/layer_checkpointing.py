@@ -30,17 +30,26 @@ def checkpoint_layers(model: nn.Module, name: str) -> None:
         name: what it is called in errors.
 
     Raises:
+        ConfigError: as `layers_of`.
+    """
+    for layer in layers_of(model, name):
+        # In the instance, inside of its hooks: those that gather a layer's weights run once for both passes.
+        layer.forward = partial(_run, layer.forward)
+
+
+def layers_of(model: nn.Module, name: str) -> list[nn.Module]:
+    """The layers of an LLM, with or without weights, that can be checkpointed.
+
+    Raises:
         ConfigError: it has no layers that transformers itself could checkpoint.
     """
-    layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
+    layers: list[nn.Module] = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
     if not layers:
         raise ConfigError(
             f"llm.checkpointing: {name}: {type(model).__name__} has no layers that can be checkpointed; set "
             "llm.checkpointing=false, and data.max_utterances lower to save memory"
         )
-    for layer in layers:
-        # In the instance, inside of its hooks: those that gather a layer's weights run once for both passes.
-        layer.forward = partial(_run, layer.forward)
+    return layers
 
 
 def _run(forward: Any, *args: Any, **kwargs: Any) -> Any:

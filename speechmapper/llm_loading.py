@@ -1,5 +1,6 @@
 """Load an LLM from its files as a `FrozenLLM`, in the way that the `llm` settings say.
 
+    check_llm("smollm2-135m")                     before minutes are spent: what its configuration tells
     llm = load_llm(resolve_model("smollm2-135m", "llm"), device)                               all defaults
     llm = load_llm(source, device, "bfloat16", tokenizer, LlmConfig(quantize="4bit"))          a quarter of the memory
 
@@ -13,17 +14,51 @@ from typing import Any
 import torch
 
 from sm_pipeline.devices import choose_dtype
-from sm_pipeline.models.llm_table import require_vectors
+from sm_pipeline.models.llm_table import require_llm, require_vectors
 from sm_pipeline.models.quiet import quiet_transformers
-from sm_pipeline.models.source import ModelSource
+from sm_pipeline.models.source import ModelSource, resolve_model
+from sm_pipeline.models.weights import one_line
 from sm_store.errors import ModelError
 from speechmapper.config import AUTO, NONE, LlmConfig
-from speechmapper.layer_checkpointing import checkpoint_layers
+from speechmapper.layer_checkpointing import checkpoint_layers, layers_of
 from speechmapper.llm import FrozenLLM
-from speechmapper.quantization import keep_weights_layout, quantized_options
+from speechmapper.quantization import keep_weights_layout, quantized_options, require_packages
 
 # What transformers and bitsandbytes raise for files they cannot load, RuntimeError among others for lack of a kernel.
 UNUSABLE = (OSError, ValueError, KeyError, ImportError, RuntimeError)
+
+
+def check_llm(llm: str, config: LlmConfig | None = None) -> None:
+    """Check that an LLM can be loaded and given vectors, by its configuration alone; no weights are fetched or read.
+
+    Args:
+        llm: a model argument. config: how it is going to be loaded; None: the defaults.
+
+    Raises:
+        ModelError: no such LLM, no causal LLM, one that cannot be given vectors, or one without the attention chosen.
+        ConfigError: layers that cannot be checkpointed, or a package that is not installed.
+    """
+    config = config or LlmConfig()
+    source = resolve_model(llm, "llm", weights=False)
+    _require_quantizable(source, config)
+    with quiet_transformers():
+        model = require_llm(source)
+    if model is None:
+        return
+    if config.attention != AUTO:
+        try:
+            model.set_attn_implementation(config.attention)
+        except (ValueError, ImportError) as error:
+            raise ModelError(
+                f"--llm {source.id}: cannot be run with llm.attention={config.attention} ({one_line(error)})"
+            ) from error
+    if config.checkpointing:
+        layers_of(model, f"--llm {source.id}")
+    if config.quantize != NONE and getattr(model.config, "quantization_config", None) is not None:
+        raise ModelError(
+            f"--llm {source.id}: its weights are quantised already; leave llm.quantize out, or name the checkpoint "
+            "without quantisation"
+        )
 
 
 def load_llm(
@@ -55,8 +90,9 @@ def load_llm(
                 tokenizer = AutoTokenizer.from_pretrained(source.folder, local_files_only=True, **files)
             model = AutoModelForCausalLM.from_pretrained(source.folder, local_files_only=True, **options)
         except UNUSABLE as error:
-            reason = " ".join(str(error).split())
-            raise ModelError(f"--llm {source.id}: cannot be loaded as a causal LLM ({reason[:200]})") from error
+            raise ModelError(
+                f"--llm {source.id}: cannot be loaded as a causal LLM ({one_line(error)}); use another LLM"
+            ) from error
     require_vectors(model, f"--llm {source.id}")
     if config.checkpointing:
         checkpoint_layers(model, f"--llm {source.id}")
@@ -71,11 +107,18 @@ def _options(source: ModelSource, config: LlmConfig, dtype: torch.dtype, device:
     options: dict[str, Any] = {"dtype": dtype}
     if config.attention != AUTO:
         options["attn_implementation"] = config.attention
+    _require_quantizable(source, config)
     if config.quantize != NONE:
-        if source.gguf_file:
-            raise ModelError(
-                f"--llm {source.id}: {source.gguf_file} cannot be quantised again to {config.quantize}; name a folder "
-                "with safetensors weights, or leave quantisation out"
-            )
         options |= quantized_options(config.quantize, dtype, device)
     return options
+
+
+def _require_quantizable(source: ModelSource, config: LlmConfig) -> None:
+    if config.quantize == NONE:
+        return
+    require_packages()
+    if source.gguf_file:
+        raise ModelError(
+            f"--llm {source.id}: {source.gguf_file} cannot be quantised again to {config.quantize}; name a folder "
+            "with safetensors weights, or leave quantisation out"
+        )

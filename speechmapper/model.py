@@ -21,10 +21,11 @@ from sm_pipeline.devices import autocast, choose_device
 from sm_store.errors import InputError, ModelError, one_line
 from speechmapper.audio_features import Audio, Listening, load_listening, load_wave
 from speechmapper.config import NONE, LlmConfig
+from speechmapper.llm_loading import check_llm
 from speechmapper.projector import Projector
 from speechmapper.readout.beam import BeamSearch
 from speechmapper.readout.build import Readout, build_readout, require_search
-from speechmapper.saved_projector import load_config, load_projector, model_name
+from speechmapper.saved_projector import load_config, load_projector, model_name, recorded_model
 from speechmapper.tasks import ASR, Item, Task
 
 
@@ -70,9 +71,10 @@ class SpeechMapper:
             raise ModelError(
                 f"{run}: its config.json lacks trained_for, what it was made for; give the folder of a run"
             )
+        name = _checked_llm(made, llm)
         listening = load_listening(made, encoder, device)
-        how = LlmConfig(quantize=made["llm"].get("quantize", NONE)) if _is_tuned(made) and llm is None else None
-        readout = build_readout(projector, _llm_of(made, llm), None, search=search, llm_config=how)
+        how = _recorded_config(made) if _is_tuned(made) and llm is None else None
+        readout = build_readout(projector, name, None, search=search, llm_config=how)
         return cls(projector, listening, readout)
 
     def transcribe(self, audio: Audio) -> str:
@@ -128,6 +130,26 @@ class SpeechMapper:
 def _llm_of(made: Mapping[str, Any], llm: str | None) -> str | None:
     """The LLM that is named, else the one that a stage 2 run was tuned with."""
     return model_name(made["llm"]) if llm is None and _is_tuned(made) else llm
+
+
+def _checked_llm(made: Mapping[str, Any], llm: str | None) -> str | None:
+    """The LLM as in `_llm_of`, which is there and can be run.
+
+    Raises:
+        ModelError: it is not; of one that the run has recorded, says so.
+    """
+    name = _llm_of(made, llm)
+    if llm is not None:
+        check_llm(llm)
+    elif name is not None:
+        with recorded_model(name, "the LLM that this run was tuned with", "name where it is now with --llm"):
+            check_llm(name, _recorded_config(made))
+    return name
+
+
+def _recorded_config(made: Mapping[str, Any]) -> LlmConfig:
+    """How a run loaded its LLM."""
+    return LlmConfig(quantize=made["llm"].get("quantize", NONE))
 
 
 def _is_tuned(made: Mapping[str, Any]) -> bool:

@@ -31,14 +31,19 @@ def quantized_options(quantize: str, dtype: torch.dtype, device: torch.device) -
     """
     from transformers import BitsAndBytesConfig
 
-    logging.getLogger(LOGGER).setLevel(logging.ERROR)
-    for package in ("bitsandbytes", "accelerate"):
-        extra_module(package)
+    require_packages()
     if quantize == FOUR_BIT:
         config = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype)
     else:
         config = BitsAndBytesConfig(load_in_8bit=True)
     return {"quantization_config": config, "device_map": {"": str(device)}}
+
+
+def require_packages() -> None:
+    """Check that what quantises is installed. Raises ConfigError."""
+    logging.getLogger(LOGGER).setLevel(logging.ERROR)
+    for package in ("bitsandbytes", "accelerate"):
+        extra_module(package)
 
 
 def keep_weights_layout(model: Any) -> None:

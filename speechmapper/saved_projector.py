@@ -13,8 +13,10 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -209,6 +211,23 @@ vectors, lengths = projector(features, frames)
 The method is SpeechMapper (arXiv 2601.20417). `config.json` holds under `trained_for` everything that decides
 what features mean here; `speechmapper transcribe` and `sm-eval` refuse others.
 """
+
+
+@contextmanager
+def recorded_model(name: str, what: str, remedy: str) -> Iterator[None]:
+    """While a model is looked for that a run has recorded: an error does not blame a flag that was not given.
+
+    Args:
+        what: what the run uses it for, in the message. remedy: how to say where the model is now.
+
+    Raises:
+        ModelError: in place of one raised in the block.
+    """
+    try:
+        yield
+    except ModelError as error:
+        reason = re.sub(r"^--[a-z]+ .*?: ", "", str(error))
+        raise ModelError(f"{name}: {what} cannot be loaded ({reason}); {remedy}") from error
 
 
 def model_name(source: Mapping[str, Any]) -> str:

@@ -33,6 +33,7 @@ from speechmapper.eval.degrade import Condition
 from speechmapper.eval.predictions import PredictionLog
 from speechmapper.eval.sources import Heard, ManifestSource, Source, StoreSource
 from speechmapper.llm import MAX_NEW_TOKENS, Answer
+from speechmapper.llm_loading import check_llm
 from speechmapper.measure.vectors import word_errors
 from speechmapper.projector import Projector, use_head
 from speechmapper.prompting import Instruction
@@ -88,6 +89,8 @@ def predict(request: PredictRequest) -> list[dict[str, Any]]:
         require_transcript(task)
     if request.search is not None:
         require_search(request.search, load_config(request.run), request.llm)
+    if request.llm is not None:
+        check_llm(request.llm)  # before the encoder and its own weights are loaded
     projector = load_projector(request.run).to(device)
     if request.head is not None:
         use_head(projector, request.head, "--head")

@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from sm_pipeline.models.llm_table import LlmTable, load_llm_table
+from sm_pipeline.models.llm_table import load_llm_table
 from sm_pipeline.models.source import resolve_model
 from sm_pipeline.models.tokenizer import load_stored_tokenizer
 from sm_pipeline.text import NORMALIZER
@@ -35,7 +35,7 @@ from speechmapper.prompting import Instruction
 from speechmapper.readout.beam import NO_HOTWORDS, TOP_TOKENS, BeamSearch, beam_search
 from speechmapper.readout.hotwords import HotwordBonus
 from speechmapper.readout.nearest import NearestToken
-from speechmapper.saved_projector import model_name
+from speechmapper.saved_projector import model_name, recorded_model
 from speechmapper.tasks import ASR, Task
 
 NEAREST, SEARCHED, GENERATED = "nearest-token", "beam-search", "generation"
@@ -153,7 +153,10 @@ def nearest_readout(projector: Projector, targets: TargetSet | None, search: Bea
     if targets:
         table, tokenizer = targets.table, load_stored_tokenizer(targets)
     else:
-        loaded = _recorded_table(model_name({"id": made["llm"], "revision": made["revision"]}))
+        name = model_name({"id": made["llm"], "revision": made["revision"]})
+        what = "the embedding table of this LLM, by which the run reads vectors,"
+        with recorded_model(name, what, "put the LLM back there, or let one generate the text with --llm"):
+            loaded = load_llm_table(name)
         table, tokenizer = loaded.table_VE, loaded.tokenizer
     head = Head(projector.config, table, made["pad_id"], projector.device)
     nearest = NearestToken(tokenizer, made["pad_id"])
@@ -197,15 +200,3 @@ def _require_trained_table(projector: Projector, frozen: FrozenLLM, llm: str) ->
             f"--llm {llm}: its input embeddings are not those this projector was trained for (made from "
             f"{trained['llm']}); name that LLM"
         )
-
-
-def _recorded_table(name: str) -> LlmTable:
-    """The embedding table of the LLM that a run has recorded; an error does not blame a flag that was not given."""
-    try:
-        return load_llm_table(name)
-    except ModelError as error:
-        reason = str(error).removeprefix(f"--llm {name}: ")
-        raise ModelError(
-            f"{name}: the embedding table of this LLM, by which the run reads vectors, cannot be loaded ({reason}); "
-            "put the LLM back there, or let one generate the text with --llm"
-        ) from error

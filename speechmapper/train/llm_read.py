@@ -23,7 +23,7 @@ from sm_store import TargetSet
 from speechmapper.config import RunConfig
 from speechmapper.heads import Head
 from speechmapper.llm import FrozenLLM, require_same_table
-from speechmapper.llm_loading import load_llm
+from speechmapper.llm_loading import check_llm, load_llm
 from speechmapper.loader.data import TrainingData
 from speechmapper.readout.build import llm_readout
 from speechmapper.saved_projector import load_projector
@@ -58,6 +58,7 @@ def require_llm(llm: str, targets: TargetSet) -> None:
     Raises:
         ModelError: no such LLM, or another one.
     """
+    check_llm(llm)
     resolve_model(llm, "llm")
     require_same_table(torch.from_numpy(load_llm_table(llm).table_VE), targets, llm)
 

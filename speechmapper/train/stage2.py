@@ -29,7 +29,7 @@ from speechmapper.config import AUTO, Stage2Config, TuningConfig
 from speechmapper.config_file import to_plain
 from speechmapper.heads import Head
 from speechmapper.llm import FrozenLLM
-from speechmapper.llm_loading import load_llm
+from speechmapper.llm_loading import check_llm, load_llm
 from speechmapper.loader.data import DataRequest, StorePaths, TrainingData, open_data
 from speechmapper.loader.stores import recorded_stores
 from speechmapper.loader.token_ids import token_counts
@@ -83,6 +83,7 @@ def train_stage2(request: Stage2Request) -> Outcome:
         ModelError: no usable LLM or projector. ConfigError: settings that do not fit.
     """
     plan = plan_run(request)
+    check_llm(request.llm, plan.config.llm)  # before its weights are fetched
     source = resolve_model(request.llm, "llm")
     accelerator = open_accelerator(plan.config.run, request.out)
     with ExitStack() as locks:

@@ -19,6 +19,7 @@ from accelerate import Accelerator
 from sm_pipeline.models.source import resolve_model
 from speechmapper.config import Stage2Config
 from speechmapper.llm import FrozenLLM
+from speechmapper.llm_loading import check_llm
 from speechmapper.loader.data import TrainingData
 from speechmapper.saved_projector import load_projector
 from speechmapper.train.run import Outcome
@@ -42,6 +43,7 @@ class Stage2Sweep:
 
     def __init__(self, request: SweepRequest, projector: Path) -> None:
         self._request, self._projector = request, projector
+        check_llm(str(request.llm))  # before its weights are fetched
         self._source = resolve_model(str(request.llm), "llm")
         self._plans: dict[Path, Plan] = {}
         self._llm: FrozenLLM | None = None

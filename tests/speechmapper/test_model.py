@@ -161,6 +161,21 @@ def test_an_llm_that_was_not_named_is_not_blamed_on_a_flag(chain, tmp_path):
         SpeechMapper.from_pretrained(folder, device="cpu")
 
 
+@pytest.mark.parametrize(
+    ("kind", "what"), [("llm", "the LLM that this run was tuned with"), ("encoder", "the encoder")]
+)
+def test_a_recorded_model_that_has_moved_is_not_blamed_on_a_flag(chain, tmp_path, kind, what):
+    run = shutil.copytree(chain / "stage2" / "projector", tmp_path / "run")
+    config = json.loads((run / "config.json").read_text())
+    config["trained_for"][kind]["id"] = str(tmp_path / "gone")
+    (run / "config.json").write_text(json.dumps(config))
+    with pytest.raises(
+        ModelError,
+        match=f"^{tmp_path}/gone: {what}.* cannot be loaded \\(no such preset.*name where it is now with --{kind}$",
+    ):
+        SpeechMapper.from_pretrained(run, device="cpu")
+
+
 def test_a_run_that_an_llm_reads_is_refused_beam_search_before_its_weights_are_read(chain, tmp_path):
     run = shutil.copytree(chain / "stage2", tmp_path / "run")
     (run / "projector" / "model.safetensors").unlink()

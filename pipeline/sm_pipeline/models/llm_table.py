@@ -13,6 +13,7 @@ Shapes: V vocabulary, E LLM width.
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +24,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerBa
 from sm_pipeline.models.source import ModelSource, open_tensors, resolve_model
 from sm_pipeline.models.tensors import GgufTensors, TensorFiles
 from sm_pipeline.models.tokenizer import load_tokenizer, tokenizer_files
+from sm_pipeline.models.weights import BROKEN_CONFIG
 from sm_store.dtypes import is_finite
 from sm_store.errors import ModelError
 
@@ -30,8 +32,13 @@ GGUF_TABLE = "token_embd.weight"  # llama.cpp's name, whatever the architecture
 NO_VECTORS = {
     "state": "keeps a state instead of keys and values, so that no speech can be put into its prompt; use another LLM",
     "layers": "gives each layer an embedding of the token ids, which speech has none of; use another LLM",
+    "inputs": "does not take {}, by which speech is put into its prompt; use another LLM",
+    "encoder": "is an encoder or has one, and does not continue a text from left to right; use a causal LLM",
 }
-RECURRENT_GGUF = ("mamba", "rwkv")  # llama.cpp's names of such architectures begin so
+NEEDED_INPUTS = ("inputs_embeds", "attention_mask", "logits_to_keep")  # of an LLM's forward
+CACHES = ("past_key_values", "cache")  # names of its keys and values, by version of transformers
+# In llama.cpp's names of architectures.
+UNUSABLE_GGUF = {"mamba": "state", "rwkv": "state", "t5": "encoder", "bert": "encoder"}
 SCALED_GGUF = "gemma"  # the family whose layers may receive the table's rows multiplied by a factor
 _TABLE_SUFFIXES = (
     "embed_tokens.weight",
@@ -85,8 +92,8 @@ class _TableModule:
 
 def _read_table(source: ModelSource, tensors: TensorFiles, what: str) -> torch.Tensor:
     """The table as the layers receive its rows, (V, E) float32."""
-    if isinstance(tensors, GgufTensors) and tensors.architecture.startswith(RECURRENT_GGUF):
-        raise ModelError(f"--{what} {source.id}: {tensors.architecture} {NO_VECTORS['state']}")
+    if isinstance(tensors, GgufTensors):
+        _require_gguf(tensors, source, what)
     if isinstance(tensors, GgufTensors) and not tensors.architecture.startswith(SCALED_GGUF):
         return tensors.get_float32(GGUF_TABLE)  # asking the architecture would parse the file's vocabulary once more
     module = _table_module(source, what)
@@ -108,22 +115,55 @@ def _stored_name(module: _TableModule, tensors: TensorFiles) -> str:
     return wanted if wanted in present or len(alike) != 1 else alike[0]
 
 
-def _table_module(source: ModelSource, what: str) -> _TableModule:
-    """The input embeddings of the architecture, which is built without weights."""
+def require_llm(source: ModelSource, what: str = "llm") -> Any | None:
+    """Check from its configuration alone that an LLM can be given vectors; returns it built without weights.
+
+    None of a GGUF file, whose configuration takes seconds to read: its architecture is checked by name.
+
+    Args:
+        what: the flag that named it, for messages.
+
+    Raises:
+        ModelError: no causal LLM of transformers, or one that cannot be given vectors (`require_vectors`).
+    """
+    if source.gguf_file is None:
+        return build_without_weights(source, what)
+    tensors = open_tensors(source)
+    if isinstance(tensors, GgufTensors):
+        _require_gguf(tensors, source, what)
+    return None
+
+
+def _require_gguf(tensors: GgufTensors, source: ModelSource, what: str) -> None:
+    for name, reason in UNUSABLE_GGUF.items():
+        if name in tensors.architecture:
+            raise ModelError(f"--{what} {source.id}: {tensors.architecture} {NO_VECTORS[reason]}")
+
+
+def build_without_weights(source: ModelSource, what: str) -> Any:
+    """The LLM's architecture on the meta device: modules and shapes from its configuration; raises as `require_llm`."""
     settings = {"gguf_file": source.gguf_file} if source.gguf_file is not None else {}
     try:
         config = AutoConfig.from_pretrained(source.folder, trust_remote_code=False, local_files_only=True, **settings)
+        has_encoder = config.is_encoder_decoder  # its decoder alone, when it is made, says no
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError) as error:
+    except BROKEN_CONFIG as error:
         raise ModelError(
             f"--{what} {source.id}: its architecture is none of transformers' causal LLMs "
             f"({_first_line(error)}); use another LLM"
         ) from error
+    if has_encoder:
+        raise ModelError(f"--{what} {source.id}: {type(model).__name__} {NO_VECTORS['encoder']}")
     require_vectors(model, f"--{what} {source.id}")
+    return model
+
+
+def _table_module(source: ModelSource, what: str) -> _TableModule:
+    """The input embeddings of the architecture, which is built without weights."""
+    model = build_without_weights(source, what)
     table = model.get_input_embeddings()
-    known = type(table) is torch.nn.Embedding or hasattr(table, "scalar_embed_scale")
-    if config.is_encoder_decoder or not known:
+    if not (type(table) is torch.nn.Embedding or hasattr(table, "scalar_embed_scale")):
         raise ModelError(
             f"--{what} {source.id}: a {type(model).__name__} with a {type(table).__name__} for its input "
             "is not supported; use a causal LLM"
@@ -139,13 +179,21 @@ def require_vectors(model: Any, what: str) -> None:
         model: a Hugging Face causal LM, with or without weights. what: names it in the message.
 
     Raises:
-        ModelError: a recurrent state instead of keys and values (Mamba, RWKV), or embeddings per layer (Gemma 3n).
+        ModelError: an encoder (BERT), a recurrent state instead of keys and values (Mamba,
+            RWKV), embeddings per layer (Gemma 3n), or a forward pass that does not take embeddings.
     """
     config = model.config.get_text_config()
+    if getattr(config, "is_decoder", None) is False:
+        raise ModelError(f"{what}: {type(model).__name__} {NO_VECTORS['encoder']}")
     if not getattr(config, "num_attention_heads", 0):
         raise ModelError(f"{what}: {type(model).__name__} {NO_VECTORS['state']}")
     if getattr(config, "hidden_size_per_layer_input", 0):
         raise ModelError(f"{what}: {type(model).__name__} {NO_VECTORS['layers']}")
+    taken = inspect.signature(model.forward).parameters
+    missing = [name for name in NEEDED_INPUTS if name not in taken]
+    missing += [] if any(name in taken for name in CACHES) else CACHES[:1]
+    if missing:
+        raise ModelError(f"{what}: {type(model).__name__} {NO_VECTORS['inputs'].format(', '.join(missing))}")
 
 
 def _first_line(error: Exception) -> str:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from transformers import PreTrainedConfig
 
 from sm_pipeline.models.source import ModelSource, open_tensors
@@ -22,6 +23,12 @@ OLDER_NAMES = {
     ".parametrizations.weight.original0": ".weight_g",
     ".parametrizations.weight.original1": ".weight_v",
 }
+
+# What transformers and torch raise for a config.json that describes no model.
+BROKEN_CONFIG: tuple[type[Exception], ...] = (
+    *(OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RuntimeError, ImportError),
+    StrictDataclassError,
+)
 
 ConfigT = TypeVar("ConfigT", bound=PreTrainedConfig)
 ModuleT = TypeVar("ModuleT", bound=torch.nn.Module)
@@ -36,7 +43,7 @@ def build(model_class: Callable[[ConfigT], ModuleT], config: ConfigT, source: Mo
     try:
         with torch.device("meta"):
             return model_class(config)
-    except (ArithmeticError, ValueError, TypeError, LookupError, RuntimeError, ImportError) as error:
+    except BROKEN_CONFIG as error:
         raise ModelError(f"{source.folder}: its config.json cannot be used ({one_line(error)})") from error
 
 

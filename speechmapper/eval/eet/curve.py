@@ -44,7 +44,7 @@ from speechmapper.eval.eet.page import write_report
 from speechmapper.eval.eet.texts import Texts, choose_texts
 from speechmapper.heads.rows import TableRows
 from speechmapper.llm import FrozenLLM
-from speechmapper.llm_loading import load_llm
+from speechmapper.llm_loading import check_llm, load_llm
 from speechmapper.loader.epoch import Budget, batches_by_length
 from speechmapper.measure.text import error_rates
 from speechmapper.saved_projector import versions
@@ -152,6 +152,7 @@ class Subject:
     """
 
     def __init__(self, name: str, chosen: Texts, device: torch.device, batch: int) -> None:
+        check_llm(name)
         table = load_llm_table(name)  # fetches one file of the weights, `resolve_model` all of them
         self.llm: FrozenLLM = load_llm(resolve_model(name, "llm"), device, tokenizer=table.tokenizer)
         self.table_sha256, self.scale = table_sha256(table.table_VE), table_scale(table.table_VE)

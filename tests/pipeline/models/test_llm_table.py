@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -19,8 +20,9 @@ from transformers import (
 )
 from transformers.utils import logging
 
-from sm_pipeline.models.llm_table import load_llm_table
+from sm_pipeline.models.llm_table import load_llm_table, require_llm
 from sm_pipeline.models.source import resolve_model
+from sm_pipeline.models.tensors import GgufTensors
 from sm_pipeline.models.tokenizer import load_tokenizer
 from sm_store.errors import ModelError
 from tests.pipeline import llms
@@ -201,21 +203,41 @@ PER_LAYER = {"hidden_size_per_layer_input": 4, "vocab_size_per_layer_input": 40,
 
 
 @pytest.mark.parametrize(
-    ("family", "sizes", "reason"),
+    ("name", "sizes", "reason"),
     [
-        ("Mamba", {**SIZES, "state_size": 4}, "keeps a state instead of keys and values"),
-        ("Rwkv", {**SIZES, "attention_hidden_size": 16}, "keeps a state instead of keys and values"),
-        ("Gemma3n", {**SIZES, **ATTENTION, **PER_LAYER}, "gives each layer an embedding of the token ids"),
+        ("Mamba", {**SIZES, "state_size": 4}, "MambaForCausalLM keeps a state instead of keys and values"),
+        ("Rwkv", {**SIZES, "attention_hidden_size": 16}, "RwkvForCausalLM keeps a state instead of keys and values"),
+        ("Gemma3nText", {**SIZES, **ATTENTION, **PER_LAYER}, "gives each layer an embedding of the token ids"),
+        ("Bart", {"vocab_size": 40, "d_model": 16}, "BartForCausalLM is an encoder or has one"),
+        ("T5", {"vocab_size": 40, "d_model": 16}, "is none of transformers' causal LLMs"),
+        ("Bert", {**SIZES, "num_attention_heads": 2}, "BertLMHeadModel is an encoder or has one"),
+        ("CpmAnt", {**SIZES, "num_attention_heads": 2}, "CpmAntForCausalLM does not take inputs_embeds"),
+        ("OpenAIGPT", {"vocab_size": 40, "n_embd": 16, "n_head": 2}, "does not take past_key_values"),
     ],
 )
-def test_an_llm_that_takes_no_vectors_is_refused_before_its_weights_are_read(tmp_path, family, sizes, reason):
+def test_an_llm_that_takes_no_vectors_is_refused_before_its_weights_are_read(tmp_path, name, sizes, reason):
     """Stage 1 could be trained on its table, but stage 2 and transcription could not run it."""
     folder = tmp_path / "llm"
-    config = getattr(transformers, "Gemma3nTextConfig" if family == "Gemma3n" else f"{family}Config")(**sizes)
-    config.architectures = [f"{family}ForCausalLM"]
-    config.save_pretrained(folder)
+    getattr(transformers, f"{name}Config")(**sizes).save_pretrained(folder)
+    with pytest.raises(ModelError, match=f"^--llm .*: .*{reason}.*; use (another|a causal) LLM$") as caught:
+        require_llm(resolve_model(str(folder), "llm", weights=False))
+    assert "\n" not in str(caught.value)
     llms.tokenizer().save_pretrained(folder)
     (folder / "model.safetensors").write_bytes(safetensors.torch.save({"embed_tokens.weight": torch.zeros(40, 16)}))
-    with pytest.raises(ModelError, match=f"--llm .*: {family}ForCausalLM {reason}.*; use another LLM") as caught:
+    with pytest.raises(ModelError, match=reason):
         load_llm_table(str(folder))
-    assert "\n" not in str(caught.value)
+
+
+def test_of_a_causal_llm_the_configuration_is_enough(tiny_llm, tmp_path):
+    shutil.copy(tiny_llm / "config.json", tmp_path)
+    model = require_llm(resolve_model(str(tmp_path), "llm", weights=False))
+    assert {weight.device.type for weight in model.parameters()} == {"meta"}
+    assert require_llm(resolve_model("smollm2-135m", "llm", weights=False)) is None
+
+
+@pytest.mark.parametrize("architecture", ["mamba2", "t5encoder", "nomic-bert"])
+def test_a_gguf_that_takes_no_vectors_is_refused(tmp_path, monkeypatch, architecture):
+    monkeypatch.setattr(GgufTensors, "__init__", lambda self, path: setattr(self, "architecture", architecture))
+    (tmp_path / "llm.gguf").touch()
+    with pytest.raises(ModelError, match=rf"^--llm .*: {architecture} (keeps a state|is an encoder)"):
+        require_llm(resolve_model(str(tmp_path / "llm.gguf"), "llm", weights=False))
