@@ -259,6 +259,29 @@ class LlmConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class LoraConfig:
+    """Low-rank adapters of the LLM (arXiv 2106.09685), trained beside the projector; numbers are our own."""
+
+    rank: int = 0  # of each adapter; 0: none, the LLM is as it was loaded
+    alpha: int | None = None  # an adapter's output is multiplied by alpha / rank; null: twice the rank
+    dropout: float = 0.0  # share of an adapter's inputs dropped in training
+    targets: tuple[str, ...] = ("all-linear",)  # layers with adapters, as peft names them: q_proj, v_proj, ...
+    lr: float | None = None  # largest learning rate of the adapters; null: optimizer.lr
+
+    def __post_init__(self) -> None:
+        _require(self.rank >= 0, f"lora.rank {self.rank}: give 0 or more")
+        _require(self.alpha is None or self.alpha >= 1, f"lora.alpha {self.alpha}: give 1 or more, or null")
+        _require(0 <= self.dropout < 1, f"lora.dropout {self.dropout}: give 0 or more, below 1")
+        _require(len(self.targets) >= 1, "lora.targets: name at least one layer, or all-linear")
+        _require(self.lr is None or 0 < self.lr < math.inf, f"lora.lr {self.lr}: give a positive number, or null")
+
+    @property
+    def resolved_alpha(self) -> int:
+        """`alpha`, or its default."""
+        return 2 * self.rank if self.alpha is None else self.alpha
+
+
+@dataclass(frozen=True, slots=True)
 class Stage1Config:
     """`sm-train stage1`."""
 
@@ -281,6 +304,7 @@ class Stage2Config:
     seed: int = 1  # of the weights, the order and the dropout
     tuning: TuningConfig = field(default_factory=TuningConfig)
     llm: LlmConfig = field(default_factory=LlmConfig)
+    lora: LoraConfig = field(default_factory=LoraConfig)
     objective: ObjectiveConfig = field(default_factory=lambda: ObjectiveConfig(AUTO))
     # batch 12, accumulation 8, 1 K steps, constant 5e-5 (paper, CE + MSE)
     data: DataConfig = field(default_factory=lambda: DataConfig(frames=10_500, max_utterances=12, micro_batches=8))
@@ -290,3 +314,8 @@ class Stage2Config:
 
     def __post_init__(self) -> None:
         _require_seed(self.seed)
+        if self.lora.rank:
+            given = f"lora.rank {self.lora.rank}"
+            trained = self.tuning.sigma < 1 and self.tuning.loss == "ce"
+            _require(trained, f"{given}: cross-entropy alone trains adapters; set tuning.loss=ce and tuning.sigma < 1")
+            _require(self.optimizer.ema == 0, f"{given}: the moving average has no adapters; set optimizer.ema=0")

@@ -6,7 +6,8 @@
 A multiply-add counts as 2. Per position forward: 2 per weight of the layers' matrices, and in each layer 4 x keys x
 heads x head width of attention (scores and their sum over values, without a discount for the causal mask); 2 per weight
 of the output rows where an answer's logits are computed. Backward the same again, as weights are frozen and only the
-inputs have a gradient; attention, both of whose factors are inputs, twice. What checkpointing computes again does not
+inputs have a gradient; attention, both of whose factors are inputs, twice. Weights of adapters, which are trained, cost
+2 forward and 4 backward. What checkpointing computes again does not
 count, pads do. Layers of experts, of which a position uses a few, are not covered.
 """
 
@@ -37,12 +38,13 @@ class FlopSizes:
 
     Attributes:
         layers: weights of the layers' matrices, all together. output: those of the output rows.
-        attention: layers x heads x head width.
+        attention: layers x heads x head width. trained: weights of the adapters in the layers.
     """
 
     layers: int
     output: int
     attention: int
+    trained: int = 0
 
     @classmethod
     def of(cls, model: Any) -> FlopSizes | None:
@@ -61,7 +63,7 @@ class FlopSizes:
 
     def of_answers(self, rows: int, inputs: int, keys: int, answers: int) -> float:
         """FLOP of the loss of a batch and its gradient: `inputs` positions that see up to `keys`, `answers` logits."""
-        matrices = 2 * 2 * (self.layers * inputs + self.output * answers)
+        matrices = 2 * 2 * (self.layers * inputs + self.output * answers) + 2 * 3 * self.trained * inputs
         return float(rows * (matrices + 3 * 4 * self.attention * inputs * keys))
 
 

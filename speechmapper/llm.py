@@ -5,7 +5,8 @@
 
 Rows are padded on the left, so all rows end at the same column. Pads are masked and positions are counted without
 them, so a row gives the same result alone and in a batch. The ids that all prompts of a batch begin with (the shared
-start) do not depend on the speech: they run once, and their keys and values are kept.
+start) do not depend on the speech: they run once, and their keys and values are kept; while adapters are trained
+(lora.py), they run once per batch, since weights get a gradient through them.
 
 The loss computes only the logits of the answers, which are the last columns, and its gradient overwrites them. Answers
 are written by transformers' `generate`, in two steps, since it computes every row until the last one ends: rows that
@@ -20,7 +21,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import takewhile
 from typing import Any
 
@@ -87,6 +88,7 @@ class FrozenLLM:
 
     Attributes:
         stop_ids: tokens that end an answer.
+        adapters: peft's wrapper of the model, once `lora.py` has added an adapter to its layers.
         cache_argument: what the model calls its keys and values: `cache` from transformers 5.24 on, which warns of the
             name before, `past_key_values`.
     """
@@ -104,6 +106,8 @@ class FrozenLLM:
         model.generation_config = GenerationConfig(eos_token_id=sorted(self.stop_ids))
         self._sizes = FlopSizes.of(model)
         self._flop = 0.0
+        self.adapters: Any = None
+        self._is_trained = False
         self._starts: dict[tuple[int, ...], Any] = {}
         known = inspect.signature(model.forward).parameters
         self.cache_argument = "cache" if "cache" in known else "past_key_values"
@@ -184,9 +188,7 @@ class FrozenLLM:
         batch = self.splice(vectors_BUE, vectors_B, prompts)
         valid_BK = self._with_start(batch)
         positions_BS = (valid_BK.long().cumsum(dim=1) - 1).clamp(min=0)[:, len(batch.start) :]
-        if self._sizes is not None and torch.is_grad_enabled():
-            rows, inputs = batch.valid_BS.shape
-            self._flop += self._sizes.of_answers(rows, inputs, valid_BK.shape[1], batch.answers_BN.shape[1])
+        self._count_flop(batch)
         logits_BNV = self.model(
             inputs_embeds=batch.inputs_BSE,
             attention_mask=valid_BK.long(),
@@ -212,6 +214,25 @@ class FrozenLLM:
                 logits_to_keep=1,
             ).logits
         return logits_B1V[:, -1].float()
+
+    def layers_changed(self, trained: int) -> None:
+        """From now on the layers compute something else: what they computed before is not used again.
+
+        Args:
+            trained: weights in them that take a gradient.
+        """
+        self._starts.clear()
+        self._is_trained = trained > 0
+        if self._sizes is not None:
+            self._sizes = replace(self._sizes, trained=trained)
+
+    def _count_flop(self, batch: Spliced) -> None:
+        if self._sizes is None or not torch.is_grad_enabled():
+            return
+        (rows, inputs), start = batch.valid_BS.shape, len(batch.start)
+        self._flop += self._sizes.of_answers(rows, inputs, start + inputs, batch.answers_BN.shape[1])
+        if self._is_trained and start:
+            self._flop += self._sizes.of_answers(1, start, start, 1)
 
     def take_flop(self) -> float:
         """FLOP of all losses with gradients since the last call (speechmapper/flop.py); 0 where they are not known."""
@@ -293,27 +314,49 @@ class FrozenLLM:
         return F.pad(batch.valid_BS, (len(batch.start), 0), value=True)
 
     def _start_cache(self, batch: Spliced, grows: bool = True) -> Any | None:
-        """A cache that holds the shared start for each row, None if there is none. It is computed once.
+        """A cache that holds the shared start for each row, None if there is none.
 
         Args:
             grows: later keys and values are added to it, as generation needs.
         """
         if not batch.start:
             return None
-        if batch.start not in self._starts:
-            with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
-                ids = torch.tensor([batch.start], device=self.device)
-                cache = DynamicCache(config=self.model.config)
-                self.model(input_ids=ids, use_cache=True, logits_to_keep=1, **{self.cache_argument: cache})
-            self._starts[batch.start] = [(layer.keys, layer.values) for layer in cache.layers]
         cache, rows = DynamicCache(config=self.model.config), len(batch.inputs_BSE)
-        for index, pair in enumerate(self._starts[batch.start]):
+        for index, pair in enumerate(self._start(batch.start)):
             keys, values = (each.expand(rows, -1, -1, -1) for each in pair)
             if grows:
                 cache.update(keys, values, index)
             else:
                 cache.layers[index] = StartLayer(keys, values)
         return cache
+
+    def _start(self, start: tuple[int, ...]) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """Each layer's keys and values of a shared start. They are computed once, but where weights in the layers take
+        a gradient: these get theirs through the start too."""
+        if self._is_trained and torch.is_grad_enabled():
+            return self._read_start(start)
+        if start not in self._starts:
+            with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
+                self._starts[start] = self._read_start(start)
+        return self._starts[start]
+
+    def _read_start(self, start: tuple[int, ...]) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        cache = DynamicCache(config=self.model.config)
+        cache.layers = [ReadLayer() for _ in cache.layers]
+        ids = torch.tensor([start], device=self.device)
+        self.model(input_ids=ids, use_cache=True, logits_to_keep=1, **{self.cache_argument: cache})
+        return [(layer.keys, layer.values) for layer in cache.layers]
+
+
+class ReadLayer(DynamicLayer):
+    """One layer's keys and values of the positions it was last given: a layer that runs again puts them there again."""
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        self.lazy_initialization(key_states, value_states)
+        self.keys, self.values = key_states, value_states
+        return self.keys, self.values
 
 
 class StartLayer(DynamicLayer):

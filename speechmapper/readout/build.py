@@ -30,6 +30,7 @@ from speechmapper.config import AUTO, LlmConfig
 from speechmapper.heads import Head
 from speechmapper.llm import MAX_NEW_TOKENS, Answer, FrozenLLM
 from speechmapper.llm_loading import load_llm
+from speechmapper.lora import load_adapter
 from speechmapper.projector import Projected, Projector, ProjectorConfig
 from speechmapper.prompting import Instruction
 from speechmapper.readout.beam import NO_HOTWORDS, TOP_TOKENS, BeamSearch, beam_search
@@ -98,8 +99,11 @@ def build_readout(
         search: how a CTC projector is read without an LLM; None: greedily.
         llm_dtype, llm_config: how the LLM is loaded (`load_llm`).
 
+    An LLM gets the adapter of the projector's run, where it has one.
+
     Raises:
-        ModelError: no usable LLM, or another one than the target set's. ConfigError: see `require_search`.
+        ModelError: no usable LLM, another one than the target set's, or see `load_adapter`. ConfigError: see
+            `require_search`.
     """
     if search is not None:
         require_search(search, projector.config, llm)
@@ -114,6 +118,7 @@ def build_readout(
     else:
         _require_trained_table(projector, frozen, llm)
         table_VE = frozen.input_table(made["vocabulary"])
+    load_adapter(frozen, projector)
     return llm_readout(frozen, Head(projector.config, table_VE, made["pad_id"], projector.device), max_new_tokens)
 
 

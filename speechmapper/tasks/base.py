@@ -135,20 +135,13 @@ def load_prompts(path: Path, tasks: Collection[str]) -> dict[str, Wordings]:
 def wordings_of(data: Any, path: Path) -> Wordings:
     """The system turn, wordings and examples of a prompt or task file; raises ConfigError, or any of `NOT_PROMPTS`."""
     wordings, held_out = (
-        {str(language): tuple(map(_text, _list(lines))) for language, lines in found.items()}
+        {str(language): tuple(map(_text, lines)) for language, lines in found.items()}
         for found in (data["wordings"], data.get("held_out") or {})
     )
     if not wordings or not all(wordings.values()):
         raise ConfigError(f"{path}: {'a language without' if wordings else 'no'} wordings")
     examples = tuple((_text(entry["text"]), _text(entry["answer"])) for entry in data.get("examples", ()))
     return Wordings(_text(data["system"]), wordings, examples, held_out)
-
-
-def _list(lines: object) -> list[object]:
-    """The wordings of a language; one text alone would be read as a wording per character."""
-    if not isinstance(lines, list):
-        raise TypeError(f"{quoted(lines)} is not a list of wordings; write it as [{quoted(lines)}]")
-    return lines
 
 
 def _text(value: object) -> str:

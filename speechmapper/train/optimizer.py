@@ -24,6 +24,7 @@ from sm_store.errors import RunFailed
 from speechmapper.config import OptimizerConfig, ScheduleConfig, Stage1Config, Stage2Config
 from speechmapper.projector import Projector
 
+PEAK = "peak"  # of a group's learning rate, in the group
 AVERAGE = "average."  # prefix of the averaged weights among a checkpoint's tensors
 
 
@@ -37,10 +38,24 @@ def lr_factor(step: int, schedule: ScheduleConfig) -> float:
     return 0.5 * (1.0 + math.cos(math.pi * min(1.0, done)))
 
 
-def build_optimizer(model: torch.nn.Module, options: OptimizerConfig) -> torch.optim.Optimizer:
-    """AdamW over all parameters (paper)."""
+def build_optimizer(
+    model: torch.nn.Module,
+    options: OptimizerConfig,
+    adapter: torch.nn.Module | None = None,
+    adapter_lr: float | None = None,
+) -> torch.optim.Optimizer:
+    """AdamW over all parameters (paper).
+
+    Args:
+        adapter: the part of the model that is a group of its own, with `adapter_lr` as its peak; None: `options.lr`.
+    """
+    apart = list(adapter.parameters()) if adapter is not None else []
+    ids = {id(parameter) for parameter in apart}
+    groups = [{"params": [each for each in model.parameters() if id(each) not in ids], PEAK: options.lr}]
+    if apart:
+        groups.append({"params": apart, PEAK: adapter_lr or options.lr})
     betas = (options.betas[0], options.betas[1])
-    return torch.optim.AdamW(model.parameters(), options.lr, betas=betas, weight_decay=options.weight_decay, fused=True)
+    return torch.optim.AdamW(groups, options.lr, betas=betas, weight_decay=options.weight_decay, fused=True)
 
 
 class ScheduledOptimizer:
@@ -78,7 +93,7 @@ class ScheduledOptimizer:
             RunFailed: the last of `run.max_skipped` skipped steps in a row.
         """
         for group in self._optimizer.param_groups:
-            group["lr"] = self._config.optimizer.lr * lr_factor(step, self._config.schedule)
+            group["lr"] = group[PEAK] * lr_factor(step, self._config.schedule)
         limit = self._config.optimizer.clip or float("inf")
         norm = self._accelerator.clip_grad_norm_(self._model.parameters(), limit)
         finite = bool(torch.isfinite(norm))

@@ -98,7 +98,9 @@ class Run:
         if self._config.run.compile:
             compile_blocks(model.projector)
         # In several processes `prepare` wraps the model, to average gradients over them.
-        self._wrapped_model, optimizer = accelerator.prepare(model, build_optimizer(model, self._config.optimizer))
+        adapter_lr = self._config.lora.lr if isinstance(self._config, Stage2Config) else None
+        optimizer = build_optimizer(model, self._config.optimizer, model.adapter, adapter_lr)
+        self._wrapped_model, optimizer = accelerator.prepare(model, optimizer)
         # A copy of the weights, so made after `prepare` has moved them to the device.
         self._average = MovingAverage(model.projector, self._config.optimizer.ema)
         self._optimizer = ScheduledOptimizer(self._config, model, optimizer, accelerator)
@@ -116,6 +118,11 @@ class Run:
         return self._average.projector
 
     @property
+    def adapter_parameters(self) -> int:
+        """Weights of an LLM's adapters that the run trains."""
+        return sum(weight.numel() for weight in self._model.adapter.parameters()) if self._model.adapter else 0
+
+    @property
     def finished(self) -> bool:
         """Whether nothing is left to train."""
         return self.stop_reason is not None or self.step >= self._config.schedule.steps
@@ -131,13 +138,15 @@ class Run:
         return Outcome(self.step, self.finished, ended, self._optimizer.skipped, dict(self.figures), self.seconds)
 
     def save_result(self) -> None:
-        """Write the projector, with how far its training went, into the run's folder."""
+        """Write the projector, with how far its training went, into the run's folder; before it what the stage trains
+        besides."""
         outcome, settings = self.outcome(), to_plain(self._config)
         record: dict[str, Any] = {
             "steps": outcome.step,
             "steps_planned": self._config.schedule.steps,
             "finished": outcome.finished,
             **{name: settings[name] for name in ("seed", "objective", "tuning") if name in settings},
+            **self._stage.save(self._setup.out),
         }
         save_projector(self._setup.out, self.projector, record)
 

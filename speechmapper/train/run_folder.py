@@ -3,6 +3,7 @@
 RUN/config.yaml          every setting that was used; can be given as --config
 RUN/metrics.jsonl        figures by step (train/log.py)
 RUN/checkpoints/         to continue from (train/checkpoint.py)
+RUN/lora/                adapters of the LLM, where they are trained (lora.py)
 RUN/projector/           the result, replaced as a whole (saved_projector.py)
 """
 

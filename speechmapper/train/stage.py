@@ -9,15 +9,16 @@ all processes) and goes through backward at once: the mean over valid positions 
 one micro-batch, however the step is cut.
 
 The model is a projector and its objective as one module, since gradient averaging over processes needs one forward of
-one module. Only the projector outlives the run; the objective's own parameters (a CTC layer) are in its checkpoints
-alone.
+one module; stage 2 may add an LLM's adapters, which `sums` uses. The objective's own parameters (a CTC layer) are in
+the run's checkpoints alone; the projector outlives it, and so does what `save` writes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -42,12 +43,14 @@ class ProjectorOutput:
 
 
 class ProjectorWithObjective(nn.Module):
-    """All that is optimized: a projector and the parameters of its objective; without one, the projector alone."""
+    """All that is optimized: a projector, the parameters of its objective if it has one, and an LLM's adapters if they
+    are trained; the forward pass does not use the latter."""
 
-    def __init__(self, projector: Projector, objective: Objective | None) -> None:
+    def __init__(self, projector: Projector, objective: Objective | None, adapter: nn.Module | None = None) -> None:
         super().__init__()
         self.projector = projector
         self.objective = objective
+        self.adapter = adapter
 
     def forward(self, batch: DeviceBatch) -> ProjectorOutput:
         projected = self.projector.project(batch.features_BTD, batch.frames_B)
@@ -94,6 +97,10 @@ class Stage(Protocol):
     def evaluate(self, model: Projector, step: int) -> Evaluation:
         """Figures on the validation split; `model` is in eval mode, without gradients. The main process logs them."""
 
+    def save(self, out: Path) -> Mapping[str, Any]:
+        """Write what the stage trains besides the projector into the run's folder; returns what is recorded of it (JSON
+        values)."""
+
 
 class ObjectiveStage:
     """A stage whose loss is its objective and nothing else: all of stage 1.
@@ -123,3 +130,6 @@ class ObjectiveStage:
 
     def evaluate(self, model: Projector, step: int) -> Evaluation:
         return self._validate(model, step) if self._validate else Evaluation()
+
+    def save(self, out: Path) -> Mapping[str, Any]:
+        return {}

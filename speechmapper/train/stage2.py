@@ -4,7 +4,8 @@
                                    +-> prompt -> frozen LLM -> cross-entropy   1 - sigma
                                        of the answer's tokens
 
-The same loop as in stage 1; only the projector's weights are given to the optimizer, the LLM's take no gradient.
+The same loop as in stage 1; only the projector's weights are given to the optimizer, the LLM's take no gradient. With
+`lora.rank` low-rank adapters of the LLM's layers are trained besides (lora.py).
 With sigma 0 the text embeddings are not used, with sigma 1 the LLM is run in validation alone. With `tuning.loss=kd` it
 is too: training distils its first layers in place of the cross-entropy.
 """
@@ -33,6 +34,7 @@ from speechmapper.llm_loading import check_llm, load_llm
 from speechmapper.loader.data import DataRequest, StorePaths, TrainingData, open_data
 from speechmapper.loader.stores import recorded_stores
 from speechmapper.loader.token_ids import token_counts
+from speechmapper.lora import LoraAdapter, base_parameters, lora_identity, require_peft
 from speechmapper.objectives.build import build_distillation, build_objective, readout_of
 from speechmapper.projector import Projector, use_head
 from speechmapper.readout.build import llm_readout
@@ -134,6 +136,8 @@ def plan_run(request: Stage2Request, data: TrainingData | None = None) -> Plan:
         ConfigError: settings that do not fit them.
     """
     tasks_of(request.config)  # refused before anything is loaded
+    if request.config.lora.rank:
+        require_peft()
     projector = load_projector(request.projector)
     config = fitted(request.config, projector)
     data = data or open_stage2_data(request, projector)
@@ -171,7 +175,7 @@ def train_runs(
     accelerators = {out: open_accelerator(plan.config.run, out) for out, plan in plans.items()}
     first, plan = next(iter(accelerators.values())), next(iter(plans.values()))
     runs = [build_run(out, each, llm, accelerators[out]) for out, each in plans.items()]
-    print_message(first, f"{learning_report(name, plans, llm)}\n  {plan.qualifying}")
+    print_message(first, f"{learning_report(name, plans, llm, runs)}\n  {plan.qualifying}")
     return train_together(name, plan.data, plan.config, runs, first, resume, in_sweep)
 
 
@@ -191,7 +195,7 @@ def build_run(out: Path, plan: Plan, llm: FrozenLLM, accelerator: Accelerator) -
         **recorded_stores(data.store),
     )
     identity = identity_of(plan, llm)
-    terms = build_terms(plan, accelerator.device)
+    terms = build_terms(plan, llm, accelerator.device)
     freeze_unused(projector, config)
     head = Head(projector.config, data.targets.table, data.spec.pad_id, accelerator.device)
     validation = None
@@ -200,11 +204,11 @@ def build_run(out: Path, plan: Plan, llm: FrozenLLM, accelerator: Accelerator) -
         validation = LlmValidation(plan.dev, readout, plan.probes, data.spec.table_scale, accelerator)
     stage = TuningStage(config, terms, llm, head, plan.fields, validation, data.spec.normalizer)
     setup = Setup(out, config, identity, data.order, data.store.identity.frame_rate)
-    return Run(setup, stage, ProjectorWithObjective(projector, terms.objective), accelerator)
+    return Run(setup, stage, ProjectorWithObjective(projector, terms.objective, terms.adapter), accelerator)
 
 
-def build_terms(plan: Plan, device: torch.device) -> Terms:
-    """What the run trains besides cross-entropy."""
+def build_terms(plan: Plan, llm: FrozenLLM, device: torch.device) -> Terms:
+    """What the run trains besides the projector, and by what besides cross-entropy."""
     config, data = plan.config, plan.data
     # Part kd reads the first layers of the same LLM once more: they are few, and stage 1 has no other way.
     parts = dataclasses.replace(config.objective, llm=config.objective.llm or plan.llm)
@@ -212,6 +216,7 @@ def build_terms(plan: Plan, device: torch.device) -> Terms:
     return Terms(
         build_objective(*given) if config.tuning.sigma > 0 else None,
         build_distillation(*given) if config.tuning.loss == KD and config.tuning.sigma < 1 else None,
+        LoraAdapter(llm, config.lora, config.seed) if config.lora.rank else None,
     )
 
 
@@ -223,6 +228,7 @@ def identity_of(plan: Plan, llm: FrozenLLM) -> dict[str, Any]:
         "chat_template": llm.prompter.template(),
         "tuning": tuning_identity(plan.config, plan.tasks),
         "started_from": weights_crc32c(plan.projector),
+        **({"lora": lora_identity(plan.config.lora)} if plan.config.lora.rank else {}),
     }
 
 
@@ -287,15 +293,21 @@ def require_unseen(unseen: Sequence[Task], probes: Sequence[Probe]) -> None:
             )
 
 
-def learning_report(name: str, plans: Mapping[Path, Plan], llm: FrozenLLM) -> str:
+def learning_report(name: str, plans: Mapping[Path, Plan], llm: FrozenLLM, runs: Sequence[Run]) -> str:
     """What learns and what does not, for the log."""
     plan = next(iter(plans.values()))
     learning = sum(weight.numel() for weight in plan.projector.parameters() if weight.requires_grad)
-    frozen = sum(weight.numel() for weight in llm.model.parameters())
     each = f" in each of {len(plans)} runs" if len(plans) > 1 else ""
+    started = plan.projector.config.trained_for["started_from"].get("training", {})
+    unused = "  not used: the LoRA adapter that the projector was trained with before\n" if "lora" in started else ""
+    sizes = sorted({run.adapter_parameters for run in runs} - {0})
+    adapters = (
+        f"  learns: LoRA of the LLM, {' or '.join(f'{size:,}' for size in sizes)} parameters{each}\n" if sizes else ""
+    )
     return (
         f"{name}: {len(plan.data.order.indices)} utterances of {plan.data.split or 'the store'}, "
         f"left out: {plan.data.left_out}\n"
         f"  learns: projector, {learning:,} parameters{each}\n"
-        f"  frozen: {llm.source.id}, {frozen:,} parameters, in eval mode, without gradients"
+        f"{adapters}{unused}"
+        f"  frozen: {llm.source.id}, {base_parameters(llm):,} parameters, in eval mode, without gradients"
     )

@@ -28,6 +28,7 @@ from speechmapper.config import Stage2Config
 from speechmapper.heads import Head
 from speechmapper.llm import FrozenLLM
 from speechmapper.loader.prefetch import DeviceBatch
+from speechmapper.lora import LoraAdapter, use_adapter
 from speechmapper.objectives import Objective
 from speechmapper.objectives.base import Part
 from speechmapper.projector import Projected
@@ -70,15 +71,17 @@ def unseen_tasks_of(config: Stage2Config, trained: Mixture, normalizer: str = NO
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """What is trained besides cross-entropy.
+    """What the loss has, and trains, besides the LLM's cross-entropy and the projector.
 
     Attributes:
         objective: None where sigma is 0.
         distillation: part `kd`, in place of cross-entropy; None: cross-entropy.
+        adapter: of the LLM; None: the LLM is as it was loaded.
     """
 
     objective: Objective | None = None
     distillation: Part | None = None
+    adapter: LoraAdapter | None = None
 
 
 class TuningStage:
@@ -99,7 +102,7 @@ class TuningStage:
         self._sigma, self._seed = config.tuning.sigma, config.seed
         self._mixture = tasks_of(config, normalizer)
         self._objective, self._distillation = terms.objective, terms.distillation
-        self._llm, self._head, self._examples = llm, head, examples
+        self._adapter, self._llm, self._head, self._examples = terms.adapter, llm, head, examples
         self._validation = validation
 
     def prompts(self, batch: DeviceBatch) -> list[Prompt]:
@@ -123,6 +126,7 @@ class TuningStage:
         if self._sigma < 1 and self._distillation is not None:
             sums |= self._distillation(output.projected, batch)
         elif self._sigma < 1:
+            self._prepare_llm(training=True)
             sums[CROSS_ENTROPY] = self._answer_loss(output.projected, self.prompts(batch))
         return sums
 
@@ -140,7 +144,13 @@ class TuningStage:
         return self._llm.take_flop()
 
     def evaluate(self, model: Any, step: int) -> Evaluation:
-        return self._validation.run(model, step, self) if self._validation else Evaluation()
+        if self._validation is None:
+            return Evaluation()
+        self._prepare_llm(training=False)
+        return self._validation.run(model, step, self)
+
+    def save(self, out: Path) -> Mapping[str, Any]:
+        return {"lora": self._adapter.save(out)} if self._adapter is not None else {}
 
     def dev_sums(self, projected: Projected, batch: DeviceBatch) -> tuple[dict[str, float], dict[str, float]]:
         """The sums and counts of a batch of the dev split: of the cross-entropy, be it part of the loss or not, and of
@@ -163,6 +173,13 @@ class TuningStage:
             if part is not None:
                 losses[name] = part.combine(total, number)
         return _numbers(losses)
+
+    def _prepare_llm(self, training: bool) -> None:
+        """Let the LLM compute with this run's adapter, or without any: runs of a sweep share it."""
+        if self._adapter is None:
+            use_adapter(self._llm, None)
+        else:
+            self._adapter.use(training)
 
     def _answer_loss(self, projected: Projected, prompts: list[Prompt]) -> torch.Tensor:
         return self._llm.answer_loss(*self._head.inputs(projected), prompts)

@@ -33,6 +33,7 @@ EXTRA_OF = {
     "trackio": "trackers",
     "gguf": "quantized",
     "bitsandbytes": "quantized",
+    "peft": "lora",
 }
 
 

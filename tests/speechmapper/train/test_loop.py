@@ -54,13 +54,17 @@ class Recording:
         self.evaluated.append(step)
         return Evaluation({"figure": float(step)}, stop_reason=self.stop_reason)
 
+    def save(self, out):
+        return {}
+
 
 class Plain(nn.Module):
-    """A model without an objective."""
+    """A model without an objective and an adapter."""
 
     def __init__(self, projector: nn.Module) -> None:
         super().__init__()
         self.projector = projector
+        self.adapter = None
 
     def forward(self, features):
         return self.projector(features)

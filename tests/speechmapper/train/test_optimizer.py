@@ -50,6 +50,22 @@ def test_adamw_has_the_configured_settings():
     assert len(group["params"]) == 2
 
 
+def test_an_adapter_is_a_group_with_a_rate_of_its_own_by_the_same_schedule():
+    model = nn.ModuleDict({"projector": nn.Linear(2, 1), "adapter": nn.Linear(2, 3)})
+    config = stage1_config(optimizer={"lr": 0.5, "clip": 0.0}, schedule={"steps": 4, "warmup": 2})
+    accelerator = Accelerator(cpu=True)
+    for own, peak in ((0.1, 0.1), (None, 0.5)):
+        optimizer = build_optimizer(model, config.optimizer, model["adapter"], own)
+        assert [[each.shape for each in group["params"]] for group in optimizer.param_groups] == [
+            [(1, 2), (1,)],
+            [(3, 2), (3,)],
+        ]
+        for weight in model.parameters():
+            weight.grad = torch.ones_like(weight)
+        ScheduledOptimizer(config, model, accelerator.prepare_optimizer(optimizer), accelerator).step(0)
+        assert [group["lr"] for group in optimizer.param_groups] == [0.25, peak / 2]
+
+
 class Trained:
     """A linear layer and its optimizer; `step` gives every weight the same gradient."""
 
