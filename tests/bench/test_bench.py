@@ -106,3 +106,10 @@ def test_the_ways_of_cross_entropy_give_one_loss_from_ever_less_memory(tmp_path)
 def test_reports_are_timed(tmp_path):
     figures = report.measure(tmp_path, runs=2, predictions=30)
     assert figures["recordings"] == 10 and figures["bytes"] > 50_000 and figures["seconds"] > 0
+
+
+def test_adapters_are_measured_beside_them_where_that_is_asked(tmp_path):
+    found = tuning.costs(tuning.Options(str(save_llm(tmp_path)), batch=4, rounds=1, lora=2))
+    assert list(found) == ["labels=", "answer_loss", "checkpointing", "lora", "both"]
+    assert len({cost.loss for name, cost in found.items() if name != "labels="}) == 1  # a new adapter changes nothing
+    assert found["answer_loss"].memory < found["lora"].memory > found["both"].memory

@@ -3,14 +3,17 @@
     labels=           prompt, vectors and answer as one batch of embeddings, padded on the right, -100 outside answers
     answer_loss       the shared start of the prompts ran once before, logits at the answers alone
     checkpointing     the same, and layers run again for their gradient (llm.checkpointing)
+    lora              with --lora RANK: answer_loss with adapters in every linear layer that take a gradient too
+    both              the two together
 
     python tests/bench/tuning.py [--batch 12] [--llm smollm2-135m] [--device cuda] [--dtype bfloat16]
+        [--lora 8]
 
-A step is the loss of a batch of ASR prompts with answers and its gradient of the vectors; the LLM is frozen in all
-three. Texts are one to `--sentences` sentences, vectors their embeddings followed by as many pads, as speech
-gives about two vectors per token. Memory is the most that a step has allocated at once, without the LLM's weights: of
-the CPU as torch's profiler reports each allocation, of a GPU as its allocator counts. Time is the median of rounds in
-turns: of the CPU its CPU seconds on one thread, which other work disturbs less; profiled steps are not timed.
+A step is the loss of a batch of ASR prompts with answers and its gradient of the vectors; the LLM's own weights are
+frozen in all of them. Texts are one to `--sentences` sentences, vectors their embeddings followed by as many pads, as
+speech gives about two vectors per token. Memory is the most that a step has allocated at once, without the LLM's
+weights: of the CPU as torch's profiler reports each allocation, of a GPU as its allocator counts. Time is the median of
+rounds in turns: of the CPU its CPU seconds on one thread, which other work disturbs less; profiled steps are not timed.
 """
 
 from __future__ import annotations
@@ -30,10 +33,11 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.profiler import ProfilerActivity, profile
 
 from sm_pipeline.models.source import resolve_model
-from speechmapper.config import LlmConfig
+from speechmapper.config import LlmConfig, LoraConfig
 from speechmapper.eval.eet.texts import choose_texts
 from speechmapper.llm import FrozenLLM
 from speechmapper.llm_loading import load_llm
+from speechmapper.lora import LoraAdapter
 from speechmapper.prompting import Prompt
 from speechmapper.tasks import ASR, Item
 
@@ -51,6 +55,7 @@ class Options:
     rounds: int = 5
     device: str = "cpu"
     dtype: str = "float32"
+    lora: int = 0  # rank; 0: without those two
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -140,6 +145,10 @@ def costs(options: Options) -> dict[str, Cost]:
         "answer_loss": llm.answer_loss,
         "checkpointing": checkpointed.answer_loss,
     }
+    for name, each in (("lora", False), ("both", True)) if options.lora else ():
+        adapted = load_llm(source, device, options.dtype, config=LlmConfig(checkpointing=each))
+        LoraAdapter(adapted, LoraConfig(rank=options.lora), seed=1)
+        ways[name] = adapted.answer_loss
     batch, threads = batch_of(llm, options.batch, options.sentences), torch.get_num_threads()
     torch.set_num_threads(1)
     losses = {name: step(way, batch) for name, way in ways.items()}  # warms up, and computes the shared start
