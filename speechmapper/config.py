@@ -250,12 +250,15 @@ class LlmConfig:
     """How the frozen LLM is loaded and executed (docs/training.md); its dtype is `tuning.llm_dtype`."""
 
     attention: str = "auto"  # attention kernels of transformers: sdpa, eager, flash_attention_2, ...; auto: its choice
+    shard: bool = False  # divide its layers among the processes (FSDP); the projector is in each of them
     checkpointing: bool = False  # layers run again for their gradient: less memory, more time; results are the same
     quantize: str = NONE  # its layers' weights by bitsandbytes: 4bit (nf4), 8bit, or none (docs/stage2.md)
 
     def __post_init__(self) -> None:
         _require(self.attention in ATTENTIONS, f"llm.attention {self.attention!r}: use one of {', '.join(ATTENTIONS)}")
         _require(self.quantize in QUANTIZATIONS, f"llm.quantize {self.quantize!r}: use {', '.join(QUANTIZATIONS)}")
+        whole = not (self.shard and self.quantize != NONE)
+        _require(whole, f"llm.shard: it cannot be combined with llm.quantize={self.quantize}; leave one of the two out")
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ start) do not depend on the speech: they run once, and their keys and values are
 The loss computes only the logits of the answers, which are the last columns, and its gradient overwrites them. Answers
 are written by transformers' `generate`, in two steps, since it computes every row until the last one ends: rows that
 are unfinished once they have more tokens than speech vectors, which are few and often repeat themselves, are continued
-in a batch of their own.
+in a batch of their own. A sharded LLM (llm_sharding.py) keeps no start and writes in one step.
 
 Shapes: B batch, U projector vectors, S positions after the shared start, N answer tokens, E width, V
 vocabulary, K all positions.
@@ -36,6 +36,7 @@ from sm_store.targets import table_sha256
 from speechmapper.config import NONE
 from speechmapper.cross_entropy import IGNORED, cross_entropy_sum
 from speechmapper.flop import FlopSizes
+from speechmapper.llm_sharding import is_sharded
 from speechmapper.prompting import Prompt, Prompter
 
 MAX_NEW_TOKENS = 150  # paper
@@ -111,9 +112,11 @@ class FrozenLLM:
         self._starts: dict[tuple[int, ...], Any] = {}
         known = inspect.signature(model.forward).parameters
         self.cache_argument = "cache" if "cache" in known else "past_key_values"
+        self._is_sharded = is_sharded(model)
         # A sliding window would be filled by the pads after the start; a recurrent state has no keys and values.
         layers = DynamicCache(config=model.config).layers
-        self._can_share_start = all(type(layer) is DynamicLayer for layer in layers)
+        # Of a sharded LLM each forward pass is a collective, and processes have other starts at other times.
+        self._can_share_start = not self._is_sharded and all(type(layer) is DynamicLayer for layer in layers)
 
     @property
     def width(self) -> int:
@@ -239,7 +242,6 @@ class FrozenLLM:
         taken, self._flop = self._flop, 0.0
         return taken
 
-    @torch.inference_mode()
     def generate(
         self,
         vectors_BUE: torch.Tensor,
@@ -268,7 +270,9 @@ class FrozenLLM:
             streamer: a Hugging Face streamer that is given each token as it appears; batches of one row only.
         """
         unanswered = [Prompt(prompt.before, prompt.after) for prompt in prompts]
-        with torch.autocast(self.device.type, enabled=False):
+        # What a sharded LLM gathers in inference mode could not be used in training afterwards.
+        without_gradients = torch.no_grad() if self._is_sharded else torch.inference_mode()
+        with without_gradients, torch.autocast(self.device.type, enabled=False):
             written = self._write(vectors_BUE, vectors_B, unanswered, max_new_tokens, streamer)
         texts = [self.tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in written]
         return [Answer(text, len(ids), len(ids) == max_new_tokens) for text, ids in zip(texts, written, strict=True)]
@@ -282,7 +286,8 @@ class FrozenLLM:
         streamer: Any | None = None,
     ) -> list[list[int]]:
         """Ids of the greedy answers, at most `limit` each, without stop tokens."""
-        first = limit if len(prompts) == 1 else min(limit, int(vectors_B.max()) + ROOM)
+        once = len(prompts) == 1 or self._is_sharded
+        first = limit if once else min(limit, int(vectors_B.max()) + ROOM)
         written = self._generate(self.splice(vectors_BUE, vectors_B, prompts), first, streamer)
         unfinished = [row for row, ids in enumerate(written) if len(ids) == first < limit]
         if unfinished:
@@ -305,6 +310,7 @@ class FrozenLLM:
             attention_mask=self._with_start(batch).long(),
             generation_config=greedy,
             streamer=streamer,
+            synced_gpus=self._is_sharded,
             **{self.cache_argument: self._start_cache(batch)},
         )
         return [list(takewhile(lambda token: token not in self.stop_ids, ids)) for ids in ids_BN.tolist()]

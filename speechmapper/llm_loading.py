@@ -22,6 +22,7 @@ from sm_store.errors import ModelError
 from speechmapper.config import AUTO, NONE, LlmConfig
 from speechmapper.layer_checkpointing import checkpoint_layers, layers_of
 from speechmapper.llm import FrozenLLM
+from speechmapper.llm_sharding import require_processes, shard_layers
 from speechmapper.quantization import keep_weights_layout, quantized_options, require_packages
 
 # What transformers and bitsandbytes raise for files they cannot load, RuntimeError among others for lack of a kernel.
@@ -77,11 +78,14 @@ def load_llm(
 
     Raises:
         ModelError: not a causal LLM that transformers loads, or one without the attention chosen. ConfigError: an
-            unknown dtype, one whose layers cannot be checkpointed as chosen, or a package that is not installed.
+            unknown dtype, one whose layers cannot be checkpointed or divided as chosen, or a package that is not
+            installed.
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     config = config or LlmConfig()
+    if config.shard:
+        require_processes()
     files: dict[str, Any] = {"gguf_file": source.gguf_file} if source.gguf_file else {}
     options = {**files, **_options(source, config, choose_dtype(dtype, device, "LLM dtype"), device)}
     with quiet_transformers():
@@ -96,6 +100,8 @@ def load_llm(
     require_vectors(model, f"--llm {source.id}")
     if config.checkpointing:
         checkpoint_layers(model, f"--llm {source.id}")
+    if config.shard:
+        shard_layers(model, device, f"--llm {source.id}")
     if config.quantize == NONE:
         model = model.to(device)
     keep_weights_layout(model)

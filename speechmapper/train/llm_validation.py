@@ -13,11 +13,13 @@ fits its task alone gets better in the first line and worse in the last ones.
     batch 1 -> process 1 -> BatchResult(1, ...) -+-> in every process: all results, in order -> figures
 
 Batches are dealt to the processes, and results are added up in the order of the batches: the figures are the same with
-any number of processes.
+any number of processes. Where the LLM is divided among them (`llm.shard`), all have to run it equally often: processes
+that have no batch left take the last one again, and ask as often as the others.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -110,6 +112,7 @@ class LlmValidation:
     Attributes:
         table_scale: mean square of the embedding table.
         accelerator: of the processes that share the work; None: this one does all of it.
+        in_step: they run the LLM equally often, in the same order.
     """
 
     dev: DevSet
@@ -117,11 +120,13 @@ class LlmValidation:
     probes: Sequence[Probe]
     table_scale: float
     accelerator: Accelerator | None = None
+    in_step: bool = False
 
     def run(self, model: Projector, step: int, losses: Losses | None = None) -> Evaluation:
         """All the figures, in every process; appends examples to the run's file. Call it in every process."""
         own = [self._result(model, batch, losses) for batch in self._batches(model)]
-        results = sorted(self._gathered(own), key=lambda result: result.number)
+        each = {result.number: result for result in self._gathered(own)}
+        results = [each[number] for number in sorted(each)]
         figures: dict[str, float] = {}
         for index, probe in enumerate(self.probes):
             outputs = [output for result in results for output in result.outputs[index]]
@@ -136,11 +141,19 @@ class LlmValidation:
             figures |= losses.dev_losses(sums, counts)
         return Evaluation(figures)
 
+    @property
+    def _share(self) -> tuple[int, int]:
+        """Rank and world."""
+        if self.accelerator is None:
+            return 0, 1
+        return self.accelerator.process_index, self.accelerator.num_processes
+
     def _batches(self, model: Projector) -> Iterator[DeviceBatch]:
-        rank, world = 0, 1
-        if self.accelerator is not None:
-            rank, world = self.accelerator.process_index, self.accelerator.num_processes
-        return self.dev.batches(model.device, READ_BATCH, (rank, world))
+        (rank, world), last = self._share, self.dev.batch_count(READ_BATCH) - 1
+        numbers = list(range(rank, last + 1, world))
+        if self.in_step:
+            numbers += [last] * (last // world + 1 - len(numbers))
+        return self.dev.batches(model.device, READ_BATCH, numbers)
 
     def _gathered(self, own: list[BatchResult]) -> list[BatchResult]:
         """The results of all processes."""
@@ -154,18 +167,28 @@ class LlmValidation:
         closeness = Closeness(self.table_scale)
         closeness.add(self.readout.head.padded_inputs(projected), batch)
         sums, counts = losses.dev_sums(projected, batch) if losses is not None else ({}, {})
-        first = batch.micro * READ_BATCH
-        outputs = [self._answers(probe, projected, range(first, first + len(batch.indices))) for probe in self.probes]
+        outputs = [self._answers(probe, projected, batch.micro) for probe in self.probes]
         return BatchResult(batch.micro, sums, counts, closeness, outputs)
 
-    def _answers(self, probe: Probe, projected: Projected, rows: range) -> list[str]:
-        """The LLM's answers to the probe's questions about these rows of the dev set."""
-        questions, answers = [question for question in probe.questions if question.row in rows], []
+    def _answers(self, probe: Probe, projected: Projected, number: int) -> list[str]:
+        """The LLM's answers to the probe's questions about a batch of the dev set."""
+        questions, answers = _questions(probe, number), []
         for start in range(0, len(questions), READ_BATCH):
             asked = questions[start : start + READ_BATCH]
-            chosen = projected.rows([question.row - rows.start for question in asked])
+            chosen = projected.rows([question.row - number * READ_BATCH for question in asked])
             answers += self.readout.read(chosen, [question.instruction for question in asked])
+        for _ in range(self._missing_reads(probe, number)):
+            self.readout.read(projected.rows([0]), [probe.questions[0].instruction])
         return [probe.task.cleaned(answer) for answer in answers]
+
+    def _missing_reads(self, probe: Probe, number: int) -> int:
+        """How often less than others, in step, this process reads for a probe's questions about its batch."""
+        if not self.in_step:
+            return 0
+        (_, world), last = self._share, self.dev.batch_count(READ_BATCH) - 1
+        first = number // world * world
+        reads = {each: _reads(probe, each) for each in range(first, min(first + world, last + 1))}
+        return max(reads.values()) - reads[number]
 
     def _write_examples(self, step: int, probe: Probe, outputs: Sequence[str]) -> None:
         if self.accelerator is not None and not self.accelerator.is_main_process:
@@ -173,6 +196,17 @@ class LlmValidation:
         references = [question.item.reference for question in probe.questions]
         asked = [f"{probe.name}: {question.instruction.text}" for question in probe.questions] if probe.name else None
         write_examples(self.dev.out, step, references, outputs, self.dev.examples, asked)
+
+
+def _questions(probe: Probe, number: int) -> list[Question]:
+    """A probe's questions about a batch of the dev set."""
+    rows = range(number * READ_BATCH, (number + 1) * READ_BATCH)
+    return [question for question in probe.questions if question.row in rows]
+
+
+def _reads(probe: Probe, number: int) -> int:
+    """How often the LLM reads for them."""
+    return math.ceil(len(_questions(probe, number)) / READ_BATCH)
 
 
 def added(parts: Sequence[Mapping[str, float]]) -> dict[str, float]:

@@ -201,7 +201,8 @@ def build_run(out: Path, plan: Plan, llm: FrozenLLM, accelerator: Accelerator) -
     validation = None
     if plan.dev is not None:
         readout = llm_readout(llm, head)
-        validation = LlmValidation(plan.dev, readout, plan.probes, data.spec.table_scale, accelerator)
+        shared = (accelerator, config.llm.shard)
+        validation = LlmValidation(plan.dev, readout, plan.probes, data.spec.table_scale, *shared)
     stage = TuningStage(config, terms, llm, head, plan.fields, validation, data.spec.normalizer)
     setup = Setup(out, config, identity, data.order, data.store.identity.frame_rate)
     return Run(setup, stage, ProjectorWithObjective(projector, terms.objective, terms.adapter), accelerator)

@@ -56,15 +56,18 @@ class DevSet:
     examples: int
     normalizer: str
 
-    def batches(self, device: torch.device, size: int, share: tuple[int, int] = (0, 1)) -> Iterator[DeviceBatch]:
+    def batch_count(self, size: int) -> int:
+        """Of `size` utterances each."""
+        return -(-len(self.indices) // size)
+
+    def batches(self, device: torch.device, size: int, numbers: Sequence[int] | None = None) -> Iterator[DeviceBatch]:
         """All of it, `size` utterances at a time; the batches' numbers are in `micro`.
 
         Args:
-            share: (rank, world): of the batches, this process's.
+            numbers: of the batches wanted; None: of all.
         """
-        rank, world = share
-        for start in range(rank * size, len(self.indices), world * size):
-            yield read_batch(self.source, self.indices[start : start + size], device, start // size)
+        for number in range(self.batch_count(size)) if numbers is None else numbers:
+            yield read_batch(self.source, self.indices[number * size : (number + 1) * size], device, number)
 
     def rates(self, step: int, outputs: Sequence[str]) -> dict[str, float]:
         """`wer` and `cer` of the outputs, where there are any; appends examples."""
