@@ -40,7 +40,8 @@ def shard_layers(model: Any, device: torch.device, name: str) -> None:
         name: what it is called in errors.
 
     Raises:
-        ConfigError: one process, an LLM without layers that transformers could checkpoint, or a torch that cannot.
+        ConfigError: one process, a torch that cannot, or an LLM that is quantised, on several devices, or without
+            layers that transformers could checkpoint.
     """
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
@@ -51,6 +52,11 @@ def shard_layers(model: Any, device: torch.device, name: str) -> None:
     layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
     if not layers:
         raise ConfigError(f"llm.shard: {name}: {type(model).__name__} has no layers to divide; set llm.shard=false")
+    if getattr(model, "is_quantized", False) or getattr(model, "hf_device_map", None):
+        raise ConfigError(
+            f"llm.shard: {name} is quantised, or placed on several devices, and cannot be divided besides; set "
+            "llm.shard=false, or load it whole"
+        )
     model.requires_grad_(False)
     mesh = init_device_mesh(device.type, (distributed.get_world_size(),))
     for layer in layers:

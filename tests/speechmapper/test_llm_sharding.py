@@ -143,10 +143,15 @@ def test_one_process_has_nothing_to_divide(folder):
     assert not is_sharded(llama())
 
 
-def test_an_llm_without_layers_and_an_old_torch_are_refused(monkeypatch):
+def test_what_cannot_be_divided_is_refused(monkeypatch):
     monkeypatch.setattr(llm_sharding, "require_processes", lambda: None)
     with pytest.raises(ConfigError, match=r"llm\.shard: --llm mine: Linear has no layers to divide"):
         shard_layers(nn.Linear(2, 2), CPU, "--llm mine")
+    for attribute, value in (("is_quantized", True), ("hf_device_map", {"": 0})):
+        model = llama()
+        setattr(model, attribute, value)
+        with pytest.raises(ConfigError, match=r"llm\.shard: --llm mine is quantised, or placed on several devices"):
+            shard_layers(model, CPU, "--llm mine")
     monkeypatch.setattr("torch.distributed.fsdp.fully_shard", lambda module: module)
     with pytest.raises(ConfigError, match="cannot divide a part of a model; install a newer one"):
         shard_layers(llama(), CPU, "--llm mine")
