@@ -9,16 +9,17 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from sm_pipeline.models.source import ModelSource
+from sm_pipeline.models.source import ModelSource, resolve_model
 from sm_store.errors import ConfigError, ModelError
-from speechmapper.config import LoraConfig
+from speechmapper.config import LlmConfig, LoraConfig
 from speechmapper.layer_checkpointing import checkpoint_layers
 from speechmapper.llm import FrozenLLM
+from speechmapper.llm_loading import load_llm
 from speechmapper.lora import LoraAdapter, base_parameters, load_adapter, use_adapter
 from speechmapper.projector import Projector, ProjectorConfig
 from speechmapper.saved_projector import load_projector, save_projector
 from tests.speechmapper.test_llm import ARCHITECTURES, TEXTS, as_vectors, asr_prompts, build
-from tests.speechmapper.tiny import EMBEDDING, WIDTH, llama, tokenizer
+from tests.speechmapper.tiny import EMBEDDING, WIDTH, llama, save_llm, tokenizer
 
 ROTARY = "rotary positions"
 
@@ -224,6 +225,25 @@ def test_an_adapter_that_is_missing_changed_or_of_another_llm_is_refused(tmp_pat
     path.unlink()
     with pytest.raises(ModelError, match="copy the run's folder as a whole"):
         load_adapter(frozen(build(ROTARY)), projector)
+
+
+@pytest.mark.parametrize("quantize", ["4bit", "8bit"])
+def test_adapters_of_a_quantised_llm_learn_and_its_weights_stay(tmp_path, quantize):
+    source = resolve_model(str(save_llm(tmp_path)), "llm")
+    llm = load_llm(source, torch.device("cpu"), "float32", config=LlmConfig(quantize=quantize))
+    adapter = LoraAdapter(llm, LoraConfig(rank=4), seed=1)
+    kept = {name: weight.clone() for name, weight in llm.model.named_parameters() if ".lora_" not in name}
+    first = gradients(llm, adapter)["loss"]
+    for _ in range(20):
+        adapter.use(training=True)
+        gradients(llm, adapter)
+        with torch.no_grad():
+            for weight in adapter.weights.values():
+                weight -= 0.02 * weight.grad / (weight.grad.abs().max() + 1e-9)
+    adapter.use(training=False)
+    assert float(gradients(llm, adapter)["loss"]) < 0.8 * float(first)
+    assert all(torch.equal(weight, kept[name]) for name, weight in llm.model.named_parameters() if name in kept)
+    assert not any(weight.requires_grad for name, weight in llm.model.named_parameters() if name in kept)
 
 
 def test_layers_that_are_not_there_are_refused():
