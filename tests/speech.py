@@ -1,13 +1,17 @@
-"""Small corpora for tests: tones and noise as audio files, with a manifest."""
+"""Small corpora for tests: tones and noise, or texts spoken by espeak-ng, as audio files with a manifest."""
 
 from __future__ import annotations
 
 import json
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import soundfile
+import soxr
+
+from sm_pipeline.corpora.espeak import EspeakVoice, synthesise
 
 TEXTS = (
     "The old dog.",
@@ -32,6 +36,27 @@ def tone(seconds: float, rate: int = 16_000, seed: int = 0) -> np.ndarray:
     return (0.3 * sweep + 0.05 * rng.standard_normal(len(at))).astype(np.float32)
 
 
+@cache
+def spoken(text: str, voice: str = "en-us+m3") -> np.ndarray:
+    """A text as espeak-ng says it, (samples,) float32 at 16 kHz. Read only."""
+    samples = synthesise(text, EspeakVoice(voice))
+    samples.setflags(write=False)
+    return samples
+
+
+def spoken_items(count: int, seconds_each: float) -> tuple[np.ndarray, list[tuple[int, int]]]:
+    """Numbered items, one every so many seconds, (samples,) at 16 kHz; and the first and last sample of each."""
+    step = round(seconds_each * 16_000)
+    samples = np.zeros(count * step, np.float32)
+    places = []
+    for number in range(count):
+        item = spoken(f"this is item number {number + 1}")
+        first = number * step + (number * 7919) % (step - len(item))
+        samples[first : first + len(item)] = item
+        places.append((first, first + len(item)))
+    return samples, places
+
+
 def write_audio(path: Path, seconds: float = 2.0, rate: int = 16_000, seed: int = 0, **settings: Any) -> Path:
     """One audio file, its format by its suffix."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -46,13 +71,22 @@ def write_lines(path: Path, lines: list[dict[str, Any]]) -> Path:
     return path
 
 
-def write_corpus(folder: Path, utterances: int = 8, durations: bool = True) -> Path:
-    """A corpus in several formats and rates, splits included; returns its manifest."""
+def write_corpus(folder: Path, utterances: int = 8, durations: bool = True, is_spoken: bool = False) -> Path:
+    """A corpus in several formats and rates, splits included; returns its manifest.
+
+    Args:
+        is_spoken: its texts are spoken; else they are tones of other lengths.
+    """
     lines = []
     for number in range(utterances):
         seconds = 1.5 + 0.25 * (number * 3 % 7)
         name = f"audio/u{number}.{FORMATS[number % len(FORMATS)]}"
-        write_audio(folder / name, seconds, RATES[number % len(RATES)], seed=number)
+        rate = RATES[number % len(RATES)]
+        path = write_audio(folder / name, seconds, rate, seed=number)
+        if is_spoken:
+            samples = soxr.resample(spoken(TEXTS[number % len(TEXTS)]), 16_000, rate)
+            seconds = len(samples) / rate
+            soundfile.write(path, samples, rate)
         line = {"id": f"u{number}", "audio": name, "text": TEXTS[number % len(TEXTS)], "lang": "en"}
         line["split"] = ("train", "train", "dev", "test")[number % 4]
         lines.append(line | ({"duration": seconds} if durations else {}))
