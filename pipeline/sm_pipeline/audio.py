@@ -101,9 +101,14 @@ def read_audio(
         raise SampleError("shorter_than_promised", f"{path.name}: {len(samples) / rate:.2f} s of {promised:.2f} s")
     if not np.isfinite(samples).all():
         raise SampleError("audio_not_finite", f"{path.name}: NaN or infinite samples")
+    return Waveform(resampled(samples, rate))
+
+
+def resampled(samples: np.ndarray, rate: int) -> np.ndarray:
+    """Samples (n,) at `rate` Hz as contiguous float32 at 16 kHz."""
     if rate != SAMPLE_RATE and len(samples):
         samples = soxr.resample(samples, rate, SAMPLE_RATE, quality="HQ")
-    return Waveform(np.ascontiguousarray(samples, np.float32))
+    return np.ascontiguousarray(samples, np.float32)
 
 
 def as_float_samples(samples: np.ndarray) -> np.ndarray:

@@ -52,6 +52,7 @@ class Readout:
         answers: a projected batch and an instruction per row -> an answer per row.
         shown: the prompt of an instruction as text; None where none is used.
         template: what the chat template was given besides the turns, for identities.
+        llm: the LLM that writes; None where none does. max_new_tokens: length at which it is stopped.
     """
 
     name: str
@@ -59,6 +60,8 @@ class Readout:
     answers: Callable[[Projected, Sequence[Instruction]], list[Answer]]
     shown: Callable[[Instruction], str | None]
     template: Mapping[str, Any] = field(default_factory=dict)
+    llm: FrozenLLM | None = None
+    max_new_tokens: int = MAX_NEW_TOKENS
 
     def read(self, projected: Projected, instructions: Sequence[Instruction]) -> list[str]:
         """The text of each answer."""
@@ -132,7 +135,7 @@ def llm_readout(llm: FrozenLLM, head: Head, max_new_tokens: int = MAX_NEW_TOKENS
     def shown(instruction: Instruction) -> str:
         return llm.prompter.shown(llm.prompter.write(instruction))
 
-    return Readout(GENERATED, head, answers, shown, llm.prompter.template())
+    return Readout(GENERATED, head, answers, shown, llm.prompter.template(), llm, max_new_tokens)
 
 
 def require_search(search: BeamSearch, config: ProjectorConfig, llm: str | None) -> None:

@@ -42,7 +42,7 @@ def chain(tmp_path_factory):
     """Audio, a store extracted from it, and a run of each stage (one step: what is said does not matter)."""
     folder = tmp_path_factory.mktemp("chain")
     llm = save_llm(folder / "llm")
-    manifest = speech.write_corpus(folder / "corpus", utterances=4)
+    manifest = speech.write_corpus(folder / "corpus", utterances=4, is_spoken=True)
     store = folder / "store"
     extract(
         ExtractConfig(manifest, store, encoder="tiny-seamless", targets=TargetConfig(str(llm)), device="cpu", workers=1)

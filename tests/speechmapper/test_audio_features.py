@@ -8,7 +8,7 @@ import soundfile
 
 from sm_store import Store
 from sm_store.errors import IdentityMismatch, InputError
-from speechmapper.audio_features import load_listening, load_wave
+from speechmapper.audio_features import load_listening, load_wave, require_audio_file
 from speechmapper.saved_projector import load_projector
 from tests import speech
 
@@ -50,6 +50,29 @@ def test_samples_become_contiguous_float32():
     wave = load_wave(samples)
     assert wave.dtype == np.float32 and wave.flags.c_contiguous
     assert np.array_equal(wave, samples.astype(np.float32))
+
+
+def test_read_only_samples_are_copied():
+    samples = np.frombuffer(np.linspace(-1, 1, 16_000, dtype=np.float32).tobytes(), np.float32)
+    assert not samples.flags.writeable and load_wave(samples).flags.writeable
+
+
+def test_a_file_may_be_longer_where_that_is_allowed(tmp_path):
+    soundfile.write(tmp_path / "a.flac", np.zeros(61 * 16_000, np.float32), 16_000)
+    with pytest.raises(InputError, match=r"a\.flac: longer than 60 s; cut it into shorter files"):
+        load_wave(tmp_path / "a.flac")
+    assert len(load_wave(tmp_path / "a.flac", None, 100.0)) == 61 * 16_000
+    with pytest.raises(InputError, match="the samples: longer than 100 s"):
+        load_wave(np.zeros(101 * 8_000, np.float32), None, 100.0, 8_000)
+
+
+def test_the_length_of_a_file_is_told_without_decoding_it(tmp_path, monkeypatch):
+    path = speech.write_audio(tmp_path / "a.wav", 2.0)
+    (tmp_path / "page.wav").write_text("<html>")
+    monkeypatch.setattr("sm_pipeline.audio._read_part", None)
+    assert require_audio_file(path) == 2.0
+    with pytest.raises(InputError, match=r"page\.wav: audio format"):
+        require_audio_file(tmp_path / "page.wav")
 
 
 @pytest.mark.parametrize("dtype", [np.int16, np.int32, np.uint8])

@@ -6,22 +6,26 @@ import json
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
+from sm_store.errors import ConfigError
 from sm_store.version import __version__
+from speechmapper import SpeechMapper
 from speechmapper.cli import app as speechmapper_app
 from speechmapper.config_file import to_yaml
 from speechmapper.eval.cli import app as eval_app
 from speechmapper.train.cli import app as train_app
+from tests import speech
 from tests.speechmapper.tiny import stage1_config
 
 HEAVY = ("torch", "transformers", "accelerate", "jiwer", "soundfile")
 HELP = {
     "speechmapper.train.cli": ([], ["stage1"], ["stage2"], ["sweep", "stage1"]),
     "speechmapper.eval.cli": ([], ["asr"], ["score"], ["eet"]),
-    "speechmapper.cli": ([], ["transcribe"]),
+    "speechmapper.cli": ([], ["transcribe"], ["translate"], ["ask"]),
 }
 
 
@@ -62,6 +66,8 @@ SEARCHING = ("--beam", "--hotwords", "--hotword-weight")  # how a CTC projector 
 ANSWERING = (  # --task, --languages: what is asked; --batch: how many at once
     *("--batch", "--device", "--head", "--languages", "--llm", "--manifest", "--max-new-tokens", "--store", "--task"),
 )
+# --format: subtitles and times; --out: of several files, where one stream could not hold them
+USING = ("--device", "--encoder", "--format", "--json", "--llm", "--model", "--out")
 MEASURING = ("--json", "--normalizer", "--out", "--split")
 TRAINING = ("--config", "--json", "--out", "--preset", "--processes", "--resume", "--set", "--split", "--target")
 
@@ -106,7 +112,9 @@ def test_flags_do_not_multiply():
             "--texts",
             "--utterances",
         ],
-        "transcribe": sorted({*SEARCHING, "--device", "--encoder", "--json", "--llm", "--model"}),
+        "transcribe": sorted({*SEARCHING, *USING}),
+        "translate": sorted({*USING, "--to"}),
+        "ask": sorted({*USING, "--question"}),
     }
 
 
@@ -134,6 +142,10 @@ def test_flags_do_not_multiply():
         ("speechmapper.eval.cli", ["eet", "--llm", "none", "--out", "o", "--levels", "0,x"], "--levels 0,x: 'x'"),
         ("speechmapper.eval.cli", ["eet", "--llm", "none", "--out", "o", "--texts", "none"], "--texts none"),
         ("speechmapper.cli", ["transcribe", "a.wav", "--model", "none"], "none"),
+        ("speechmapper.cli", ["ask", "a.wav", "--model", "none", "--question", " "], "--question: it is empty"),
+        ("speechmapper.cli", ["transcribe", "a", "b", "--model", "m", "--format", "srt"], "name a folder for several"),
+        ("speechmapper.cli", ["transcribe", "x/a.wav", "y/a.mp3", "--model", "m", "--out", "o"], "would both be a.txt"),
+        ("speechmapper.cli", ["transcribe", "a", "--model", "m", "--out", "o", "--json"], "leave out --out"),
         (
             "speechmapper.cli",
             ["transcribe", "a", "--model", "m", "--hotwords", "none"],
@@ -177,3 +189,51 @@ def test_training_and_evaluation_end_to_end_with_json(world, tmp_path):
     tuned = told(train_app, "stage2", *store, "--projector", run, *llm, "--out", f"{run}2", "--task", "asr", *small)
     assert tuned["finished"]
     assert "wer" in told(eval_app, "asr", f"{run}2", *store, *llm, "--out", out, "--max-new-tokens", "3")
+
+
+def test_subtitles_json_and_files_per_recording(chain, tmp_path):
+    paths = list(speech.audio_paths(chain / "corpus" / "manifest.jsonl").values())[:2]
+    flags = ["--model", str(chain / "stage1"), "--device", "cpu"]
+    answers = json.loads(
+        CliRunner().invoke(speechmapper_app, ["transcribe", *paths, *flags, "--format", "json"]).stdout
+    )
+    assert list(answers) == paths
+    [segment] = answers[paths[0]]["segments"]
+    assert segment["text"] == answers[paths[0]]["text"] != "" and 0 <= segment["start"] < segment["end"] < 3
+    shown = CliRunner().invoke(speechmapper_app, ["transcribe", paths[0], *flags, "--format", "vtt"]).stdout
+    assert shown.startswith("WEBVTT\n\n00:00:00.") and segment["text"][:20] in shown
+    done = CliRunner().invoke(
+        speechmapper_app, ["transcribe", *paths, "none.wav", *flags, "--format", "srt", "--out", str(tmp_path / "subs")]
+    )
+    assert (done.exit_code, done.stdout) == (1, "") and "error: none.wav: audio missing" in done.stderr
+    names = [f"{Path(path).stem}.srt" for path in paths]
+    assert sorted(path.name for path in (tmp_path / "subs").iterdir()) == sorted(names)
+    assert (tmp_path / "subs" / names[0]).read_text().startswith("1\n00:00:00,")
+
+
+def test_translations_and_questions(chain):
+    path = next(iter(speech.audio_paths(chain / "corpus" / "manifest.jsonl").values()))
+    flags = ["--model", str(chain / "stage2"), "--device", "cpu"]
+    mapper = SpeechMapper.from_pretrained(chain / "stage2", device="cpu")
+    translated = CliRunner().invoke(speechmapper_app, ["translate", path, *flags, "--to", "fr"], catch_exceptions=False)
+    asked = CliRunner().invoke(speechmapper_app, ["ask", path, *flags, "--question", "Who?"], catch_exceptions=False)
+    assert translated.stdout == f"{mapper.translate(path, to='fr')}\n"
+    assert asked.stdout == f"{mapper.ask(path, 'Who?')}\n"
+    without = CliRunner().invoke(
+        speechmapper_app, ["translate", path, "--model", str(chain / "stage1"), "--device", "cpu", "--to", "fr"]
+    )
+    assert isinstance(without.exception, ConfigError) and "needs an LLM" in str(without.exception)
+
+
+def test_each_file_is_decoded_once(chain, monkeypatch):
+    from speechmapper import audio_features
+
+    paths = list(speech.audio_paths(chain / "corpus" / "manifest.jsonl").values())
+    decoded = []
+    read = audio_features.read_audio
+    monkeypatch.setattr(
+        audio_features, "read_audio", lambda path, *more: decoded.append(str(path)) or read(path, *more)
+    )
+    flags = ["--model", str(chain / "stage1"), "--device", "cpu"]
+    done = CliRunner().invoke(speechmapper_app, ["transcribe", *paths, paths[0], *flags], catch_exceptions=False)
+    assert decoded == paths and len(done.stdout.splitlines()) == len(paths) + 1
