@@ -77,6 +77,8 @@ class ScoredLines(ABC):
 
 def resampled(metrics: Mapping[str, Sums], rows: np.ndarray) -> dict[str, np.ndarray]:
     """Each metric of each resample of these utterances (R,): the same resamples for all of them."""
+    if not metrics:
+        return {}
     stats = {name: each.stats_NK[rows].astype(np.float64) for name, each in metrics.items()}
     together_NK = np.concatenate([*stats.values()], axis=1)
     sums_RK = np.concatenate([weights @ together_NK for weights in resample_weights(len(rows))])

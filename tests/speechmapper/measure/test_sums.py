@@ -59,6 +59,10 @@ def test_metrics_share_their_resamples():
     assert len(both["one"]) == 1000
 
 
+def test_no_metrics_have_no_resamples():
+    assert resampled({}, np.arange(3)) == {}
+
+
 def test_what_is_never_measured_has_no_interval():
     found = resampled({"wer": Sums(np.zeros((3, 2)), ratio)}, np.arange(3))
     assert interval(found["wer"]) is None
