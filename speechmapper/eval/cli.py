@@ -215,6 +215,24 @@ def report(
 
 
 @app.command()
+def compare(
+    first: Annotated[Path, typer.Argument(metavar="OUT", help="Folder of an evaluation.")],
+    second: Annotated[Path, typer.Argument(metavar="OUT", help="Folder of another, of the same utterances.")],
+    normalizer: NormalizerOption = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else.")] = False,
+) -> None:
+    """Differences of two evaluations of the same utterances, with 95 % intervals and p-values (paired bootstrap)."""
+    from speechmapper.eval.compare import compare as compare_two
+    from speechmapper.eval.compare_table import print_comparison
+
+    found = compare_two(first, second, normalizer)
+    if as_json:
+        typer.echo(json.dumps(found, ensure_ascii=False))
+    else:
+        print_comparison(found)
+
+
+@app.command()
 def eet(
     llm: Annotated[str, typer.Option(help="Whose threshold: a preset, folder or Hub id.")],
     out: Annotated[Path, typer.Option(help="Folder for eet.json and eet.html.")],
