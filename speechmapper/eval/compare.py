@@ -5,9 +5,9 @@
      "ci95": [-0.03, -0.01], "p": 0.002}, ...}}
 
 Both are resampled together: each resample draws the same utterances of the two (paired bootstrap). `difference` is
-second less first, `ci95` the middle 95 % of the resamples' differences. The p-value is two-sided: how often a resample's
-difference, less the mean of all, is at least as large, in either direction, as the one measured (Riezler and Maxwell
-2005, with both directions counted; sacrebleu's paired bootstrap counts one, and so gives about half).
+second less first, `ci95` the middle 95 % of the resamples' differences. The p-value is two-sided: how often the
+difference of a resample, less the mean of all, is at least as large, in either direction, as the one measured (Riezler
+and Maxwell 2005, with both directions counted; sacrebleu's paired bootstrap counts one, and so gives about half).
 
 COMET is compared by segment scores, where both evaluations have them.
 """

@@ -1,6 +1,7 @@
 """`make bench`: what one would use instead, side by side, as ratios within one run.
 
 python tests/bench/run.py [--gigabytes 0.6] [--million 0] [--layers 0] [--steps 0] [--texts 0] [--answers 0]
+    [--predictions 0]
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import decoding
 import encoding
 import opening
 import reading
+import rescoring
 import scoring
 import training
 import tuning
@@ -30,6 +32,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=training.STEPS, help="of training to time; 0: no training")
     parser.add_argument("--texts", type=int, default=decoding.Options.texts, help="an LLM repeats; 0: no decoding")
     parser.add_argument("--answers", type=int, default=tuning.Options().batch, help="of one batch of stage 2; 0: none")
+    parser.add_argument("--predictions", type=int, default=rescoring.LINES, help="to score again; 0: none")
     parser.add_argument("--folder", type=Path, default=None, help="where to write; default: the system's")
     options = parser.parse_args()
     console = Console(file=sys.stdout)
@@ -53,6 +56,8 @@ def main() -> None:
             console.print(decoding.measure(decoding.Options(texts=options.texts)))
         if options.answers:
             console.print(tuning.measure(tuning.Options(batch=options.answers)))
+        if options.predictions:
+            console.print(rescoring.measure(folder, options.predictions))
         if options.million:
             console.print(opening.measure(folder / "catalog", int(options.million * 1e6)))
 

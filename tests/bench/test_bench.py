@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import torch
 from rich.console import Console
 
 from sm_store import Store
-from tests.bench import decoding, encoding, opening, reading, report, scoring, startup, training, tuning
+from tests.bench import decoding, encoding, opening, reading, report, rescoring, scoring, startup, training, tuning
 from tests.speechmapper.tiny import save_llm
 
 
@@ -113,3 +115,11 @@ def test_adapters_are_measured_beside_them_where_that_is_asked(tmp_path):
     assert list(found) == ["labels=", "answer_loss", "checkpointing", "lora", "both"]
     assert len({cost.loss for name, cost in found.items() if name != "labels="}) == 1  # a new adapter changes nothing
     assert found["answer_loss"].memory < found["lora"].memory > found["both"].memory
+
+
+def test_rescoring(tmp_path):
+    table = rescoring.measure(tmp_path, 60)
+    assert list(table.columns[0].cells) == ["60"]
+    metrics = json.loads((tmp_path / "rescoring" / "metrics.json").read_text(encoding="utf-8"))
+    assert 0 < metrics["wer"] < 0.3 and metrics["target_language_rate"] > 0.9
+    assert metrics["by"].keys() == {"speaker", "lang", "corpus"}
