@@ -9,7 +9,7 @@ second less first, `ci95` the middle 95 % of the resamples' differences. The p-v
 difference of a resample, less the mean of all, is at least as large, in either direction, as the one measured (Riezler
 and Maxwell 2005, with both directions counted; sacrebleu's paired bootstrap counts one, and so gives about half).
 
-COMET is compared by segment scores, where both evaluations have them.
+COMET is compared by the segment scores in the two folders, where both have them of one model.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from sm_store.errors import ConfigError, quoted
+from speechmapper.eval.comet import comet_segments
 from speechmapper.eval.predictions import ABOUT_FILE, read_predictions
 from speechmapper.eval.score import recorded_normalizer, recorded_task
 from speechmapper.measure.sums import RESAMPLES, TAILS, Sums, ratio, resampled
@@ -48,7 +49,9 @@ def compare(first: Path, second: Path, normalizer: str | None = None) -> dict[st
         lines.append(predictions)
     require_same_lines(tasks, lines, (first, second))
     rows = np.arange(len(lines[0]))
-    metrics = [_metrics(task, each) for task, each in zip(tasks, lines, strict=True)]
+    metrics = [dict(task.scored(each).sums()) for task, each in zip(tasks, lines, strict=True)]
+    for found, segments in zip(metrics, _segments(lines, (first, second)), strict=False):
+        found[COMET] = segments
     chosen = [name for name in metrics[0] if name in metrics[1]]
     one, two = (resampled({name: each[name] for name in chosen}, rows) for each in metrics)
     return {
@@ -111,10 +114,13 @@ def require_same_lines(tasks: Sequence[Task], lines: Sequence[Predictions], fold
         )
 
 
-def _metrics(task: Task, predictions: Predictions) -> dict[str, Sums]:
-    """The task's metrics, and COMET where each line has a segment score."""
-    found = dict(task.scored(predictions).sums())
-    segments = [line.get(COMET) for line in predictions]
-    if all(isinstance(score, int | float) for score in segments):
-        found[COMET] = Sums(np.array([[score, 1.0] for score in segments], np.float64), ratio)
-    return found
+def _segments(lines: Sequence[Predictions], folders: Sequence[Path]) -> list[Sums]:
+    """COMET (x 100) of both evaluations; empty where one has no scores, or they are of different models."""
+    kept = [comet_segments(out, predictions, None) for out, predictions in zip(folders, lines, strict=True)]
+    if kept[0][1] != kept[1][1]:
+        return []
+    return [
+        Sums(np.array([[100 * score, 1.0] for score in scores], np.float64), ratio)
+        for scores, _ in kept
+        if scores is not None
+    ]

@@ -12,8 +12,9 @@ from typer.testing import CliRunner
 
 from sm_store.errors import ConfigError
 from speechmapper.eval.cli import app as eval_app
+from speechmapper.eval.comet import COMET_FILE, text_sha256
 from speechmapper.eval.compare import compare, paired
-from speechmapper.eval.predictions import write_predictions
+from speechmapper.eval.predictions import read_predictions, write_predictions
 
 WORDS = ["the", "dog", "slept", "by", "river", "all", "night", "and", "nobody", "knew", "where"]
 
@@ -59,10 +60,21 @@ def test_the_p_value_counts_two_sides_where_sacrebleu_counts_one(tmp_path):
     assert found["p"] / 2 == pytest.approx(scores["BLEU"][1].p_value, abs=0.03)
 
 
-def test_comet_is_compared_by_segment_scores(tmp_path):
-    first, second = write(tmp_path / "a", 2, 0.1, "st", comet=0.8), write(tmp_path / "b", 2, 0.1, "st", comet=0.9)
-    assert compare(first, second)["metrics"]["comet"]["difference"] == pytest.approx(0.1)
-    assert "comet" not in compare(first, write(tmp_path / "c", 2, 0.1, "st"))["metrics"]
+def keep_comet(folder, score: float, model: str = "m"):
+    lines, _ = read_predictions(folder)
+    kept = [{"model": model, "version": "2", "sha256": text_sha256(line), "score": score} for line in lines]
+    (folder / COMET_FILE).write_text("".join(json.dumps(each) + "\n" for each in kept), encoding="utf-8")
+
+
+def test_comet_is_compared_by_segment_scores_of_one_model(tmp_path):
+    first, second = (write(tmp_path / name, 2, 0.1, "st", source="the dog") for name in "ab")
+    assert "comet" not in compare(first, second)["metrics"]
+    keep_comet(first, 0.8)
+    assert "comet" not in compare(first, second)["metrics"]
+    keep_comet(second, 0.9)
+    assert compare(first, second)["metrics"]["comet"]["difference"] == pytest.approx(10)
+    keep_comet(second, 0.9, "another")
+    assert "comet" not in compare(first, second)["metrics"]
 
 
 def test_what_is_not_measured_has_no_difference():
