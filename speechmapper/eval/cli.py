@@ -9,7 +9,15 @@ from typing import Annotated, Any
 import typer
 
 from sm_pipeline.console import new_app, run
-from speechmapper.readout.options import BeamOption, HotwordsOption, HotwordWeightOption, search_of
+from speechmapper.config import NONE
+from speechmapper.readout.options import (
+    BeamOption,
+    HotwordsOption,
+    HotwordWeightOption,
+    QuantizeOption,
+    llm_config_of,
+    search_of,
+)
 
 app = new_app("sm-eval", "Evaluate a run: predictions.jsonl and metrics.json.")
 
@@ -246,14 +254,16 @@ def eet(
     seeds: Annotated[int, typer.Option(min=1, help="How often the noise is drawn.")] = 3,
     batch: Annotated[int, typer.Option(min=1, help="Texts run together.")] = 50,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda[:N].")] = "auto",
+    quantize: QuantizeOption = NONE,
     as_json: Annotated[bool, typer.Option("--json", help="Print eet.json on stdout and nothing else.")] = False,
 ) -> None:
     """How much error in its input embeddings an LLM tolerates."""
+    how = llm_config_of(quantize)
     from speechmapper.eval.eet.curve import LEVELS, EetRequest, measure_eet, parse_levels
     from speechmapper.eval.eet.page import print_curve
 
     wanted = LEVELS if levels is None else parse_levels(levels)
-    found = measure_eet(EetRequest(llm, out, texts, store, split, wanted, seeds, utterances, batch, device))
+    found = measure_eet(EetRequest(llm, out, texts, store, split, wanted, seeds, utterances, batch, device, how))
     if as_json:
         typer.echo(json.dumps(found, ensure_ascii=False))
     else:

@@ -1,7 +1,9 @@
-"""`--beam`, `--hotwords` and `--hotword-weight` of the commands that transcribe.
+"""Flags of several commands: `--beam`, `--hotwords` and `--hotword-weight` where speech is transcribed, `--quantize`
+where an LLM is loaded.
 
 search_of(None, None, None)              None: greedily
 search_of(None, Path("names.txt"), None)       BeamSearch(16, Hotwords(["Toronto"], ...), 4.0)
+llm_config_of("4bit")                    LlmConfig(quantize="4bit")
 """
 
 from __future__ import annotations
@@ -12,10 +14,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sm_store.errors import ConfigError
+from speechmapper.config import QUANTIZATIONS, LlmConfig
 
 if TYPE_CHECKING:
     from speechmapper.readout.beam import BeamSearch
 
+QuantizeOption = Annotated[
+    str, typer.Option(metavar="|".join(QUANTIZATIONS), help="Layers of the LLM quantised by bitsandbytes.")
+]
 BeamOption = Annotated[
     int | None,
     typer.Option(
@@ -59,3 +65,10 @@ def search_of(beam: int | None, hotwords: Path | None, weight: float | None) -> 
     from speechmapper.readout.beam import WEIGHT, WIDTH, BeamSearch
 
     return BeamSearch(WIDTH if beam is None else beam, words, WEIGHT if weight is None else weight)
+
+
+def llm_config_of(quantize: str) -> LlmConfig:
+    """How the LLM is loaded, from the flag. Raises ConfigError: an unknown quantisation."""
+    if quantize not in QUANTIZATIONS:
+        raise ConfigError(f"--quantize {quantize}: use {', '.join(QUANTIZATIONS)}")
+    return LlmConfig(quantize=quantize)

@@ -106,6 +106,7 @@ def test_flags_do_not_multiply():
             "--levels",
             "--llm",
             "--out",
+            "--quantize",
             "--seeds",
             "--split",
             "--store",

@@ -23,7 +23,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,7 @@ from sm_pipeline.models.source import resolve_model
 from sm_pipeline.text import NORMALIZER
 from sm_store.errors import ConfigError, ModelError
 from sm_store.targets import table_scale, table_sha256
+from speechmapper.config import LlmConfig
 from speechmapper.eval.eet.noise import NOISE
 from speechmapper.eval.eet.page import write_report
 from speechmapper.eval.eet.texts import Texts, choose_texts
@@ -71,6 +72,7 @@ class EetRequest:
         seeds: number of seeds; they are 0, 1, ...
         count: largest number of texts.
         batch: texts per batch.
+        llm_config: how the LLM is loaded.
     """
 
     llm: str
@@ -83,6 +85,7 @@ class EetRequest:
     count: int = TEXTS
     batch: int = BATCH
     device: str = "auto"
+    llm_config: LlmConfig = field(default_factory=LlmConfig)
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +126,8 @@ def measure_eet(request: EetRequest) -> dict[str, Any]:
     device = choose_device(request.device)
     chosen = choose_texts(request.count, request.texts, request.store, request.split)
     _check_out(request.out)
-    subject = Subject(request.llm, chosen, device, request.batch)
+    check_llm(request.llm, request.llm_config)
+    subject = Subject(request, chosen, device)
     passes = 1 + (len(request.levels) - 1) * request.seeds * len(NOISE)
     with progress(passes * len(chosen.texts), "repeating", "texts") as bar:
         clean = subject.measure(next(iter(NOISE)), 0.0, 0, bar)  # the same for all kinds and seeds
@@ -151,10 +155,10 @@ class Subject:
         ModelError: an LLM that cannot be loaded, or a tokenizer that does not match its embedding table.
     """
 
-    def __init__(self, name: str, chosen: Texts, device: torch.device, batch: int) -> None:
-        check_llm(name)
+    def __init__(self, request: EetRequest, chosen: Texts, device: torch.device) -> None:
+        name, how = request.llm, request.llm_config
         table = load_llm_table(name)  # fetches one file of the weights, `resolve_model` all of them
-        self.llm: FrozenLLM = load_llm(resolve_model(name, "llm"), device, tokenizer=table.tokenizer)
+        self.llm: FrozenLLM = load_llm(resolve_model(name, "llm"), device, tokenizer=table.tokenizer, config=how)
         self.table_sha256, self.scale = table_sha256(table.table_VE), table_scale(table.table_VE)
         self.table_VE = torch.from_numpy(table.table_VE)
         self.texts = chosen.texts
@@ -168,7 +172,7 @@ class Subject:
         self._rows = TableRows(self.table_VE, device)
         self._prompt = self.llm.prompter.write(ASR.instruction(Item()))
         self._longest_answer = max(self.counts) + max(self.counts) // 4 + ROOM
-        one_limit = Budget(NO_BUDGET, max_utterances=batch)
+        one_limit = Budget(NO_BUDGET, max_utterances=request.batch)
         self._batches = batches_by_length(np.arange(len(ids)), np.asarray(self.counts, np.int64), one_limit)
 
     def measure(self, kind: str, relative_mse: float, seed: int, bar: Progress) -> Measurement:

@@ -167,6 +167,15 @@ def test_the_command_line(world, texts, tmp_path):
     assert "threshold: " in result.stdout and "gaussian" in result.stdout and "mix" in result.stdout
 
 
+def test_a_quantised_llm_is_measured_and_recorded_so(world, texts, tmp_path):
+    arguments = ["eet", "--llm", str(world.llm_folder), "--texts", str(texts), "--out", str(tmp_path), "--seeds", "1"]
+    arguments += ["--levels", "0,1", "--json", "--quantize"]
+    found = json.loads(CliRunner().invoke(app, [*arguments, "8bit"], catch_exceptions=False).stdout)
+    assert found["llm"]["quantize"] == "8bit"
+    with pytest.raises(ConfigError, match="--quantize int3: use none, 4bit, 8bit"):
+        CliRunner().invoke(app, [*arguments, "int3"], catch_exceptions=False, standalone_mode=False)
+
+
 def test_the_command_lines_defaults_are_the_requests():
     flags = inspect.signature(eet).parameters
     request = EetRequest("llm", Path("out"))
