@@ -172,7 +172,8 @@ def load_adapter(llm: FrozenLLM, projector: Projector) -> None:
 
 def base_parameters(llm: FrozenLLM) -> int:
     """Number of the LLM's own weights, without its adapters'."""
-    return sum(weight.numel() for name, weight in llm.model.named_parameters() if PREFIX not in name)
+    adapters = sum(weight.numel() for name, weight in llm.model.named_parameters() if PREFIX in name)
+    return int(llm.model.num_parameters()) - adapters  # two weights of 4 bits are one element
 
 
 def _read_weights(folder: Path, crc32c: int) -> dict[str, torch.Tensor]:

@@ -351,7 +351,7 @@ def test_a_run_that_trims_is_recorded_and_resumes_so(world, stage1_run, tmp_path
         fitted(stage2_config(tuning={"trim": True, "head": "rows"}), load_projector(stage1_run))
 
 
-def test_a_run_with_a_quantised_llm_is_recorded_so(world, stage1_run, tmp_path):
+def test_a_run_with_a_quantised_llm_is_recorded_so(world, llm, stage1_run, tmp_path, capfd):
     def asked(quantize, steps, **more):
         config = stage2_config(llm={"quantize": quantize}, schedule={"steps": steps})
         return dataclasses.replace(request(world, stage1_run, tmp_path / "run", **more), config=config)
@@ -361,3 +361,5 @@ def test_a_run_with_a_quantised_llm_is_recorded_so(world, stage1_run, tmp_path):
     for other in ("none", "4bit"):
         with pytest.raises(IdentityMismatch, match=r"llm\.quantize"):
             train_stage2(asked(other, 2, resume=True))
+    weights = sum(weight.numel() for weight in llm.model.parameters())
+    assert capfd.readouterr().err.count(f"{weights:,} parameters, in eval mode") == 3  # in 4 bits too
