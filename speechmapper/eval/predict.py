@@ -6,7 +6,8 @@
 
 Utterances of like length are batched, and their lines written batch by batch (`predictions`), so that an evaluation
 that was interrupted continues. At the end the lines are in the order of the store or manifest, one per item of the task
-(a translation into each language, say). Utterances that the task has no item for are counted.
+(a translation into each language, say). Utterances that the task has no item for, or whose audio cannot be used, are
+listed as rejects.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from __future__ import annotations
 import hashlib
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,8 +30,9 @@ from sm_pipeline.signals import raise_on_signals
 from sm_store import Fields
 from sm_store.errors import ConfigError, RunFailed
 from sm_store.identity import utf8
+from sm_store.records import Reject
 from speechmapper.eval.degrade import Condition
-from speechmapper.eval.predictions import PredictionLog
+from speechmapper.eval.predictions import NO_ITEM, REJECTS_FILE, PredictionLog, write_rejects
 from speechmapper.eval.sources import Heard, ManifestSource, Source, StoreSource
 from speechmapper.llm import MAX_NEW_TOKENS, Answer
 from speechmapper.llm_loading import check_llm
@@ -117,11 +119,15 @@ def predict(request: PredictRequest) -> list[dict[str, Any]]:
             asked = [(row, item) for row, number in enumerate(heard.numbers) for item in left[number]]
             log.append(answers(Asking(projector, readout, task, table_scale, request.batch), heard, asked, source))
             bar.advance(len(heard.numbers))
+    rejects, not_asked = source.rejects(), without_items(source, task, items)
+    write_rejects(request.out, [*not_asked, *rejects])
     if not log.kept and not log.added:
-        raise RunFailed(f"{request.store or request.manifest}: no audio of its {len(items)} utterances could be used")
-    not_asked = len(source) - len(items)
-    found = {"rejected": source.rejected(), **({"not_asked": not_asked} if not_asked else {}), "versions": versions()}
-    return log.finish(found)
+        raise RunFailed(
+            f"{request.store or request.manifest}: no audio of its {len(items)} utterances could be used; "
+            f"{request.out / REJECTS_FILE} has the reasons"
+        )
+    more = {"not_asked": len(not_asked)} if not_asked else {}
+    return log.finish({"rejected": len(rejects), **more, "versions": versions()})
 
 
 def about_predictions(
@@ -253,6 +259,12 @@ def require_items(source: Source, task: Task, where: str) -> dict[int, list[Item
             f"{task.name}{wanted if task.needs else ''}; choose another --split, task or corpus"
         )
     return found
+
+
+def without_items(source: Source, task: Task, items: Mapping[int, Sequence[Item]]) -> list[Reject]:
+    """The utterances that a task has no item for."""
+    lacks = f"lacks {task.needed() or 'text'}"
+    return [Reject(source.id(number), NO_ITEM, lacks) for number in source.numbers() if number not in items]
 
 
 def open_source(request: PredictRequest, projector: Projector) -> Source:

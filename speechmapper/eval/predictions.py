@@ -2,6 +2,8 @@
 
     OUT/predictions.jsonl   one line an item: id, task, prompt, reference, output, tokens, stop, seconds, ...
     OUT/about.json          what made them: run, readout, LLM, split, versions
+    OUT/rejects.jsonl       the utterances without a prediction, each with a reason: {"id": "u7", "reason": "too_short",
+                            "detail": "2 frames; one vector takes 4"}
 
     log = PredictionLog.open(out, about, {"a1": 1, "a2": 2})       a2 has two items
     log.kept                                   lines of whole utterances that an interrupted evaluation has left
@@ -18,16 +20,22 @@ from __future__ import annotations
 import json
 import sys
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
 from sm_store.durable import write_file
 from sm_store.errors import ConfigError
 from sm_store.identity import diff_json, require_same
+from sm_store.records import Reject
 
 PREDICTIONS_FILE = "predictions.jsonl"
 ABOUT_FILE = "about.json"
+REJECTS_FILE = "rejects.jsonl"
+NO_ITEM = "no_item"  # reason of an utterance that the task has no answer for; the other reasons are the ledger's
 COMPLETE = "complete"  # false in about.json until every utterance has its lines
 FOUND_BY_PREDICTING = frozenset({COMPLETE, "rejected", "not_asked", "versions"})  # in about.json, but not what is asked
 
@@ -121,15 +129,32 @@ def _whole_lines(path: Path) -> list[dict[str, Any]]:
 
 
 def write_predictions(out: Path, predictions: Sequence[Mapping[str, Any]], about: Mapping[str, Any]) -> None:
-    """Both files of an evaluation, each replaced as a whole.
+    """Predictions and what made them, each file replaced as a whole.
 
     Raises:
         ConfigError: `out` cannot be written.
     """
-    try:
-        out.mkdir(parents=True, exist_ok=True)
+    with _writing(out):
         write_file(out / PREDICTIONS_FILE, _as_bytes(predictions))
         write_file(out / ABOUT_FILE, json.dumps(about, indent=1, ensure_ascii=False).encode() + b"\n")
+
+
+def write_rejects(out: Path, rejects: Sequence[Reject]) -> None:
+    """The utterances without a prediction, in the order of their ids; an empty file where there are none.
+
+    Raises:
+        ConfigError: `out` cannot be written.
+    """
+    with _writing(out):
+        write_file(out / REJECTS_FILE, _as_bytes([asdict(reject) for reject in sorted(rejects, key=attrgetter("id"))]))
+
+
+@contextmanager
+def _writing(out: Path) -> Iterator[None]:
+    """Make the folder of an evaluation; errors of writing into it name `--out`."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        yield
     except OSError as error:
         raise _unwritable(out, error) from error
 

@@ -10,10 +10,71 @@ from pathlib import Path
 import pytest
 
 from sm_store.errors import ConfigError, RunFailed
+from speechmapper.audio_features import Listening
 from speechmapper.eval.predict import PredictRequest, predict
 from speechmapper.eval.sources import ManifestSource, StoreSource, matching_target
 from speechmapper.saved_projector import load_projector
 from tests import speech
+
+
+def rejects_of(out: Path) -> list[dict]:
+    return [json.loads(line) for line in (out / "rejects.jsonl").read_text().splitlines()]
+
+
+def questions(chain, folder: Path, asked: int) -> Path:
+    """A manifest with several questions about each of two recordings, in turn, and one that is broken."""
+    shutil.copytree(chain / "corpus" / "audio", folder / "audio")
+    lines = [json.loads(line) for line in (chain / "corpus" / "manifest.jsonl").read_text().splitlines()][:3]
+    (folder / lines[2]["audio"]).write_bytes(b"")
+    return speech.write_lines(
+        folder / "manifest.jsonl",
+        [line | {"id": f"{line['id']}-{number}", "split": "test"} for number in range(asked) for line in lines],
+    )
+
+
+def counted_features(monkeypatch) -> list[int]:
+    """How many waves each call of the encoder is given, from now on."""
+    calls, features = [], Listening.features
+
+    def counting(listening, waves):
+        calls.append(len(waves))
+        return features(listening, waves)
+
+    monkeypatch.setattr(Listening, "features", counting)
+    return calls
+
+
+@pytest.mark.parametrize("batch", [1, 2, 50])
+def test_audio_that_utterances_share_is_encoded_once(chain, tmp_path, monkeypatch, batch):
+    manifest = questions(chain, tmp_path, asked=3)
+    calls = counted_features(monkeypatch)
+    request = PredictRequest(chain / "stage1", tmp_path / "out", manifest=manifest, device="cpu", batch=batch)
+    lines = predict(request)
+    assert sum(calls) == 2
+    assert [line["id"] for line in lines] == [f"u{each}-{number}" for number in range(3) for each in range(2)]
+    whole = PredictRequest(
+        chain / "stage1", tmp_path / "a", manifest=chain / "corpus" / "manifest.jsonl", split="train"
+    )
+    alone = {line["id"]: line["output"] for line in predict(whole)}
+    assert all(line["output"] == alone[line["id"][:2]] for line in lines)
+    assert {line["id"] for line in rejects_of(tmp_path / "out")} == {"u2-0", "u2-1", "u2-2"}
+
+
+def test_degraded_audio_is_each_utterances_own(chain, tmp_path, monkeypatch):
+    calls = counted_features(monkeypatch)
+    source = ManifestSource(
+        questions(chain, tmp_path, asked=3), load_projector(chain / "stage1"), None, 50, lambda wave, _: wave
+    )
+    heard = [number for batch in source.batches(source.numbers()) for number in batch.numbers]
+    assert sum(calls) == len(heard) == 6
+
+
+def test_a_file_that_is_not_the_one_the_manifest_describes_is_rejected(chain, tmp_path):
+    manifest = questions(chain, tmp_path, asked=1)
+    lines = [json.loads(line) for line in manifest.read_text().splitlines()]
+    speech.write_lines(manifest, [lines[0] | {"sha256": "0" * 64}, lines[1]])
+    assert [line["id"] for line in predict(PredictRequest(chain / "stage1", tmp_path, manifest=manifest))] == ["u1-0"]
+    assert [(line["id"], line["reason"]) for line in rejects_of(tmp_path)] == [("u0-0", "checksum_mismatch")]
 
 
 def test_a_manifest_is_evaluated_as_the_store_made_from_it(chain, tmp_path):
@@ -37,9 +98,15 @@ def test_broken_audio_of_a_manifest_is_counted_and_all_broken_is_a_failure(chain
     (tmp_path / "audio" / Path(broken).name).write_bytes(b"RIFF....WAVEnothing")
     assert [line["id"] for line in predict(request)] == ["u1"]
     assert json.loads((tmp_path / "out" / "about.json").read_text())["rejected"] == 1
+    (reject,) = rejects_of(tmp_path / "out")
+    assert (reject["id"], reject["reason"]) == ("u0", "audio_unreadable") and Path(broken).name in reject["detail"]
     (tmp_path / "audio" / Path(whole).name).unlink()
     with pytest.raises(RunFailed, match="no audio of its 2 utterances"):
         predict(dataclasses.replace(request, out=tmp_path / "none"))
+    assert [(line["id"], line["reason"]) for line in rejects_of(tmp_path / "none")] == [
+        ("u0", "audio_unreadable"),
+        ("u1", "audio_missing"),
+    ]
 
 
 def test_store_and_manifest_exclude_each_other(chain, tmp_path):
@@ -60,13 +127,18 @@ def test_the_matching_target_set_is_found_by_its_table_not_its_name(world, stage
 def test_a_stores_utterances_too_short_for_a_vector_are_counted(world, stage1_run, tmp_path):
     projector = load_projector(stage1_run)
     everything = StoreSource(world.path, projector, "train", 4)
-    assert (everything.rejected(), everything.split) == (0, "train")
+    assert (len(everything.rejects()), everything.split) == (0, "train")
     frames = sorted(world.store.frames[world.store.select(split="train")].tolist())
     projector.config.kernel_sizes = [frames[3], 1]  # of the first three utterances no frame is left
     projector.config.paddings = [0, 0]
     shorter = StoreSource(world.path, projector, "train", 4)
-    assert shorter.rejected() == sum(count < frames[3] for count in frames) > 0
-    assert len(shorter) + shorter.rejected() == len(everything)
+    assert len(shorter.rejects()) == sum(count < frames[3] for count in frames) > 0
+    assert len(shorter) + len(shorter.rejects()) == len(everything)
+    kept = {shorter.id(number) for number in shorter.numbers()}
+    assert {reject.id for reject in shorter.rejects()} == {everything.id(n) for n in everything.numbers()} - kept
+    assert {(reject.reason, reject.detail) for reject in shorter.rejects()} == {
+        ("too_short", f"{count} frames; one vector takes {frames[3]}") for count in frames if count < frames[3]
+    }
 
 
 def test_batches_give_each_utterance_once_with_its_targets(world, stage1_run):

@@ -61,6 +61,23 @@ def test_what_cannot_be_asked_is_refused_before_the_llm_is_loaded(tmp_path, stag
         predict(request(world, stage1_run, tmp_path / "out", chosen_task(str(task))))
 
 
+def test_utterances_without_an_answer_are_listed(world, stage1_run, tmp_path):
+    task = tmp_path / "dog.yaml"
+    task.write_text(FIRST_WORD.replace(r"^\w+", "dog"), encoding="utf-8")
+    lines = predict(request(world, stage1_run, tmp_path / "out", chosen_task(str(task))))
+    store = world.store
+    columns = store.columns(["id", "text"])
+    texts = dict(zip(columns["id"].to_pylist(), columns["text"].to_pylist(), strict=True))
+    train = {columns["id"][int(index)].as_py() for index in store.select(split="train")}
+    rejects = [json.loads(line) for line in (tmp_path / "out" / "rejects.jsonl").read_text().splitlines()]
+    assert {line["id"] for line in rejects} == {each for each in train if "dog" not in texts[each].lower()} != set()
+    assert {line["id"] for line in lines} | {line["id"] for line in rejects} == train
+    assert {(line["reason"], line["detail"]) for line in rejects} == {
+        ("no_item", "lacks an answer with a match of 'dog'")
+    }
+    assert json.loads((tmp_path / "out" / "about.json").read_text())["not_asked"] == len(rejects)
+
+
 def test_languages_are_of_translations():
     assert chosen_task("st", "de, fr").languages == ("de", "fr")
     with pytest.raises(ConfigError, match="asr asks for no translation"):
