@@ -13,7 +13,7 @@ import typer
 from sm_pipeline.console import new_app, print_json, run
 from speechmapper import config_help
 from speechmapper.config_file import PRESETS, TUNING_PRESETS, layers_of, load_stage1, load_stage2
-from speechmapper.train.launch import end_with_parent, is_main, run_processes
+from speechmapper.launch import TRAINING, end_with_parent, is_main, run_processes
 from speechmapper.train.vary import ALPHA, SIGMA, parse_axes, stage1_variants, stage2_variants
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ def stage1(
     """Pre-train a projector to predict text embeddings from speech features. Never loads an LLM."""
     resolved = load_stage1(preset, config, settings or [])
     if processes > 1:
-        return run_processes(processes, sys.argv[1:])
+        return run_processes(TRAINING, processes, sys.argv[1:])
     from speechmapper.train.stage1 import Stage1Request, train_stage1
 
     return _print_outcome(train_stage1(Stage1Request(store, out, resolved, target, split, resume)), out, as_json)
@@ -133,7 +133,7 @@ def stage2(
         named.append(f"tuning.languages={json.dumps(_names(languages))}")  # quoted: YAML reads Norwegian as false
     resolved = load_stage2(preset, config, [*named, *(settings or [])])
     if processes > 1:
-        return run_processes(processes, sys.argv[1:])
+        return run_processes(TRAINING, processes, sys.argv[1:])
     from speechmapper.train.stage2 import Stage2Request, train_stage2
 
     request = Stage2Request(store, projector, llm, out, resolved, target, split, resume)
@@ -173,7 +173,7 @@ def sweep_stage1(
     axes = parse_axes([*([f"{ALPHA}={_numbers(alpha, '--alpha')}"] if alpha is not None else []), *(vary or [])])
     variants = stage1_variants(layers_of("stage1", preset, config, settings or []), axes)
     if processes > 1:
-        run_processes(processes, sys.argv[1:])
+        run_processes(TRAINING, processes, sys.argv[1:])
         return
     from speechmapper.train.sweep import SweepRequest, require_success, sweep_stage1
     from speechmapper.train.sweep_table import print_rows
@@ -207,7 +207,7 @@ def sweep_stage2(
     named = [f"tuning.task={task}"] if task is not None else []
     variants = stage2_variants(layers_of("stage2", preset, config, [*named, *(settings or [])]), axes)
     if processes > 1:
-        run_processes(processes, sys.argv[1:])
+        run_processes(TRAINING, processes, sys.argv[1:])
         return
     from speechmapper.train.sweep import SweepRequest, require_success
     from speechmapper.train.sweep_stage2 import sweep_stage2 as train_variants

@@ -12,8 +12,9 @@ import pytest
 
 from sm_pipeline.signals import RESUME, Stopped
 from sm_store.errors import ConfigError, RunFailed
-from speechmapper.train.launch import (
+from speechmapper.launch import (
     PARENT,
+    TRAINING,
     _raise_failures,
     end_with_parent,
     is_main,
@@ -56,7 +57,7 @@ def test_the_main_process_is_the_one_of_rank_0(monkeypatch):
 def test_processes_under_a_launcher_are_refused(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(ConfigError, match="a launcher has started several processes already"):
-        run_processes(2, ["stage1", "--processes", "2"])
+        run_processes(TRAINING, 2, ["stage1", "--processes", "2"])
 
 
 @dataclass
@@ -73,24 +74,24 @@ class Failure:
 
 
 def test_no_failures_raise_nothing():
-    assert _raise_failures({}) is None
+    assert _raise_failures({}, RESUME) is None
 
 
 def test_refused_input_keeps_its_exit_code():
     with pytest.raises(SystemExit) as end:
-        _raise_failures({0: Failure(2), 1: Failure(2)})
+        _raise_failures({0: Failure(2), 1: Failure(2)}, RESUME)
     assert end.value.code == 2
 
 
 def test_refused_input_is_printed_whichever_process_ends_first():
     for failures in ({0: Failure(-15), 1: Failure(2, 0, "no store")}, {1: Failure(2, 0, "no store")}):
         with pytest.raises(ConfigError, match="no store"):
-            _raise_failures(failures)
+            _raise_failures(failures, RESUME)
 
 
 def test_the_reason_of_a_failure_is_printed_above_it(capsys):
     with pytest.raises(RunFailed, match="process 1 of the run ended with exit code 1, for the reason above"):
-        _raise_failures({0: Failure(-15, 5), 1: Failure(1, 4, "not finite")})
+        _raise_failures({0: Failure(-15, 5), 1: Failure(1, 4, "not finite")}, RESUME)
     assert capsys.readouterr().err == "error: not finite\n"
 
 
@@ -98,10 +99,10 @@ def test_the_reason_of_a_failure_is_printed_above_it(capsys):
 def test_workers_that_a_signal_ended_before_they_could_save_are_stopped(codes):
     failures = {rank: Failure(code) for rank, code in enumerate(codes)}
     with pytest.raises(Stopped) as stopped:
-        _raise_failures(failures, [signal.SIGINT])
+        _raise_failures(failures, RESUME, [signal.SIGINT])
     assert (stopped.value.number, stopped.value.remedy) == (signal.SIGINT, RESUME)
     with pytest.raises(RunFailed):
-        _raise_failures({**failures, 7: Failure(1)}, [signal.SIGINT])
+        _raise_failures({**failures, 7: Failure(1)}, RESUME, [signal.SIGINT])
 
 
 @pytest.mark.parametrize(
@@ -116,8 +117,8 @@ def test_workers_that_a_signal_ended_before_they_could_save_are_stopped(codes):
 )
 def test_the_process_that_failed_by_itself_is_named(failures, words):
     with pytest.raises(RunFailed, match=words) as error:
-        _raise_failures(failures)
-    assert "continue with --resume" in str(error.value)
+        _raise_failures(failures, RESUME)
+    assert str(error.value).endswith(f"; {RESUME}")
 
 
 def test_a_process_without_a_parent_to_follow_lives_on(monkeypatch):
@@ -126,7 +127,7 @@ def test_a_process_without_a_parent_to_follow_lives_on(monkeypatch):
 
 
 def test_a_worker_whose_parent_is_gone_already_ends():
-    code = "from speechmapper.train.launch import end_with_parent; end_with_parent(); print('alive')"
+    code = "from speechmapper.launch import end_with_parent; end_with_parent(); print('alive')"
     for parent, expected in ((os.getpid(), (0, "alive")), (1, (1, ""))):
         done = subprocess.run(
             [sys.executable, "-c", code], env={**os.environ, PARENT: str(parent)}, capture_output=True, text=True

@@ -1,11 +1,11 @@
 """`--processes N`: the same command in N processes of this machine, one per GPU, which end together.
 
-    sm-train stage1 ... --processes 2
+    run_processes(TRAINING, 2, ["stage1", ..., "--processes", "2"])
       python -m speechmapper.train.cli stage1 ...     RANK=0 LOCAL_RANK=0 WORLD_SIZE=2 MASTER_ADDR=127.0.0.1 ...
       python -m speechmapper.train.cli stage1 ...     RANK=1 ...
 
 torch's launcher starts and watches them; Accelerate finds what it needs in their environment. SIGTERM, SIGUSR1 and
-SIGINT are passed on, so that all of them save at the same step and end; a second Ctrl-C ends them at once. Where one
+SIGINT are passed on, so that all of them save what they have and end; a second Ctrl-C ends them at once. Where one
 fails, the others are ended. The workers hand their errors to this process, which prints one: whichever of them ends
 first, the line is there. For several machines, run the same command under `accelerate launch` (jobs/).
 """
@@ -18,12 +18,13 @@ import os
 import signal
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sm_pipeline.console import EXIT_SIGNAL
 from sm_pipeline.console import LAUNCHER as PARENT  # the process a worker must not outlive
-from sm_pipeline.signals import RESUME, STOP_SIGNALS, Stopped
+from sm_pipeline.signals import RESUME, RUN_AGAIN, STOP_SIGNALS, Stopped
 from sm_store.errors import ConfigError, RunFailed
 
 if TYPE_CHECKING:
@@ -34,7 +35,20 @@ PR_SET_PDEATHSIG = 1  # linux/prctl.h
 BAD_INPUT = 2
 
 
-def run_processes(count: int, arguments: Sequence[str]) -> None:
+@dataclass(frozen=True, slots=True)
+class Command:
+    """A command line that runs in several processes: its name, its module, and how to continue after it has ended."""
+
+    name: str
+    module: str
+    remedy: str
+
+
+TRAINING = Command("sm-train", "speechmapper.train.cli", RESUME)
+EVALUATION = Command("sm-eval", "speechmapper.eval.cli", RUN_AGAIN)
+
+
+def run_processes(program: Command, count: int, arguments: Sequence[str]) -> None:
     """Run this command line, without its `--processes`, in `count` processes until all have ended.
 
     Raises:
@@ -47,11 +61,11 @@ def run_processes(count: int, arguments: Sequence[str]) -> None:
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, start_processes
 
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # its failures are reported below
-    command = ("-m", "speechmapper.train.cli", *without_processes(arguments))
+    command = ("-m", program.module, *without_processes(arguments))
     # Listens before any worker connects: a port that is only chosen here may be taken by then.
     rendezvous = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     context = start_processes(
-        "sm-train",
+        program.name,
         sys.executable,
         args=dict.fromkeys(range(count), command),
         envs={rank: worker_environment(rank, count, rendezvous.port) for rank in range(count)},
@@ -62,7 +76,7 @@ def run_processes(count: int, arguments: Sequence[str]) -> None:
 
     def pass_on(number: int, _frame: object) -> None:
         if number == signal.SIGINT and number in passed_on:
-            raise Stopped(number, RESUME)
+            raise Stopped(number, program.remedy)
         passed_on.append(number)
         for pid in context.pids().values():
             try:
@@ -81,20 +95,21 @@ def run_processes(count: int, arguments: Sequence[str]) -> None:
         raise
     finally:
         context.close()
-    _raise_failures(result.failures, passed_on)
+    _raise_failures(result.failures, program.remedy, passed_on)
 
 
-def _raise_failures(failures: Mapping[int, ProcessFailure], passed_on: Sequence[int] = ()) -> None:
+def _raise_failures(failures: Mapping[int, ProcessFailure], remedy: str, passed_on: Sequence[int] = ()) -> None:
     """Raise for the first process that failed by itself; the others were ended because of it.
 
     Args:
+        remedy: how to continue.
         passed_on: the signals that were sent to all of them.
     """
     if not failures:
         return
     codes = {rank: failure.exitcode for rank, failure in failures.items()}
     if passed_on and all(code in ending_codes(passed_on) for code in codes.values()):
-        raise Stopped(passed_on[-1], RESUME)
+        raise Stopped(passed_on[-1], remedy)
     by_itself = [rank for rank, code in codes.items() if code != -signal.SIGTERM] or list(codes)
     reports = [failures[rank] for rank in sorted(by_itself)]
     errors = [str(report.message) for report in reports if Path(report.error_file).is_file()]
@@ -105,7 +120,7 @@ def _raise_failures(failures: Mapping[int, ProcessFailure], passed_on: Sequence[
     died = [rank for rank in by_itself if codes[rank] < 0]
     rank = min(died or by_itself, key=lambda each: failures[each].timestamp)
     how = signal.Signals(-codes[rank]).name if codes[rank] < 0 else f"exit code {codes[rank]}, for the reason above"
-    raise RunFailed(f"process {rank} of the run ended with {how}; the others were ended; continue with --resume")
+    raise RunFailed(f"process {rank} of the run ended with {how}; the others were ended; {remedy}")
 
 
 def ending_codes(numbers: Sequence[int]) -> set[int]:
