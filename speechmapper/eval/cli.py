@@ -96,6 +96,16 @@ DegradeOption = Annotated[
         "codec=opus8k, reverb; seed=N changes what is drawn.",
     ),
 ]
+EncoderOption = Annotated[
+    str | None,
+    typer.Option(help="With --manifest: where the run's encoder is, a folder or Hub id [default: as recorded]."),
+]
+LlmDtypeOption = Annotated[
+    str, typer.Option("--llm-dtype", help="Precision that the LLM runs in: auto, float32, bfloat16 or float16.")
+]
+QuantizeOption = Annotated[
+    str, typer.Option("--quantize", help="The LLM's weights by bitsandbytes: none, 8bit or 4bit.")
+]
 COMMANDS = {
     "asr": "Word and character error rate of a run.",
     "st": "BLEU and chrF of a run that translates speech; needs --llm.",
@@ -123,6 +133,9 @@ def evaluation(name: str, summary: str) -> None:
         hotwords: HotwordsOption = None,
         hotword_weight: HotwordWeightOption = None,
         degrade: DegradeOption = None,
+        encoder: EncoderOption = None,
+        llm_dtype: LlmDtypeOption = "auto",
+        quantize: QuantizeOption = "none",
         normalizer: NormalizerOption = None,
         overwrite: OverwriteOption = False,
         comet: CometOption = None,
@@ -156,6 +169,9 @@ def evaluation(name: str, summary: str) -> None:
             chosen,
             overwrite,
             condition,
+            encoder,
+            llm_dtype,
+            quantize,
         )
         models = requested_scores(comet, comet_env, judge, device)
         _tell(evaluate(request, normalizer, models=models), out, as_json)

@@ -31,6 +31,7 @@ from sm_store import Fields
 from sm_store.errors import ConfigError, RunFailed
 from sm_store.identity import utf8
 from sm_store.records import Reject
+from speechmapper.config import AUTO, NONE, LlmConfig
 from speechmapper.eval.degrade import Condition
 from speechmapper.eval.predictions import NO_ITEM, REJECTS_FILE, PredictionLog, write_rejects
 from speechmapper.eval.sources import Heard, ManifestSource, Source, StoreSource
@@ -61,6 +62,8 @@ class PredictRequest:
         task: what is asked, with its languages and wordings.
         overwrite: begin anew where there are predictions already.
         condition: how a manifest's audio is made worse first; None: not at all.
+        encoder: where the run's encoder is, if not where it was at extraction; for a manifest.
+        llm_dtype, quantize: how the LLM is loaded (`load_llm`, `llm.quantize`).
     """
 
     run: Path
@@ -77,6 +80,15 @@ class PredictRequest:
     task: Task = ASR
     overwrite: bool = False
     condition: Condition | None = None
+    encoder: str | None = None
+    llm_dtype: str = AUTO
+    quantize: str = NONE
+
+    def __post_init__(self) -> None:
+        if self.llm is None and (self.llm_dtype, self.quantize) != (AUTO, NONE):
+            raise ConfigError("--llm-dtype, --quantize: no LLM to load so; name it with --llm")
+        if self.store is not None and self.encoder is not None:
+            raise ConfigError("--encoder: a store has its features already; leave it out, or give --manifest")
 
 
 def predict(request: PredictRequest) -> list[dict[str, Any]]:
@@ -100,7 +112,15 @@ def predict(request: PredictRequest) -> list[dict[str, Any]]:
     source = open_source(request, projector)
     items = require_items(source, task, str(request.store or request.manifest))
     targets = source.store.targets(source.target) if isinstance(source, StoreSource) and source.target else None
-    readout = build_readout(projector, request.llm, targets, request.max_new_tokens, request.search)
+    readout = build_readout(
+        projector,
+        request.llm,
+        targets,
+        request.max_new_tokens,
+        request.search,
+        llm_dtype=request.llm_dtype,
+        llm_config=LlmConfig(quantize=request.quantize),
+    )
     ids = {source.id(number): number for number in items}
     log = PredictionLog.open(
         request.out,
@@ -143,6 +163,8 @@ def about_predictions(
         **(request.search.identity() if request.search else {}),
         "llm": request.llm,
         **({"max_new_tokens": request.max_new_tokens} if request.llm else {}),
+        **({"llm_dtype": request.llm_dtype} if request.llm_dtype != AUTO else {}),
+        **({"quantize": request.quantize} if request.quantize != NONE else {}),
         "head": projector.config.head,
         "chat_template": dict(readout.template),
         "split": source.split,
@@ -276,5 +298,5 @@ def open_source(request: PredictRequest, projector: Projector) -> Source:
     if request.manifest is not None and request.store is None:
         condition = request.condition
         degrade = None if condition is None else condition.degrade(read_manifest(request.manifest))
-        return ManifestSource(request.manifest, projector, request.split, request.batch, degrade)
+        return ManifestSource(request.manifest, projector, request.split, request.batch, degrade, request.encoder)
     raise ConfigError("--store, --manifest: give one of the two")

@@ -141,20 +141,27 @@ class ManifestSource:
 
     Args:
         degrade: makes an utterance's audio worse first, (wave, id) -> wave; None: heard as it is.
+        encoder: where the run's encoder is; None: where it was at extraction.
 
     Raises:
         ManifestError: a bad line, or no such split. ModelError, IdentityMismatch: not the run's encoder.
     """
 
     def __init__(
-        self, path: Path, projector: Projector, split: str | None, most: int, degrade: Degrade | None = None
+        self,
+        path: Path,
+        projector: Projector,
+        split: str | None,
+        most: int,
+        degrade: Degrade | None = None,
+        encoder: str | None = None,
     ) -> None:
         self._manifest: Manifest = read_manifest(path)
         present = {utterance.split for utterance in self._manifest.utterances if utterance.split is not None}
         self.split = split_of(sorted(present), split, TEST_SPLIT, str(path))
         self._utterances = self._manifest.select(self.split)
         self._degrade = degrade
-        self._listening: Listening = load_listening(projector.config.trained_for, None, str(projector.device))
+        self._listening: Listening = load_listening(projector.config.trained_for, encoder, str(projector.device))
         self._shortest = projector.config.geometry.min_frames()
         self._most = most
         self._budget = Budget(FRAMES_OF_A_BATCH, max_utterances=most)

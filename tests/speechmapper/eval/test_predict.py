@@ -228,3 +228,15 @@ def test_lines_say_what_the_llm_wrote_and_what_is_known_of_the_speech(world, sta
         assert (line["stop"] == "length") == (line["tokens"] == 3)
         assert "source" not in line  # the answer is the transcript
     assert {line["stop"] for line in lines} == {"length"}
+
+
+def test_how_the_llm_is_loaded_is_chosen_and_recorded(world, stage1_run, tmp_path):
+    given = {"llm": str(world.llm_folder), "max_new_tokens": 3}
+    predict(PredictRequest(stage1_run, tmp_path / "half", world.path, llm_dtype="bfloat16", **given))
+    predict(PredictRequest(stage1_run, tmp_path / "plain", world.path, **given))
+    half, plain = (json.loads((tmp_path / name / "about.json").read_text()) for name in ("half", "plain"))
+    assert half["llm_dtype"] == "bfloat16" and not {"llm_dtype", "quantize"} & set(plain)
+    with pytest.raises(ConfigError, match=r"llm\.quantize '3bit': use "):
+        predict(PredictRequest(stage1_run, tmp_path / "c", world.path, quantize="3bit", **given))
+    with pytest.raises(ConfigError, match="--llm-dtype, --quantize: no LLM to load so"):
+        PredictRequest(stage1_run, tmp_path / "c", world.path, quantize="4bit")

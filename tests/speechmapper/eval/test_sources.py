@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from sm_store.errors import ConfigError, RunFailed
+from sm_store.errors import ConfigError, ModelError, RunFailed
 from speechmapper.audio_features import Listening
 from speechmapper.eval.predict import PredictRequest, predict
 from speechmapper.eval.sources import ManifestSource, StoreSource, matching_target
@@ -171,3 +171,15 @@ def test_a_manifest_has_the_same_ids_and_texts_as_its_store(chain):
     assert both[0] == both[1] and len(both[0]) == len(of_store)
     with pytest.raises(ConfigError, match="no split 'x'"):
         ManifestSource(chain / "corpus" / "manifest.jsonl", projector, "x", 4)
+
+
+def test_the_encoder_named_takes_the_place_of_the_recorded_one_if_it_has_its_weights(chain, tmp_path):
+    manifest = chain / "corpus" / "manifest.jsonl"
+    request = PredictRequest(
+        chain / "stage1", tmp_path / "a", manifest=manifest, split="train", encoder="tiny-seamless"
+    )
+    assert len(predict(request)) == 2
+    with pytest.raises(ModelError, match="--encoder nowhere"):
+        predict(dataclasses.replace(request, out=tmp_path / "b", encoder="nowhere"))
+    with pytest.raises(ConfigError, match="--encoder: a store has its features already"):
+        PredictRequest(chain / "stage1", tmp_path / "c", chain / "store", encoder="tiny-seamless")
