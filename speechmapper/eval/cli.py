@@ -154,25 +154,9 @@ def evaluation(name: str, summary: str) -> None:
         from speechmapper.eval.predict import PredictRequest
         from speechmapper.eval.score import evaluate
 
-        request = PredictRequest(
-            run_folder,
-            out,
-            store,
-            manifest,
-            llm,
-            split,
-            device,
-            max_new_tokens,
-            batch,
-            head,
-            search,
-            chosen,
-            overwrite,
-            condition,
-            encoder,
-            llm_dtype,
-            quantize,
-        )
+        where = (run_folder, out, store, manifest, llm, split, device)
+        how = (max_new_tokens, batch, head, search, chosen, overwrite, condition, encoder, llm_dtype, quantize)
+        request = PredictRequest(*where, *how)
         models = requested_scores(comet, comet_env, judge, device)
         _tell(evaluate(request, normalizer, models=models), out, as_json)
 
