@@ -37,29 +37,11 @@ def model_card(made: Mapping[str, Any], measured: Mapping[str, Mapping[str, Any]
     target, encoder = made.get("target", {}), made.get("encoder", {})
     llm = made.get("llm", {}).get("id", target.get("llm"))
     names = {"encoder": encoder.get("id"), "llm": llm}
-    tasks = made.get("task") or made.get("stage")
     stores = made.get("stores") or [{name: made.get(name) for name in ("manifest_sha256",) if made.get(name)}]
     identity = {name: made[name] for name in ("encoder", "frame_rate", "normalizer", "target", "llm") if name in made}
     licences = "\n".join(f"- {role} `{name}`: {LICENCES.get(str(name), UNKNOWN)}" for role, name in names.items())
-    return f"""---
-library_name: speechmapper
-license: other
-tags: [speech, speech-recognition, speech-translation, projector, llm]
----
-# SpeechMapper model
-
-A projector that lets the frozen LLM `{llm}` listen through the frozen speech encoder `{encoder.get("id")}`
-(layer {encoder.get("layer")}), after {made.get("stage")} on {tasks}. The method is SpeechMapper (arXiv 2601.20417).
-
-```python
-from speechmapper import SpeechMapper
-
-SpeechMapper.from_pretrained("path/or/hub-id").transcribe("talk.flac")
-```
-
-Files of models in this folder besides the projector: {", ".join(included) or "none; all are loaded by name"}.
-
-## Data
+    head = _head(made, str(encoder.get("id")), encoder.get("layer"), str(llm), included)
+    return f"""{head}## Data
 
 Trained on {len(stores)} store{"s" if len(stores) > 1 else ""} of speech features; what identifies them:
 
@@ -89,6 +71,30 @@ The licences of encoder, LLM and training data also bind what is made with them:
 ```json
 {json.dumps(identity, indent=1, default=str)}
 ```
+"""
+
+
+def _head(made: Mapping[str, Any], encoder: str, layer: int | None, llm: str, included: tuple[str, ...]) -> str:
+    """What the model is and how it is used, with the Hub's metadata."""
+    tasks = made.get("task") or made.get("stage")
+    return f"""---
+library_name: speechmapper
+license: other
+tags: [speech, speech-recognition, speech-translation, projector, llm]
+---
+# SpeechMapper model
+
+A projector that lets the frozen LLM `{llm}` listen through the frozen speech encoder `{encoder}`
+(layer {layer}), after {made.get("stage")} on {tasks}. The method is SpeechMapper (arXiv 2601.20417).
+
+```python
+from speechmapper import SpeechMapper
+
+SpeechMapper.from_pretrained("path/or/hub-id").transcribe("talk.flac")
+```
+
+Files of models in this folder besides the projector: {", ".join(included) or "none; all are loaded by name"}.
+
 """
 
 
