@@ -40,6 +40,5 @@ for recipe in best paper; do
         done
     done
 done
-if ! sm-eval report --help >/dev/null 2>&1; then exit 0; fi
 step sm-eval report "${reports[@]}" --manifest "$out/corpus/manifest.jsonl" --html "$out/report.html" \
     --markdown "$out/report.md"

@@ -16,7 +16,6 @@ import yaml
 from sm_pipeline.manifest import read_manifest
 from speechmapper.config import Stage1Config, Stage2Config
 from speechmapper.config_file import load_config
-from speechmapper.eval.cli import app as eval_app
 from tests.speechmapper.tiny import save_llm
 
 DIGITS = Path(__file__).parents[2] / "jobs/digits"
@@ -150,5 +149,4 @@ def test_the_whole_run_ends_with_an_evaluation_of_each_recipe_and_continues(fsdd
     for name in evaluations:
         metrics = json.loads((tmp_path / "out/eval" / name / "metrics.json").read_text())
         assert metrics["utterances"] == 3 and metrics["wer"] >= 0
-    reports = {command.name or command.callback.__name__ for command in eval_app.registered_commands} & {"report"}
-    assert bool(reports) is (tmp_path / "out/report.html").is_file()
+    assert (tmp_path / "out/report.html").stat().st_size > 1000

@@ -19,7 +19,6 @@ import speechmapper.train.cli
 from tests.speechmapper.tiny import save_llm
 
 PAPER = Path(__file__).parents[2] / "jobs/paper"
-LATER = ("score/", "report")  # `sm-eval report`, and `score --comet` and `--judge`, are not there yet
 COMMANDS = {
     "sm-pipeline": sm_pipeline.cli.app,
     "sm-train": speechmapper.train.cli.app,
@@ -94,8 +93,6 @@ def test_each_step_comes_after_those_it_uses_and_writes_an_output_of_its_own(ste
 
 def test_every_command_is_one_of_ours_as_it_is_typed_now(steps):
     for step in steps:
-        if step.name.startswith(LATER):
-            continue
         if step.command[0] in COMMANDS:
             parse(step.command)
         else:
@@ -250,21 +247,17 @@ def test_the_demo_corpus_goes_through_every_step_and_a_second_run_does_nothing(t
     config["llms"]["smollm2"]["model"] = str(save_llm(tmp_path / "llm"))
     (tmp_path / "small.yaml").write_text(yaml.safe_dump(config))
     arguments = ["--config", tmp_path / "small.yaml", "--work", tmp_path]
-    commands = speechmapper.eval.cli.app.registered_commands
-    reports = "report" in {command.name or command.callback.__name__ for command in commands}
-    if not reports:
-        arguments += ["--only", "*/*"]
     done = call(*arguments)
     assert done.returncode == 0, done.stderr[-3000:]
     for run in ("stage1", "asr-sigma-0", "asr-sigma-0.9"):
         metrics = json.loads((tmp_path / "smollm2/eval" / run / "asr-demo/metrics.json").read_text())
         assert metrics["utterances"] == 4 and metrics["wer"] >= 0
     assert (tmp_path / "smollm2/chosen").resolve().name in ("alpha-5", "alpha-9")
-    assert reports is (tmp_path / "report.html").is_file()
+    assert (tmp_path / "report.html").stat().st_size > 1000
     again = call(*arguments)
     assert again.returncode == 0 and again.stderr == ""
     listed = call(*arguments, "--commands").stdout.splitlines()
-    assert len(listed) == len(list((tmp_path / "steps").iterdir())) == 11 + reports
+    assert len(listed) == len(list((tmp_path / "steps").iterdir())) == 12
     shown = call(*arguments, "--dry-run").stdout
     [total] = [line.split() for line in shown.splitlines() if " all " in line]
     assert total.count(str(len(listed))) == 2  # commands, and those that are done
