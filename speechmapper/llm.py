@@ -38,6 +38,7 @@ from speechmapper.cross_entropy import IGNORED, cross_entropy_sum
 from speechmapper.flop import FlopSizes
 from speechmapper.llm_sharding import is_sharded
 from speechmapper.prompting import Prompt, Prompter
+from speechmapper.shared_start import ReadLayer, StartLayer, common_start
 
 MAX_NEW_TOKENS = 150  # paper
 # Mean squared difference of two embedding tables, over their mean square, up to which they are one table in
@@ -352,41 +353,6 @@ class FrozenLLM:
         ids = torch.tensor([start], device=self.device)
         self.model(input_ids=ids, use_cache=True, logits_to_keep=1, **{self.cache_argument: cache})
         return [(layer.keys, layer.values) for layer in cache.layers]
-
-
-class ReadLayer(DynamicLayer):
-    """One layer's keys and values of the positions it was last given: a layer that runs again puts them there again."""
-
-    def update(
-        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        self.lazy_initialization(key_states, value_states)
-        self.keys, self.values = key_states, value_states
-        return self.keys, self.values
-
-
-class StartLayer(DynamicLayer):
-    """One layer's keys and values of a shared start, (B, heads, start, width each): what is put after them is handed
-    back joined to them and not kept, so that a layer that runs again finds what it found at first."""
-
-    def __init__(self, keys: torch.Tensor, values: torch.Tensor) -> None:
-        super().__init__()
-        self.lazy_initialization(keys, values)
-        self.keys, self.values = keys, values
-
-    def update(
-        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        return torch.cat([self.keys, key_states], dim=-2), torch.cat([self.values, value_states], dim=-2)
-
-
-def common_start(ids: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
-    """The ids all rows begin with."""
-    shortest = min(ids, key=len)
-    for position, token in enumerate(shortest):
-        if any(row[position] != token for row in ids):
-            return shortest[:position]
-    return shortest
 
 
 def require_same_table(table_VE: torch.Tensor, targets: TargetSet, llm: str) -> None:

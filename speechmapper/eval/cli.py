@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -103,9 +104,6 @@ EncoderOption = Annotated[
 LlmDtypeOption = Annotated[
     str, typer.Option("--llm-dtype", help="Precision that the LLM runs in: auto, float32, bfloat16 or float16.")
 ]
-QuantizeOption = Annotated[
-    str, typer.Option("--quantize", help="The LLM's weights by bitsandbytes: none, 8bit or 4bit.")
-]
 COMMANDS = {
     "asr": "Word and character error rate of a run.",
     "st": "BLEU and chrF of a run that translates speech; needs --llm.",
@@ -135,8 +133,9 @@ def evaluation(name: str, summary: str) -> None:
         degrade: DegradeOption = None,
         encoder: EncoderOption = None,
         llm_dtype: LlmDtypeOption = "auto",
-        quantize: QuantizeOption = "none",
+        quantize: QuantizeOption = NONE,
         normalizer: NormalizerOption = None,
+        by: ByOption = None,
         overwrite: OverwriteOption = False,
         comet: CometOption = None,
         comet_env: CometEnvOption = None,
@@ -147,6 +146,7 @@ def evaluation(name: str, summary: str) -> None:
         from speechmapper.tasks import chosen_task
 
         chosen = chosen_task(task or name, languages)
+        from speechmapper.eval.breakdown import parse_columns
         from speechmapper.eval.degrade import parse_condition
         from speechmapper.eval.model_scores import requested_scores
 
@@ -154,11 +154,10 @@ def evaluation(name: str, summary: str) -> None:
         from speechmapper.eval.predict import PredictRequest
         from speechmapper.eval.score import evaluate
 
-        where = (run_folder, out, store, manifest, llm, split, device)
-        how = (max_new_tokens, batch, head, search, chosen, overwrite, condition, encoder, llm_dtype, quantize)
-        request = PredictRequest(*where, *how)
+        asked = partial(PredictRequest, run_folder, out, store, manifest, llm, split, device)
+        request = asked(max_new_tokens, batch, head, search, chosen, overwrite, condition, encoder, llm_dtype, quantize)
         models = requested_scores(comet, comet_env, judge, device)
-        _tell(evaluate(request, normalizer, models=models), out, as_json)
+        _tell(evaluate(request, normalizer, parse_columns(by), models), out, as_json)
 
     app.command(name, help=summary)(command)
 

@@ -65,7 +65,10 @@ SWEEP = ("sweep", "stage1", "--store", "none", "--out", "o")
 SEARCHING = ("--beam", "--hotwords", "--hotword-weight")  # how a CTC projector is read
 ANSWERING = (  # --task, --languages: what is asked; --batch: how many at once
     *("--batch", "--device", "--head", "--languages", "--llm", "--manifest", "--max-new-tokens", "--store", "--task"),
+    *("--degrade", "--encoder", "--llm-dtype", "--overwrite", "--quantize"),  # of the contract; how models are loaded
 )
+# --by: parts of the corpus; --comet, --judge: models that score
+SCORING = ("--by", "--comet", "--comet-env", "--judge", "--normalizer", "--json")
 # --format: subtitles and times; --out: of several files, where one stream could not hold them
 USING = ("--device", "--encoder", "--format", "--json", "--llm", "--model", "--out")
 MEASURING = ("--json", "--normalizer", "--out", "--split")
@@ -96,9 +99,11 @@ def test_flags_do_not_multiply():
         "stage2": sorted({*TRAINING, "--store", "--projector", "--languages", "--llm", "--task", "--sigma"}),
         "sweep stage1": sorted({*TRAINING, "--store", "--alpha", "--vary", "--llm"}),
         "sweep stage2": sorted({*TRAINING, "--store", "--projector", "--llm", "--task", "--sigma", "--vary"}),
-        **dict.fromkeys(("asr", "st", "sqa"), sorted({*MEASURING, *SEARCHING, *ANSWERING})),
+        **dict.fromkeys(("asr", "st", "sqa"), sorted({*MEASURING, *SEARCHING, *ANSWERING, *SCORING})),
         "keys": ["--json"],
-        "score": ["--json", "--normalizer"],
+        "score": sorted({*SCORING, "--device", "--entities", "--train-store"}),
+        "compare": ["--json", "--normalizer"],
+        "report": ["--html", "--json", "--latex", "--manifest", "--markdown", "--random", "--seed", "--worst"],
         "eet": [
             "--batch",
             "--device",

@@ -14,9 +14,10 @@ from transformers import GenerationConfig, TextIteratorStreamer
 
 from sm_pipeline.models.source import ModelSource, resolve_model
 from sm_store.errors import ModelError
-from speechmapper.llm import FrozenLLM, common_start
+from speechmapper.llm import FrozenLLM
 from speechmapper.llm_loading import load_llm
 from speechmapper.prompting import Prompt
+from speechmapper.shared_start import common_start
 from speechmapper.tasks import ASR, Item
 from tests.speechmapper.tiny import llama, make_world, save_llm, tokenizer
 
@@ -321,12 +322,6 @@ def test_only_the_answers_logits_are_computed(llm):
     longest = max(len(prompt.answer) for prompt in asr_prompts(llm))
     assert (len(TEXTS), longest, 64) in seen
     assert all(shape[1] <= longest for shape in seen)
-
-
-def test_common_start():
-    assert common_start([(1, 2, 3), (1, 2, 4)]) == (1, 2)
-    assert common_start([(1, 2), (1, 2, 4)]) == (1, 2)
-    assert common_start([(1,), (2,)]) == ()
 
 
 def test_stop_ids_hold_the_end_of_turn_and_the_models_own(llm):
