@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,6 +12,7 @@ import typer
 
 from sm_pipeline.console import new_app, run
 from speechmapper.config import NONE
+from speechmapper.launch import EVALUATION, end_with_parent, is_main, run_processes
 from speechmapper.readout.options import (
     BeamOption,
     HotwordsOption,
@@ -70,6 +72,9 @@ TaskOption = Annotated[
 LanguagesOption = Annotated[
     str | None, typer.Option(metavar="L1,L2", help="Languages to translate into [default: all of the manifest's].")
 ]
+ProcessesOption = Annotated[
+    int, typer.Option(min=1, help="Processes on this machine, one per GPU, that share the utterances.")
+]
 OverwriteOption = Annotated[
     bool, typer.Option("--overwrite", help="Begin anew where --out has predictions already, unfinished ones too.")
 ]
@@ -124,6 +129,7 @@ def evaluation(name: str, summary: str) -> None:
         split: SplitOption = None,
         device: DeviceOption = "auto",
         batch: BatchOption = 32,
+        processes: ProcessesOption = 1,
         max_new_tokens: NewTokensOption = 150,
         task: TaskOption = None,
         languages: LanguagesOption = None,
@@ -151,13 +157,15 @@ def evaluation(name: str, summary: str) -> None:
         from speechmapper.eval.model_scores import requested_scores
 
         condition = None if degrade is None else parse_condition(degrade)
+        if processes > 1:
+            return run_processes(EVALUATION, processes, sys.argv[1:])
         from speechmapper.eval.predict import PredictRequest
         from speechmapper.eval.score import evaluate
 
         asked = partial(PredictRequest, run_folder, out, store, manifest, llm, split, device)
         request = asked(max_new_tokens, batch, head, search, chosen, overwrite, condition, encoder, llm_dtype, quantize)
         models = requested_scores(comet, comet_env, judge, device)
-        _tell(evaluate(request, normalizer, parse_columns(by), models), out, as_json)
+        return _tell(evaluate(request, normalizer, parse_columns(by), models), out, as_json)
 
     app.command(name, help=summary)(command)
 
@@ -270,6 +278,8 @@ def eet(
 
 
 def _tell(metrics: dict[str, Any], out: Path, as_json: bool) -> None:
+    if not is_main():
+        return
     if as_json:
         typer.echo(json.dumps(metrics, ensure_ascii=False))
         return
@@ -280,6 +290,7 @@ def _tell(metrics: dict[str, Any], out: Path, as_json: bool) -> None:
 
 def main() -> None:
     """Entry point."""
+    end_with_parent()
     run(app)
 
 

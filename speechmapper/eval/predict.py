@@ -13,9 +13,10 @@ listed as rejects.
 from __future__ import annotations
 
 import hashlib
+import io
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ from sm_store.records import Reject
 from speechmapper.config import AUTO, NONE, LlmConfig
 from speechmapper.eval.degrade import Condition
 from speechmapper.eval.predictions import NO_ITEM, REJECTS_FILE, PredictionLog, write_rejects
+from speechmapper.eval.ranks import Ranks, joined_ranks
 from speechmapper.eval.sources import Heard, ManifestSource, Source, StoreSource
 from speechmapper.llm import MAX_NEW_TOKENS, Answer
 from speechmapper.llm_loading import check_llm
@@ -92,13 +94,18 @@ class PredictRequest:
 
 
 def predict(request: PredictRequest) -> list[dict[str, Any]]:
-    """Write predictions and what made them into `request.out`; returns the predictions.
+    """Write predictions and what made them into `request.out`; returns the predictions (in the main process alone).
 
     Raises:
         IdentityMismatch: features of another encoder than the run's. ConfigError: no such split.
         ModelError: no usable run or LLM. ManifestError: a bad manifest. RunFailed: no audio could be used.
     """
-    device, task = choose_device(request.device), request.task
+    with joined_ranks() as ranks:
+        return _predict(request, ranks)
+
+
+def _predict(request: PredictRequest, ranks: Ranks) -> list[dict[str, Any]]:
+    device, task = choose_device(ranks.device(request.device)), request.task
     if request.llm is None:
         require_transcript(task)
     if request.search is not None:
@@ -122,28 +129,56 @@ def predict(request: PredictRequest) -> list[dict[str, Any]]:
         llm_config=LlmConfig(quantize=request.quantize),
     )
     ids = {source.id(number): number for number in items}
-    log = PredictionLog.open(
-        request.out,
-        about_predictions(request, task, projector, readout, source, ids),
-        {name: len(items[number]) for name, number in ids.items()},
-        request.overwrite,
-    )
-    if log.finished:
-        sys.stderr.write(f"{request.out}: nothing to do, its {len(log.kept)} predictions are complete\n")
-        return log.kept
-    done = {line["id"] for line in log.kept}
+    log: PredictionLog | None = None
+    if ranks.is_main:
+        log = PredictionLog.open(
+            request.out,
+            about_predictions(request, task, projector, readout, source, ids),
+            {name: len(items[number]) for name, number in ids.items()},
+            request.overwrite,
+        )
+    finished, done = ranks.of_main((log.finished, {line["id"] for line in log.kept}) if log else (False, set()))
+    if finished:
+        if log:
+            sys.stderr.write(f"{request.out}: nothing to do, its {len(log.kept)} predictions are complete\n")
+        return log.kept if log else []
     left = {number: items[number] for name, number in ids.items() if name not in done}
-    table_scale = targets.spec.table_scale if targets else None
-    with raise_on_signals(), progress(len(items), "reading out", "utterances", done=len(done)) as bar:
-        for heard in source.batches(list(left)):
-            asked = [(row, item) for row, number in enumerate(heard.numbers) for item in left[number]]
-            log.append(answers(Asking(projector, readout, task, table_scale, request.batch), heard, asked, source))
-            bar.advance(len(heard.numbers))
-    rejects, not_asked = source.rejects(), without_items(source, task, items)
+    how = Asking(projector, readout, task, targets.spec.table_scale if targets else None, request.batch)
+    shown = None if ranks.is_main else io.StringIO()
+    with raise_on_signals(), progress(len(items), "reading out", "utterances", shown, len(done)) as bar:
+        for lines, count in _rounds(how, source, left, ranks):
+            if log:
+                log.append(lines)
+            bar.advance(count)
+    rejects = list({each.id: each for found in ranks.each(source.rejects()) for each in found}.values())
+    return _finished(request, log, rejects, without_items(source, task, items)) if log else []
+
+
+def _rounds(
+    how: Asking, source: Source, items: Mapping[int, Sequence[Item]], ranks: Ranks
+) -> Iterator[tuple[list[dict[str, Any]], int]]:
+    """The lines that all processes have found in each round, a batch of each of them, and of how many utterances."""
+    batches = source.batches(list(items), ranks.share)
+    while True:
+        heard = next(batches, None)
+        lines: list[dict[str, Any]] = []
+        if heard is not None:
+            asked = [(row, item) for row, number in enumerate(heard.numbers) for item in items[number]]
+            lines = answers(how, heard, asked, source)
+        found = ranks.each((lines, -1 if heard is None else len(heard.numbers)))
+        if all(count < 0 for _, count in found):
+            return
+        yield [line for lines, _ in found for line in lines], sum(max(count, 0) for _, count in found)
+
+
+def _finished(
+    request: PredictRequest, log: PredictionLog, rejects: Sequence[Reject], not_asked: Sequence[Reject]
+) -> list[dict[str, Any]]:
+    """Write what is left to be written of an evaluation; returns its predictions. Raises RunFailed: there are none."""
     write_rejects(request.out, [*not_asked, *rejects])
     if not log.kept and not log.added:
         raise RunFailed(
-            f"{request.store or request.manifest}: no audio of its {len(items)} utterances could be used; "
+            f"{request.store or request.manifest}: no audio of its {len(rejects)} utterances could be used; "
             f"{request.out / REJECTS_FILE} has the reasons"
         )
     more = {"not_asked": len(not_asked)} if not_asked else {}

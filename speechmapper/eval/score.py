@@ -23,6 +23,7 @@ from speechmapper.eval.breakdown import breakdown, by_language, wording_spread
 from speechmapper.eval.diagnosis import EntitySource, diagnose
 from speechmapper.eval.model_scores import ModelScores, scored_by_models
 from speechmapper.eval.predictions import ABOUT_FILE, read_predictions
+from speechmapper.launch import is_main
 from speechmapper.measure.language import LanguageRates
 from speechmapper.measure.text import normaliser
 from speechmapper.tasks import ASR, TASKS, FileTask, Task
@@ -39,7 +40,10 @@ def evaluate(
     by: Sequence[str] = (),
     models: ModelScores | None = None,
 ) -> dict[str, Any]:
-    """Predict and score; returns what is in metrics.json. Errors: see `predict` and `score`."""
+    """Predict and score; returns what is in metrics.json. Errors: see `predict` and `score`.
+
+    Of several processes the main one scores; in the others nothing is returned.
+    """
     if models is not None:
         models.require(request.task)
     if normalizer is not None:
@@ -47,7 +51,7 @@ def evaluate(
     from speechmapper.eval.predict import predict  # torch and transformers: `score` does without
 
     predict(request)
-    return score(request.out, normalizer, by, models=models)
+    return score(request.out, normalizer, by, models=models) if is_main() else {}
 
 
 def score(

@@ -34,6 +34,7 @@ from speechmapper.projector import Projector
 from speechmapper.saved_projector import matching_target, require_features
 from speechmapper.tasks import StoreFields
 
+ALL = slice(None)  # of the batches
 FRAMES_OF_A_BATCH = 4096  # after padding
 FRAME_RATE = 25.0  # Hz, to turn seconds of audio into about so many frames
 TOO_SHORT = "too_short"  # of the ledger's reasons (`sm_store.ledger.REASONS`)
@@ -73,8 +74,8 @@ class Source(Protocol):
     def numbers(self) -> Sequence[int]:
         """The numbers of its utterances."""
 
-    def batches(self, numbers: Sequence[int]) -> Iterator[Heard]:
-        """Each of these utterances once, in batches of like length, the longest first."""
+    def batches(self, numbers: Sequence[int], share: slice = ALL) -> Iterator[Heard]:
+        """Each of these utterances once, in batches of like length, the longest first; `share`: of the batches."""
 
     def id(self, number: int) -> str:
         """The id of an utterance."""
@@ -114,9 +115,9 @@ class StoreSource:
         indices: list[int] = self._indices.tolist()
         return indices
 
-    def batches(self, numbers: Sequence[int]) -> Iterator[Heard]:
+    def batches(self, numbers: Sequence[int], share: slice = ALL) -> Iterator[Heard]:
         """See `Source`."""
-        for batch in batches_by_length(np.asarray(numbers, np.int64), self.store.frames, self._budget):
+        for batch in batches_by_length(np.asarray(numbers, np.int64), self.store.frames, self._budget)[share]:
             data = self.store.read(batch, targets=self.target, geometry=self._geometry)
             targets = as_tensor(data.targets_BUE) if data.targets_BUE is not None else None
             tokens = as_tensor(data.tokens_B) if data.tokens_B is not None else None
@@ -175,13 +176,13 @@ class ManifestSource:
         """See `Source`."""
         return range(len(self))
 
-    def batches(self, numbers: Sequence[int]) -> Iterator[Heard]:
+    def batches(self, numbers: Sequence[int], share: slice = ALL) -> Iterator[Heard]:
         """See `Source`; utterances whose audio cannot be used are left out and listed. Audio that several utterances
         share (questions about one document) is decoded and encoded once."""
         groups = [[numbers[at] for at in group] for group in same_audio([self._sound(number) for number in numbers])]
         frames = np.array([self._about_frames(group[0]) for group in groups], np.int64)
         order = np.arange(len(groups), dtype=np.int64)
-        for batch in batches_by_length(order, frames, self._budget):
+        for batch in batches_by_length(order, frames, self._budget)[share]:
             yield from self._heard([groups[place] for place in batch.tolist()])
 
     def _heard(self, groups: Sequence[Sequence[int]]) -> Iterator[Heard]:

@@ -65,7 +65,14 @@ SWEEP = ("sweep", "stage1", "--store", "none", "--out", "o")
 SEARCHING = ("--beam", "--hotwords", "--hotword-weight")  # how a CTC projector is read
 ANSWERING = (  # --task, --languages: what is asked; --batch: how many at once
     *("--batch", "--device", "--head", "--languages", "--llm", "--manifest", "--max-new-tokens", "--store", "--task"),
-    *("--degrade", "--encoder", "--llm-dtype", "--overwrite", "--quantize"),  # of the contract; how models are loaded
+    *(
+        "--degrade",
+        "--encoder",
+        "--llm-dtype",
+        "--overwrite",
+        "--processes",
+        "--quantize",
+    ),  # of the contract; how models are loaded
 )
 # --by: parts of the corpus; --comet, --judge: models that score
 SCORING = ("--by", "--comet", "--comet-env", "--judge", "--normalizer", "--json")
