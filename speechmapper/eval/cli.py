@@ -72,6 +72,13 @@ TaskOption = Annotated[
 LanguagesOption = Annotated[
     str | None, typer.Option(metavar="L1,L2", help="Languages to translate into [default: all of the manifest's].")
 ]
+CascadeOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="reference|OUT",
+        help="Give the LLM text in place of speech: the transcripts, or a recogniser's predictions (folder or file).",
+    ),
+]
 ProcessesOption = Annotated[
     int, typer.Option(min=1, help="Processes on this machine, one per GPU, that share the utterances.")
 ]
@@ -140,6 +147,7 @@ def evaluation(name: str, summary: str) -> None:
         encoder: EncoderOption = None,
         llm_dtype: LlmDtypeOption = "auto",
         quantize: QuantizeOption = NONE,
+        cascade: CascadeOption = None,
         normalizer: NormalizerOption = None,
         by: ByOption = None,
         overwrite: OverwriteOption = False,
@@ -163,7 +171,9 @@ def evaluation(name: str, summary: str) -> None:
         from speechmapper.eval.score import evaluate
 
         asked = partial(PredictRequest, run_folder, out, store, manifest, llm, split, device)
-        request = asked(max_new_tokens, batch, head, search, chosen, overwrite, condition, encoder, llm_dtype, quantize)
+        request = asked(
+            max_new_tokens, batch, head, search, chosen, overwrite, condition, encoder, llm_dtype, quantize, cascade
+        )
         models = requested_scores(comet, comet_env, judge, device)
         return _tell(evaluate(request, normalizer, parse_columns(by), models), out, as_json)
 

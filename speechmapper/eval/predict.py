@@ -33,6 +33,7 @@ from sm_store.errors import ConfigError, RunFailed
 from sm_store.identity import utf8
 from sm_store.records import Reject
 from speechmapper.config import AUTO, NONE, LlmConfig
+from speechmapper.eval.cascade import TextSource, answers_about, open_texts
 from speechmapper.eval.degrade import Condition
 from speechmapper.eval.predictions import NO_ITEM, REJECTS_FILE, PredictionLog, write_rejects
 from speechmapper.eval.ranks import Ranks, joined_ranks
@@ -47,6 +48,8 @@ from speechmapper.readout.build import Readout, build_readout, require_search, r
 from speechmapper.saved_projector import load_config, load_projector, versions
 from speechmapper.tasks import ASR, FileTask, Item, Task
 from speechmapper.tasks.base import ANY_LANGUAGE
+
+CASCADE = "cascade"  # the readout of text in place of speech
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +68,7 @@ class PredictRequest:
         overwrite: begin anew where there are predictions already.
         condition: how a manifest's audio is made worse first; None: not at all.
         encoder: where the run's encoder is, if not where it was at extraction; for a manifest.
+        cascade: `reference`, or a file or folder of predictions: texts that the LLM is given in place of speech.
         llm_dtype, quantize: how the LLM is loaded (`load_llm`, `llm.quantize`).
     """
 
@@ -85,10 +89,15 @@ class PredictRequest:
     encoder: str | None = None
     llm_dtype: str = AUTO
     quantize: str = NONE
+    cascade: str | None = None
 
     def __post_init__(self) -> None:
         if self.llm is None and (self.llm_dtype, self.quantize) != (AUTO, NONE):
             raise ConfigError("--llm-dtype, --quantize: no LLM to load so; name it with --llm")
+        if self.cascade is not None and self.llm is None:
+            raise ConfigError("--cascade: it gives text to an LLM; name one with --llm")
+        if self.cascade is not None and (self.condition, self.encoder, self.head) != (None, None, None):
+            raise ConfigError("--cascade: no speech is heard, so leave out --degrade, --encoder and --head")
         if self.store is not None and self.encoder is not None:
             raise ConfigError("--encoder: a store has its features already; leave it out, or give --manifest")
 
@@ -194,7 +203,7 @@ def about_predictions(
         **({"definition": task.definition} if isinstance(task, FileTask) else {}),
         **({"languages": list(task.languages)} if task.languages else {}),
         "prompts_sha256": task.fingerprint(),
-        "readout": readout.name,
+        "readout": readout.name if request.cascade is None else CASCADE,
         **(request.search.identity() if request.search else {}),
         "llm": request.llm,
         **({"max_new_tokens": request.max_new_tokens} if request.llm else {}),
@@ -204,6 +213,7 @@ def about_predictions(
         "chat_template": dict(readout.template),
         "split": source.split,
         "source": str(request.store or request.manifest),
+        **({"cascade": request.cascade, "texts_sha256": source.sha256()} if isinstance(source, TextSource) else {}),
         **({"condition": request.condition.identity()} if request.condition else {}),
         **({"target": source.target} if isinstance(source, StoreSource) else {}),
         "utterances_sha256": hashlib.sha256("\n".join(ids).encode(errors="surrogateescape")).hexdigest(),
@@ -277,6 +287,9 @@ def predict_batch(
     table_scale: float | None,
 ) -> list[dict[str, Any]]:
     """Outputs of some utterances, with their distance to the true embeddings where those are known."""
+    if heard.texts is not None:
+        read = answers_about(heard.texts, readout, instructions)
+        return [{"output": answer.text, **ending(answer)} for answer in read]
     device = projector.device
     with autocast(device):
         projected = projector.project(heard.features_BTD.to(device), heard.frames_B.to(device))
@@ -326,6 +339,8 @@ def without_items(source: Source, task: Task, items: Mapping[int, Sequence[Item]
 
 def open_source(request: PredictRequest, projector: Projector) -> Source:
     """The store or the manifest asked for."""
+    if request.cascade is not None:
+        return open_texts(request.cascade, request.store, request.manifest, request.split, request.batch)
     if request.store is not None and request.manifest is None:
         if request.condition is not None:
             raise ConfigError("--degrade: a store has features, not audio; give the corpus with --manifest")

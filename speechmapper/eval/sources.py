@@ -47,6 +47,7 @@ class Heard:
     Attributes:
         numbers: of the utterances in their source.
         targets_BUE, tokens_B: true embeddings and token counts, where the source has them.
+        texts: what the LLM is given in place of speech (cascade.py); the features are empty then.
     """
 
     numbers: Sequence[int]
@@ -54,13 +55,15 @@ class Heard:
     frames_B: torch.Tensor
     targets_BUE: torch.Tensor | None = None
     tokens_B: torch.Tensor | None = None
+    texts: Sequence[str] | None = None
 
     def of_rows(self, rows: Sequence[int]) -> Heard:
         """The batch with these rows, each as often as it is named."""
         chosen = torch.tensor(rows)
         targets, tokens = (None if each is None else each[chosen] for each in (self.targets_BUE, self.tokens_B))
         numbers = [self.numbers[row] for row in rows]
-        return Heard(numbers, self.features_BTD[chosen], self.frames_B[chosen], targets, tokens)
+        texts = None if self.texts is None else [self.texts[row] for row in rows]
+        return Heard(numbers, self.features_BTD[chosen], self.frames_B[chosen], targets, tokens, texts)
 
 
 class Source(Protocol):

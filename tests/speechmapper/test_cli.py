@@ -63,16 +63,10 @@ def test_version(name, app):
 
 SWEEP = ("sweep", "stage1", "--store", "none", "--out", "o")
 SEARCHING = ("--beam", "--hotwords", "--hotword-weight")  # how a CTC projector is read
-ANSWERING = (  # --task, --languages: what is asked; --batch: how many at once
+# --task, --languages: what is asked; --batch: how many at once; --cascade: rows that speech is compared with
+ANSWERING = (
     *("--batch", "--device", "--head", "--languages", "--llm", "--manifest", "--max-new-tokens", "--store", "--task"),
-    *(
-        "--degrade",
-        "--encoder",
-        "--llm-dtype",
-        "--overwrite",
-        "--processes",
-        "--quantize",
-    ),  # of the contract; how models are loaded
+    *("--cascade", "--degrade", "--encoder", "--llm-dtype", "--overwrite", "--processes", "--quantize"),
 )
 # --by: parts of the corpus; --comet, --judge: models that score
 SCORING = ("--by", "--comet", "--comet-env", "--judge", "--normalizer", "--json")
