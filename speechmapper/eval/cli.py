@@ -79,6 +79,10 @@ CascadeOption = Annotated[
         help="Give the LLM text in place of speech: the transcripts, or a recogniser's predictions (folder or file).",
     ),
 ]
+WordingsOption = Annotated[
+    str | None,
+    typer.Option(metavar="all|N", help="Ask in so many wordings of the prompt: how much results depend on it."),
+]
 ProcessesOption = Annotated[
     int, typer.Option(min=1, help="Processes on this machine, one per GPU, that share the utterances.")
 ]
@@ -148,6 +152,7 @@ def evaluation(name: str, summary: str) -> None:
         llm_dtype: LlmDtypeOption = "auto",
         quantize: QuantizeOption = NONE,
         cascade: CascadeOption = None,
+        wordings: WordingsOption = None,
         normalizer: NormalizerOption = None,
         by: ByOption = None,
         overwrite: OverwriteOption = False,
@@ -167,13 +172,15 @@ def evaluation(name: str, summary: str) -> None:
         condition = None if degrade is None else parse_condition(degrade)
         if processes > 1:
             return run_processes(EVALUATION, processes, sys.argv[1:])
+        from speechmapper.eval.questions import parse_wordings
+
+        how_many = parse_wordings(wordings)
         from speechmapper.eval.predict import PredictRequest
         from speechmapper.eval.score import evaluate
 
         asked = partial(PredictRequest, run_folder, out, store, manifest, llm, split, device)
-        request = asked(
-            max_new_tokens, batch, head, search, chosen, overwrite, condition, encoder, llm_dtype, quantize, cascade
-        )
+        ask = partial(asked, cascade=cascade, wordings=how_many)
+        request = ask(max_new_tokens, batch, head, search, chosen, overwrite, condition, encoder, llm_dtype, quantize)
         models = requested_scores(comet, comet_env, judge, device)
         return _tell(evaluate(request, normalizer, parse_columns(by), models), out, as_json)
 

@@ -36,6 +36,7 @@ from speechmapper.config import AUTO, NONE, LlmConfig
 from speechmapper.eval.cascade import TextSource, answers_about, open_texts
 from speechmapper.eval.degrade import Condition
 from speechmapper.eval.predictions import NO_ITEM, REJECTS_FILE, PredictionLog, write_rejects
+from speechmapper.eval.questions import Question, questions, with_held_out
 from speechmapper.eval.ranks import Ranks, joined_ranks
 from speechmapper.eval.sources import Heard, ManifestSource, Source, StoreSource
 from speechmapper.llm import MAX_NEW_TOKENS, Answer
@@ -68,6 +69,7 @@ class PredictRequest:
         overwrite: begin anew where there are predictions already.
         condition: how a manifest's audio is made worse first; None: not at all.
         encoder: where the run's encoder is, if not where it was at extraction; for a manifest.
+        wordings: how many wordings each item is asked in, `questions.ALL` of them; None: the first alone.
         cascade: `reference`, or a file or folder of predictions: texts that the LLM is given in place of speech.
         llm_dtype, quantize: how the LLM is loaded (`load_llm`, `llm.quantize`).
     """
@@ -90,10 +92,13 @@ class PredictRequest:
     llm_dtype: str = AUTO
     quantize: str = NONE
     cascade: str | None = None
+    wordings: int | None = None
 
     def __post_init__(self) -> None:
         if self.llm is None and (self.llm_dtype, self.quantize) != (AUTO, NONE):
             raise ConfigError("--llm-dtype, --quantize: no LLM to load so; name it with --llm")
+        if self.wordings is not None and self.llm is None:
+            raise ConfigError("--wordings: without an LLM no prompt is read; name one with --llm")
         if self.cascade is not None and self.llm is None:
             raise ConfigError("--cascade: it gives text to an LLM; name one with --llm")
         if self.cascade is not None and (self.condition, self.encoder, self.head) != (None, None, None):
@@ -124,7 +129,7 @@ def _predict(request: PredictRequest, ranks: Ranks) -> list[dict[str, Any]]:
     projector = load_projector(request.run).to(device)
     if request.head is not None:
         use_head(projector, request.head, "--head")
-    task = task.as_trained(projector.config.trained_for)
+    task = with_held_out(task.as_trained(projector.config.trained_for), task)
     source = open_source(request, projector)
     items = require_items(source, task, str(request.store or request.manifest))
     targets = source.store.targets(source.target) if isinstance(source, StoreSource) and source.target else None
@@ -137,13 +142,17 @@ def _predict(request: PredictRequest, ranks: Ranks) -> list[dict[str, Any]]:
         llm_dtype=request.llm_dtype,
         llm_config=LlmConfig(quantize=request.quantize),
     )
+    asked = {
+        number: [each for item in found for each in questions(task, item, request.wordings)]
+        for number, found in items.items()
+    }
     ids = {source.id(number): number for number in items}
     log: PredictionLog | None = None
     if ranks.is_main:
         log = PredictionLog.open(
             request.out,
             about_predictions(request, task, projector, readout, source, ids),
-            {name: len(items[number]) for name, number in ids.items()},
+            {name: len(asked[number]) for name, number in ids.items()},
             request.overwrite,
         )
     finished, done = ranks.of_main((log.finished, {line["id"] for line in log.kept}) if log else (False, set()))
@@ -151,7 +160,7 @@ def _predict(request: PredictRequest, ranks: Ranks) -> list[dict[str, Any]]:
         if log:
             sys.stderr.write(f"{request.out}: nothing to do, its {len(log.kept)} predictions are complete\n")
         return log.kept if log else []
-    left = {number: items[number] for name, number in ids.items() if name not in done}
+    left = {number: asked[number] for name, number in ids.items() if name not in done}
     how = Asking(projector, readout, task, targets.spec.table_scale if targets else None, request.batch)
     shown = None if ranks.is_main else io.StringIO()
     with raise_on_signals(), progress(len(items), "reading out", "utterances", shown, len(done)) as bar:
@@ -164,15 +173,15 @@ def _predict(request: PredictRequest, ranks: Ranks) -> list[dict[str, Any]]:
 
 
 def _rounds(
-    how: Asking, source: Source, items: Mapping[int, Sequence[Item]], ranks: Ranks
+    how: Asking, source: Source, left: Mapping[int, Sequence[Question]], ranks: Ranks
 ) -> Iterator[tuple[list[dict[str, Any]], int]]:
     """The lines that all processes have found in each round, a batch of each of them, and of how many utterances."""
-    batches = source.batches(list(items), ranks.share)
+    batches = source.batches(list(left), ranks.share)
     while True:
         heard = next(batches, None)
         lines: list[dict[str, Any]] = []
         if heard is not None:
-            asked = [(row, item) for row, number in enumerate(heard.numbers) for item in items[number]]
+            asked = [(row, each) for row, number in enumerate(heard.numbers) for each in left[number]]
             lines = answers(how, heard, asked, source)
         found = ranks.each((lines, -1 if heard is None else len(heard.numbers)))
         if all(count < 0 for _, count in found):
@@ -203,6 +212,7 @@ def about_predictions(
         **({"definition": task.definition} if isinstance(task, FileTask) else {}),
         **({"languages": list(task.languages)} if task.languages else {}),
         "prompts_sha256": task.fingerprint(),
+        **({"wordings_asked": request.wordings or "all"} if request.wordings is not None else {}),
         "readout": readout.name if request.cascade is None else CASCADE,
         **(request.search.identity() if request.search else {}),
         "llm": request.llm,
@@ -238,23 +248,24 @@ class Asking:
     most: int
 
 
-def answers(how: Asking, heard: Heard, asked: Sequence[tuple[int, Item]], source: Source) -> list[dict[str, Any]]:
-    """The line of every item of a batch's utterances, each with its row in the batch."""
+def answers(how: Asking, heard: Heard, asked: Sequence[tuple[int, Question]], source: Source) -> list[dict[str, Any]]:
+    """The line of every question about a batch's utterances, each with its row in the batch."""
     found = []
     for start in range(0, len(asked), how.most):
-        rows, items = zip(*asked[start : start + how.most], strict=True)
-        instructions = [how.task.instruction(item) for item in items]
+        rows, chosen = zip(*asked[start : start + how.most], strict=True)
+        instructions = [question.instruction(how.task) for question in chosen]
         began = time.perf_counter()
         lines = predict_batch(how.projector, how.readout, heard.of_rows(rows), instructions, how.table_scale)
         seconds = (time.perf_counter() - began) / len(rows)
-        for row, item, instruction, line in zip(rows, items, instructions, lines, strict=True):
+        for row, question, instruction, line in zip(rows, chosen, instructions, lines, strict=True):
             number = heard.numbers[row]
             found.append(
                 {
                     "id": source.id(number),
                     "task": how.task.name,
-                    **labels(source.fields(number), item),
-                    "reference": item.reference,
+                    **labels(source.fields(number), question.item),
+                    "reference": question.item.reference,
+                    **question.labels(),
                     **prompt_of(how.readout.shown(instruction)),
                     **line,
                     "output": how.task.cleaned(line["output"]),

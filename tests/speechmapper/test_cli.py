@@ -67,6 +67,7 @@ SEARCHING = ("--beam", "--hotwords", "--hotword-weight")  # how a CTC projector 
 ANSWERING = (
     *("--batch", "--device", "--head", "--languages", "--llm", "--manifest", "--max-new-tokens", "--store", "--task"),
     *("--cascade", "--degrade", "--encoder", "--llm-dtype", "--overwrite", "--processes", "--quantize"),
+    "--wordings",  # how much results depend on the prompt
 )
 # --by: parts of the corpus; --comet, --judge: models that score
 SCORING = ("--by", "--comet", "--comet-env", "--judge", "--normalizer", "--json")
