@@ -65,17 +65,17 @@ class Spliced:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class Output:
     """What was read out of one row of vectors.
 
     Attributes:
         tokens: how many the LLM wrote, without the stop token; None where no LLM wrote it.
-        cut: whether the limit of tokens ended it; None where no LLM wrote it.
+        stopped_by_length: whether the limit of tokens ended it; None where no LLM wrote it.
     """
 
     text: str
     tokens: int | None = None
-    cut: bool | None = None
+    stopped_by_length: bool | None = None
 
 
 class FrozenLLM:
@@ -262,7 +262,7 @@ class FrozenLLM:
         prompts: Sequence[Prompt],
         max_new_tokens: int = MAX_NEW_TOKENS,
         streamer: Any | None = None,
-    ) -> list[Answer]:
+    ) -> list[Output]:
         """Greedy answers with their lengths.
 
         Args:
@@ -276,7 +276,7 @@ class FrozenLLM:
         with without_gradients, torch.autocast(self.device.type, enabled=False):
             written = self._write(vectors_BUE, vectors_B, unanswered, max_new_tokens, streamer)
         texts = [self.tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in written]
-        return [Answer(text, len(ids), len(ids) == max_new_tokens) for text, ids in zip(texts, written, strict=True)]
+        return [Output(text, len(ids), len(ids) == max_new_tokens) for text, ids in zip(texts, written, strict=True)]
 
     def _write(
         self,

@@ -24,7 +24,7 @@ from sm_store.errors import ConfigError
 from sm_store.records import Reject
 from speechmapper.eval.predictions import PREDICTIONS_FILE
 from speechmapper.eval.sources import ALL, Heard
-from speechmapper.llm import Answer
+from speechmapper.llm import Output
 from speechmapper.loader.data import TEST_SPLIT, choose_split, split_of
 from speechmapper.prompting import Instruction
 from speechmapper.readout.build import Readout
@@ -134,7 +134,7 @@ def read_texts(path: Path) -> dict[str, str]:
     return texts
 
 
-def answers_about(texts: Sequence[str], readout: Readout, instructions: Sequence[Instruction]) -> list[Answer]:
+def answers_about(texts: Sequence[str], readout: Readout, instructions: Sequence[Instruction]) -> list[Output]:
     """The LLM's answer to each instruction about a text."""
     llm = readout.llm
     if llm is None:

@@ -39,7 +39,7 @@ from speechmapper.eval.predictions import NO_ITEM, REJECTS_FILE, PredictionLog, 
 from speechmapper.eval.questions import Question, questions, with_held_out
 from speechmapper.eval.ranks import Ranks, joined_ranks
 from speechmapper.eval.sources import Heard, ManifestSource, Source, StoreSource
-from speechmapper.llm import MAX_NEW_TOKENS, Answer
+from speechmapper.llm import MAX_NEW_TOKENS, Output
 from speechmapper.llm_loading import check_llm
 from speechmapper.measure.vectors import word_errors
 from speechmapper.projector import Projector, use_head
@@ -317,9 +317,13 @@ def predict_batch(
     return lines
 
 
-def ending(answer: Answer) -> dict[str, Any]:
+def ending(answer: Output) -> dict[str, Any]:
     """How many tokens an LLM wrote, and what ended them; empty where none wrote."""
-    return {} if answer.tokens is None else {"tokens": answer.tokens, "stop": "length" if answer.cut else "end"}
+    return (
+        {}
+        if answer.tokens is None
+        else {"tokens": answer.tokens, "stop": "length" if answer.stopped_by_length else "end"}
+    )
 
 
 def require_items(source: Source, task: Task, where: str) -> dict[int, list[Item]]:

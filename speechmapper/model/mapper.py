@@ -30,8 +30,9 @@ from sm_store.errors import ConfigError, InputError, ModelError
 from speechmapper.answers import Answer, Segment, joined, space_between
 from speechmapper.audio_features import Audio, Listening, load_listening
 from speechmapper.config import NONE, LlmConfig
+from speechmapper.llm import Output
 from speechmapper.llm_loading import check_llm
-from speechmapper.model.reading import Reader, Written
+from speechmapper.model.reading import Reader
 from speechmapper.model.recordings import Heard, batches, hear, too_short
 from speechmapper.model.saved import find_model, push_model, save_model, use_included
 from speechmapper.projector import Projector
@@ -290,9 +291,9 @@ class SpeechMapper:
 
     def _read(
         self, task: Task, spoken: list[Piece], instruction: Instruction, advance: Callable[[float], object]
-    ) -> list[Written | None]:
+    ) -> list[Output | None]:
         """What is written about each of some pieces, in their order."""
-        written: list[Written | None] = [None] * len(spoken)
+        written: list[Output | None] = [None] * len(spoken)
         for batch in batches([piece.seconds for piece in spoken]):
             chosen = [spoken[number] for number in batch]
             found = self.reader.read(task, [piece.samples for piece in chosen], [instruction] * len(chosen))
@@ -313,7 +314,7 @@ class SpeechMapper:
         written = self.reader.read_whole(task, [piece.samples for piece in heard.spoken], instruction, heard.name)
         advance(sum(piece.seconds for piece in heard.spoken))
         start, end = heard.spoken[0].spoken[0], heard.spoken[-1].spoken[1]
-        segment = Segment(start, end, written.text, written.stopped_by_length)
+        segment = Segment(start, end, written.text, bool(written.stopped_by_length))
         return Answer(written.text, [segment], heard.seconds, language)
 
     def _streamed(self, task: Task, heard: Heard, instruction: Instruction) -> Iterator[str]:
@@ -327,7 +328,7 @@ class SpeechMapper:
                 last, begins = delta[-1], False
 
 
-def _answer(heard: Heard, written: list[Written | None], language: str | None) -> Answer:
+def _answer(heard: Heard, written: list[Output | None], language: str | None) -> Answer:
     """The answer about a recording whose pieces were read one by one.
 
     Raises:
@@ -337,7 +338,7 @@ def _answer(heard: Heard, written: list[Written | None], language: str | None) -
     for piece, each in zip(heard.spoken, written, strict=True):
         if each is None:
             raise too_short(heard.name)
-        segments.append(Segment(*piece.spoken, each.text, each.stopped_by_length, piece.cut_in_speech))
+        segments.append(Segment(*piece.spoken, each.text, bool(each.stopped_by_length), piece.cut_in_speech))
     return Answer(joined(segment.text for segment in segments), segments, heard.seconds, language)
 
 

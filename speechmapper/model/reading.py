@@ -1,6 +1,6 @@
 """What is written about pieces of audio: a batch of pieces, several pieces as one, or one as it is written.
 
-    waves --encoder, projector--> vectors --readout--> [Written("the dog ran", stopped_by_length=False), ...]
+    waves --encoder, projector--> vectors --readout--> [Output("the dog ran", 3), ...]
 
 Shapes: B batch, T encoder frames, D encoder width, N positions that the LLM is given, E LLM width.
 """
@@ -8,7 +8,7 @@ Shapes: B batch, T encoder frames, D encoder width, N positions that the LLM is 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import takewhile
 
 import numpy as np
@@ -17,21 +17,13 @@ import torch
 from sm_pipeline.devices import autocast
 from sm_store.errors import InputError
 from speechmapper.audio_features import Listening
-from speechmapper.llm import FrozenLLM
+from speechmapper.llm import FrozenLLM, Output
 from speechmapper.model.recordings import batches
 from speechmapper.model.streaming import TextDeltas, TokenQueue
 from speechmapper.projector import Projected, Projector
 from speechmapper.prompting import Instruction
 from speechmapper.readout.build import Readout
 from speechmapper.tasks import Task
-
-
-@dataclass(frozen=True, slots=True)
-class Written:
-    """What was written about a piece: the text, and whether it ends because it was too long."""
-
-    text: str
-    stopped_by_length: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,21 +34,19 @@ class Reader:
     listening: Listening
     readout: Readout
 
-    def read(
-        self, task: Task, waves: Sequence[np.ndarray], instructions: Sequence[Instruction]
-    ) -> list[Written | None]:
+    def read(self, task: Task, waves: Sequence[np.ndarray], instructions: Sequence[Instruction]) -> list[Output | None]:
         """What is written about each piece of a batch, by an instruction each; None: it is too short for a vector."""
         projected, rows = self._projected(waves)
-        found: list[Written | None] = [None] * len(waves)
+        found: list[Output | None] = [None] * len(waves)
         if projected is None:
             return found
         with torch.inference_mode(), autocast(self.projector.device):
             answers = self.readout.answers(projected, [instructions[row] for row in rows])
         for row, answer in zip(rows, answers, strict=True):
-            found[row] = Written(task.cleaned(answer.text), bool(answer.cut))
+            found[row] = replace(answer, text=task.cleaned(answer.text))
         return found
 
-    def read_whole(self, task: Task, waves: Sequence[np.ndarray], instruction: Instruction, name: str) -> Written:
+    def read_whole(self, task: Task, waves: Sequence[np.ndarray], instruction: Instruction, name: str) -> Output:
         """What the LLM writes about consecutive pieces that it is given as one.
 
         Raises:
@@ -64,7 +54,7 @@ class Reader:
         """
         deltas = TextDeltas(self._decode, task.cleaned)
         text = "".join(self._deltas(deltas, waves, instruction, name))
-        return Written(text, len(deltas.ids) >= self.readout.max_new_tokens)
+        return Output(text, len(deltas.ids), len(deltas.ids) >= self.readout.max_new_tokens)
 
     def stream(self, task: Task, waves: Sequence[np.ndarray], instruction: Instruction, name: str) -> Iterator[str]:
         """As `read_whole`, the text piece by piece as it is written; by nearest token it comes at once."""

@@ -28,7 +28,7 @@ from sm_store.errors import ConfigError, ModelError
 from sm_store.targets import table_sha256
 from speechmapper.config import AUTO, LlmConfig
 from speechmapper.heads import Head
-from speechmapper.llm import MAX_NEW_TOKENS, Answer, FrozenLLM
+from speechmapper.llm import MAX_NEW_TOKENS, FrozenLLM, Output
 from speechmapper.llm_loading import load_llm
 from speechmapper.lora import load_adapter
 from speechmapper.projector import Projected, Projector, ProjectorConfig
@@ -57,7 +57,7 @@ class Readout:
 
     name: str
     head: Head
-    answers: Callable[[Projected, Sequence[Instruction]], list[Answer]]
+    answers: Callable[[Projected, Sequence[Instruction]], list[Output]]
     shown: Callable[[Instruction], str | None]
     template: Mapping[str, Any] = field(default_factory=dict)
     llm: FrozenLLM | None = None
@@ -128,7 +128,7 @@ def build_readout(
 def llm_readout(llm: FrozenLLM, head: Head, max_new_tokens: int = MAX_NEW_TOKENS) -> Readout:
     """Greedy answers of a loaded LLM to what the head gives it."""
 
-    def answers(projected: Projected, instructions: Sequence[Instruction]) -> list[Answer]:
+    def answers(projected: Projected, instructions: Sequence[Instruction]) -> list[Output]:
         prompts = [llm.prompter.write(instruction) for instruction in instructions]
         return llm.answers(*head.inputs(projected), prompts, max_new_tokens)
 
@@ -176,16 +176,16 @@ def nearest_readout(projector: Projector, targets: TargetSet | None, search: Bea
     if search.hotwords is not None:
         bonus = HotwordBonus(search.hotwords.normalised(_normalizer(projector.config)), tokenizer, search.weight)
 
-    def answers(projected: Projected, _: Sequence[Instruction]) -> list[Answer]:
+    def answers(projected: Projected, _: Sequence[Instruction]) -> list[Output]:
         found = [beam_search(top, width, bonus)[0] for top in head.top_tokens(projected, TOP_TOKENS)]
         return _unwritten(nearest.texts([best.tokens for best in found]))
 
     return Readout(SEARCHED, head, answers, lambda _: None)
 
 
-def _unwritten(texts: Sequence[str]) -> list[Answer]:
+def _unwritten(texts: Sequence[str]) -> list[Output]:
     """Texts that no LLM wrote."""
-    return [Answer(text) for text in texts]
+    return [Output(text) for text in texts]
 
 
 def _normalizer(config: ProjectorConfig) -> str:
