@@ -254,7 +254,6 @@ class FrozenLLM:
         """Greedy answers as text, without special tokens; arguments as of `answers`."""
         return [answer.text for answer in self.answers(vectors_BUE, vectors_B, prompts, max_new_tokens, streamer)]
 
-    @torch.inference_mode()
     def answers(
         self,
         vectors_BUE: torch.Tensor,

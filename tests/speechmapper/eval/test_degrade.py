@@ -217,7 +217,7 @@ def test_a_manifest_is_heard_through_the_condition(chain):
         source = ManifestSource(path, projector, "train", 4, worse)
         frames = {
             source.id(number): int(count)
-            for batch in source.batches()
+            for batch in source.batches(source.numbers())
             for number, count in zip(batch.numbers, batch.frames_B.tolist(), strict=True)
         }
         heard.append(frames)
