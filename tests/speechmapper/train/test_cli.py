@@ -23,7 +23,9 @@ def requests(monkeypatch):
     monkeypatch.setattr("speechmapper.train.stage1.train_stage1", lambda given: seen.append(given) or OUTCOME)
     monkeypatch.setattr("speechmapper.train.stage2.train_stage2", lambda given: seen.append(given) or OUTCOME)
     monkeypatch.setattr("speechmapper.train.sweep.sweep_stage1", lambda given: seen.append(given) or [])
-    monkeypatch.setattr("speechmapper.train.cli.run_processes", lambda _program, count, line: seen.append((count, line)))
+    monkeypatch.setattr(
+        "speechmapper.train.cli.run_processes", lambda _program, count, line: seen.append((count, line))
+    )
     return seen
 
 
