@@ -10,14 +10,15 @@ by character. Of very long texts the first `MOST_WORDS` words are compared.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from itertools import groupby
+from operator import itemgetter
 
 from sm_pipeline.languages import language_tag
 from sm_pipeline.text import NORMALIZER
-from sm_store.extras import extra_module
 from speechmapper.measure.text import normaliser
+from speechmapper.measure.word_errors import EQUAL, AlignedWord, align
 
 MOST_WORDS = 300
 MOST_CHARACTERS = 20_000  # of a text that is cut into words at all
@@ -44,36 +45,20 @@ def words_of(text: str, normalizer: str = NORMALIZER, language: str | None = Non
 
 def aligned(reference: Words, output: Words) -> list[Step]:
     """The steps from a reference to an output, with as few edits as possible."""
-    if not reference or not output:
-        return [Step("delete" if reference else "insert", " ".join(reference), " ".join(output))] * bool(
-            reference or output
-        )
-    (steps,) = _processed([(reference, output)]).alignments
-    return [
-        Step(
-            step.type,
-            " ".join(reference[step.ref_start_idx : step.ref_end_idx]),
-            " ".join(output[step.hyp_start_idx : step.hyp_end_idx]),
-        )
-        for step in steps
-    ]
+    (pairs,) = _pairs([(reference, output)])
+    steps = []
+    for kind, group in groupby(pairs, key=itemgetter(0)):
+        words = list(group)
+        expected, found = (" ".join(each[at] or "" for each in words) if words[0][at] else "" for at in (1, 2))
+        steps.append(Step(kind, expected, found))
+    return steps
 
 
 def edits(pairs: Sequence[tuple[Words, Words]]) -> list[int]:
     """How many words of each pair of reference and output are substituted, deleted or inserted."""
-    counts = [max(len(reference), len(output)) for reference, output in pairs]  # right where one of them is empty
-    whole = [place for place, (reference, output) in enumerate(pairs) if reference and output]
-    if whole:
-        for place, steps in zip(whole, _processed([pairs[place] for place in whole]).alignments, strict=True):
-            counts[place] = sum(
-                max(step.ref_end_idx - step.ref_start_idx, step.hyp_end_idx - step.hyp_start_idx)
-                for step in steps
-                if step.type != "equal"
-            )
-    return counts
+    return [sum(operation != EQUAL for operation, _, _ in found) for found in _pairs(pairs)]
 
 
-def _processed(pairs: Sequence[tuple[Words, Words]]) -> Any:
-    jiwer = extra_module("jiwer")
+def _pairs(pairs: Sequence[tuple[Words, Words]]) -> Iterator[list[AlignedWord]]:
     references, outputs = ([" ".join(pair[at]) for pair in pairs] for at in (0, 1))
-    return jiwer.process_words(references, outputs)
+    return align(references, outputs)

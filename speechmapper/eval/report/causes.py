@@ -11,15 +11,14 @@ score` has put them.
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from speechmapper.eval.report.evaluations import Evaluation, number
 from speechmapper.eval.report.lines import Line
 from speechmapper.eval.report.tables import ABSENT, Cell, Column, Row, Table
+from speechmapper.measure.repetition import COMPRESSION_LIMIT, LENGTH, compression_ratio
 
-MOST_COMPRESSED = 2.4  # as Whisper has it: bytes per compressed byte above which a text repeats itself
 SEQUENCE = 5  # words
 SHARE_REPEATED = 0.2  # of an output's sequences of words, that were there before
 SHORT, LONG = 0.5, 2.0  # words of the output per word of the reference
@@ -80,7 +79,7 @@ def _empty(line: Line) -> bool:
 
 
 def _stopped(line: Line) -> bool:
-    return line.prediction.get("stop") == "length"
+    return line.prediction.get("stop") == LENGTH
 
 
 def _repeats(line: Line) -> bool:
@@ -91,8 +90,7 @@ def _repeats(line: Line) -> bool:
 
 
 def _repetitive(text: str, words: Sequence[str]) -> bool:
-    raw = text[:LONGEST_READ].encode(errors="replace")
-    if raw and len(raw) / len(zlib.compress(raw)) > MOST_COMPRESSED:
+    if compression_ratio(text[:LONGEST_READ]) > COMPRESSION_LIMIT:
         return True
     sequences = [tuple(words[at : at + SEQUENCE]) for at in range(len(words) - SEQUENCE + 1)]
     return bool(sequences) and 1 - len(set(sequences)) / len(sequences) > SHARE_REPEATED
