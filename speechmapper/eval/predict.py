@@ -120,12 +120,13 @@ def predict(request: PredictRequest) -> list[dict[str, Any]]:
 
 def _predict(request: PredictRequest, ranks: Ranks) -> list[dict[str, Any]]:
     device, task = choose_device(ranks.device(request.device)), request.task
+    llm_config = LlmConfig(quantize=request.quantize)
     if request.llm is None:
         require_transcript(task)
     if request.search is not None:
         require_search(request.search, load_config(request.run), request.llm)
     if request.llm is not None:
-        check_llm(request.llm)  # before the encoder and its own weights are loaded
+        check_llm(request.llm, llm_config)  # before the encoder and its own weights are loaded
     projector = load_projector(request.run).to(device)
     if request.head is not None:
         use_head(projector, request.head, "--head")
@@ -140,7 +141,7 @@ def _predict(request: PredictRequest, ranks: Ranks) -> list[dict[str, Any]]:
         request.max_new_tokens,
         request.search,
         llm_dtype=request.llm_dtype,
-        llm_config=LlmConfig(quantize=request.quantize),
+        llm_config=llm_config,
     )
     asked = {
         number: [each for item in found for each in questions(task, item, request.wordings)]
